@@ -1,0 +1,6 @@
+//! MPSec's agent.
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod kernel;
+pub mod logging;

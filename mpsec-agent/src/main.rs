@@ -1,0 +1,2 @@
+//! `mpsec`: parse, log, run, exit code.
+fn main() {}

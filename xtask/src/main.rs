@@ -1,0 +1,2 @@
+//! `cargo xtask`: MPSec's build, test and measurement commands.
+fn main() {}
