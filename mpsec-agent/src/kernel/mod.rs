@@ -1,2 +1,3 @@
-//! (to be written)
+//! All privileged input and output of the agent, and all of its `unsafe`.
+pub mod btf;
 pub mod features;
