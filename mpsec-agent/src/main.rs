@@ -1,2 +1,45 @@
 //! `mpsec`: parse, log, run, exit code.
-fn main() {}
+
+use std::process::ExitCode;
+
+use mpsec_agent::cli::{self, Command, ConfigCommand};
+use mpsec_agent::config::{self, Loader, Show};
+
+fn main() -> ExitCode {
+    let cli = match cli::parse("none") {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    match cli.command {
+        Command::Config(command) => configuration(command),
+        Command::Version => {
+            println!("mpsec {}", cli::version("none"));
+            ExitCode::SUCCESS
+        }
+        other => {
+            eprintln!("{other:?}: not here yet");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn configuration(command: ConfigCommand) -> ExitCode {
+    let said = match command {
+        ConfigCommand::Check { file } => {
+            let ok = format!("{}: ok\n", file.display());
+            Loader { path: Some(file), overrides: Vec::new() }.load().map(|_| ok)
+        }
+        ConfigCommand::Show(args) => args.loader.load().map(|loaded| Show(&loaded).to_string()),
+        ConfigCommand::Default => Ok(config::default_toml()),
+    };
+    match said {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -187,7 +187,10 @@ impl Found {
         }
         let attributes = payload.get(20..)?;
         let ours = attribute(attributes, TCA_KIND).map(string).as_deref() == Some("bpf")
-            && attribute(attributes, TCA_OPTIONS).and_then(|options| attribute(options, TCA_BPF_NAME)).map(string).as_deref()
+            && attribute(attributes, TCA_OPTIONS)
+                .and_then(|options| attribute(options, TCA_BPF_NAME))
+                .map(string)
+                .as_deref()
                 == Some(name(direction));
         Some(Found { filter: Filter { direction, info, handle }, ours })
     }

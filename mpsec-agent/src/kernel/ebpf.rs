@@ -1,39 +1,40 @@
 //! Loading the eBPF object that is embedded in the agent.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use aya::maps::{Array, Map, MapData, PerCpuArray};
-use aya::programs::{ProgramError, ProgramInfo, SchedClassifier};
+use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use mpsec_common::maps::{
     Event, InterfaceSlot, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_INTERFACES, PROGRAM_EGRESS, PROGRAM_INGRESS,
     WIREGUARD_PORTS,
 };
-use mpsec_common::traffic::InterfaceCounters;
 use mpsec_common::{Direction, LAYOUT_VERSION};
 
-use super::btf::Btf;
+use super::btf::{BtfError, KernelBtf};
 use super::counters::Counters;
 
 /// The object, as `cargo xtask ebpf` built it.
 pub static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../mpsec-ebpf/prebuilt/mpsec.bpf.o"));
 /// SHA-256 of [`OBJECT`], in hexadecimal.
-pub static OBJECT_SHA256: &str = include_str!(concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../mpsec-ebpf/prebuilt/mpsec.bpf.o.sha256"
-));
+pub static OBJECT_SHA256: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../mpsec-ebpf/prebuilt/mpsec.bpf.o.sha256"));
 
 /// Why the kernel side could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The process may not.
-    #[error("loading eBPF programs is not permitted: run mpsec as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
+    #[error(
+        "loading eBPF programs is not permitted: run mpsec as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    )]
     NotPermitted(#[source] io::Error),
     /// The running kernel's type information cannot be read.
-    #[error("the kernel's type information (/sys/kernel/btf/vmlinux) cannot be read: {0}; MPSec needs a kernel with CONFIG_DEBUG_INFO_BTF")]
-    NoBtf(String),
+    #[error(
+        "the kernel's type information (/sys/kernel/btf/vmlinux) cannot be read: MPSec needs a kernel built with CONFIG_DEBUG_INFO_BTF, and /sys mounted"
+    )]
+    NoBtf(#[source] BtfError),
     /// The verifier refused a program.
     #[error("the kernel refused the program {program}: {error}{}", log(verifier_log))]
     Refused {
@@ -67,7 +68,6 @@ pub struct Settings {
 
 /// The loaded programs and maps.
 pub struct Kernel {
-    /// The object's owner; its maps live as long as their descriptors do.
     programs: [OwnedFd; 2],
     /// The counters.
     pub counters: Counters,
@@ -95,7 +95,7 @@ pub struct ProgramStats {
     /// How often it ran.
     pub runs: u64,
     /// Instructions that the verifier looked at, where the kernel says so.
-    pub verified_instructions: Option<u32>,
+    pub verified_instructions: Option<u64>,
 }
 
 /// [`InterfaceSlot`], so that it may be written to a map.
@@ -110,9 +110,7 @@ const PROGRAMS: [&str; 2] = [PROGRAM_INGRESS, PROGRAM_EGRESS];
 impl Kernel {
     /// Loads the object into the kernel. Nothing is attached yet.
     pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
-        let btf = Btf::from_sys_fs().map_err(|error| LoadError::NoBtf(error.to_string()))?;
-        let offsets = Offsets::resolve(&btf);
-        drop(btf);
+        let offsets = Offsets::resolve(&KernelBtf::load().map_err(LoadError::NoBtf)?);
         let cpus = super::possible_cpus().map_err(other)?;
         let slots = settings.max_interfaces + 1;
         let counter_entries = slots * cpus * 2;
@@ -172,13 +170,16 @@ impl Kernel {
     }
 }
 
+/// What the kernel tells of a program through its descriptor (bpf_prog_show_fdinfo, kernel/bpf/syscall.c).
 fn stats(name: &'static str, program: BorrowedFd<'_>) -> io::Result<ProgramStats> {
-    let info = ProgramInfo::from_fd(program).map_err(io::Error::other)?;
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
+    let number = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
+    let missing = || io::Error::other("the kernel tells no run time of programs");
     Ok(ProgramStats {
         name,
-        run_time_seconds: info.run_time().as_secs_f64(),
-        runs: info.run_count(),
-        verified_instructions: info.verified_instruction_count(),
+        run_time_seconds: number("run_time_ns:").ok_or_else(missing)? as f64 / 1e9,
+        runs: number("run_cnt:").ok_or_else(missing)?,
+        verified_instructions: number("verified_insns:"),
     })
 }
 
@@ -207,7 +208,9 @@ fn load(object: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
     let program: &mut SchedClassifier = program.try_into().map_err(other)?;
     match program.load() {
         Ok(()) => {}
-        Err(ProgramError::LoadError { io_error, verifier_log }) => return Err(refused(name, io_error, verifier_log.to_string())),
+        Err(ProgramError::LoadError { io_error, verifier_log }) => {
+            return Err(refused(name, io_error, verifier_log.to_string()));
+        }
         Err(error) => return Err(not_permitted_or(error.into())),
     }
     let fd = program.fd().map_err(other)?;
@@ -232,6 +235,24 @@ struct Offsets {
 }
 
 impl Offsets {
+    fn resolve(btf: &KernelBtf) -> Offsets {
+        let member = |name: &'static str| match btf.offset_of("sk_buff", name) {
+            Ok(member) => Some(member),
+            Err(error) => {
+                tracing::info!(%error, "super-packets inside tunnels are counted without their inner headers");
+                None
+            }
+        };
+        let offset = |name| member(name).map_or(u32::MAX, |member| member.byte_offset());
+        Offsets {
+            encapsulation: offset("encapsulation"),
+            encapsulation_mask: member("encapsulation").map_or(0, |member| 1 << member.bit_shift()),
+            inner_transport_header: offset("inner_transport_header"),
+            inner_network_header: offset("inner_network_header"),
+            mac_header: offset("mac_header"),
+        }
+    }
+
     fn globals(&self) -> [(&'static str, &u32); 5] {
         [
             ("SKB_ENCAPSULATION", &self.encapsulation),
