@@ -116,6 +116,14 @@ impl Attacher {
         Ok(())
     }
 
+    /// True while the program is still attached.
+    pub fn holds(&mut self, ifindex: u32, attachment: &Attachment) -> bool {
+        match attachment {
+            Attachment::Tcx(link) => tcx::target(link).is_ok_and(|target| target == ifindex),
+            Attachment::Clsact(filter) => self.clsact.holds(ifindex, *filter),
+        }
+    }
+
     /// Removes the filters that a killed agent left on an interface; true when there were any.
     pub fn remove_stale(&mut self, ifindex: u32) -> Result<bool, AttachError> {
         Ok(self.clsact.remove_stale(ifindex)?)

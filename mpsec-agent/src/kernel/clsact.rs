@@ -81,6 +81,12 @@ impl Clsact {
         self.remove_qdisc_if_ours(ifindex)
     }
 
+    /// True while the filter is there. If the kernel does not answer, it is taken to be there.
+    pub fn holds(&mut self, ifindex: u32, filter: Filter) -> bool {
+        self.filters(ifindex, filter.direction)
+            .map_or(true, |filters| filters.iter().any(|found| found.ours && found.filter == filter))
+    }
+
     /// Removes what an earlier start left on an interface; true when there was something.
     pub fn remove_stale(&mut self, ifindex: u32) -> Result<bool, NetlinkError> {
         let mut any = false;

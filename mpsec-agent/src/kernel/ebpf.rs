@@ -12,6 +12,8 @@ use mpsec_common::maps::{
 };
 use mpsec_common::{Direction, LAYOUT_VERSION};
 
+use crate::snapshot::Program;
+
 use super::btf::{BtfError, KernelBtf};
 use super::counters::Counters;
 
@@ -69,6 +71,7 @@ pub struct Settings {
 /// The loaded programs and maps.
 pub struct Kernel {
     programs: [OwnedFd; 2],
+    cpus: u32,
     /// The counters.
     pub counters: Counters,
     interfaces: Array<MapData, Slot>,
@@ -85,17 +88,21 @@ pub struct MapCapacity {
     pub entries: u32,
 }
 
-/// Run time and runs of a program, as far as the kernel was told to keep them.
-#[derive(Clone, Debug)]
-pub struct ProgramStats {
-    /// Name of the program.
-    pub name: &'static str,
-    /// Seconds that it ran.
-    pub run_time_seconds: f64,
-    /// How often it ran.
-    pub runs: u64,
-    /// Instructions that the verifier looked at, where the kernel says so.
-    pub verified_instructions: Option<u64>,
+/// Keeps the kernel's accounting of the run time of programs on, for all programs of the host, until it is dropped.
+/// It costs every run of a program a pair of time stamps.
+pub struct KernelStats {
+    _descriptor: OwnedFd,
+}
+
+impl KernelStats {
+    /// Turns the accounting on (Linux 5.8).
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_SYS_ADMIN.
+    pub fn enable() -> io::Result<KernelStats> {
+        let descriptor = aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|error| error.io_error)?;
+        Ok(KernelStats { _descriptor: descriptor })
+    }
 }
 
 /// [`InterfaceSlot`], so that it may be written to a map.
@@ -132,6 +139,7 @@ impl Kernel {
         };
         Ok(Kernel {
             programs,
+            cpus,
             counters: Counters::new(counters, cpus, slots).map_err(other)?,
             interfaces: take(&mut object, MAP_INTERFACES)?.try_into().map_err(other)?,
             events: take(&mut object, MAP_EVENTS)?.try_into().map_err(other)?,
@@ -164,22 +172,26 @@ impl Kernel {
         &self.capacities
     }
 
+    /// Entries of the counters' map that one slot takes.
+    pub fn counter_entries_per_slot(&self) -> u64 {
+        2 * u64::from(self.cpus)
+    }
+
     /// Run time and runs of each program.
-    pub fn program_stats(&self) -> io::Result<Vec<ProgramStats>> {
+    pub fn program_stats(&self) -> io::Result<Vec<Program>> {
         PROGRAMS.iter().zip(&self.programs).map(|(name, program)| stats(name, program.as_fd())).collect()
     }
 }
 
 /// What the kernel tells of a program through its descriptor (bpf_prog_show_fdinfo, kernel/bpf/syscall.c).
-fn stats(name: &'static str, program: BorrowedFd<'_>) -> io::Result<ProgramStats> {
+fn stats(name: &'static str, program: BorrowedFd<'_>) -> io::Result<Program> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
     let number = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
     let missing = || io::Error::other("the kernel tells no run time of programs");
-    Ok(ProgramStats {
+    Ok(Program {
         name,
         run_time_seconds: number("run_time_ns:").ok_or_else(missing)? as f64 / 1e9,
         runs: number("run_cnt:").ok_or_else(missing)?,
-        verified_instructions: number("verified_insns:"),
     })
 }
 

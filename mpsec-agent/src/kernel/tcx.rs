@@ -54,3 +54,11 @@ pub fn attach(program: BorrowedFd<'_>, ifindex: u32, direction: Direction) -> io
     // SAFETY: on success the kernel returns a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(result as RawFd) })
 }
+
+/// The index of the interface that a link is attached to; 0 when the interface is gone or the link was detached
+/// (tcx_link_fdinfo, kernel/bpf/tcx.c).
+pub fn target(link: &OwnedFd) -> io::Result<u32> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
+    let ifindex = text.lines().find_map(|line| line.strip_prefix("ifindex:")?.trim().parse().ok());
+    ifindex.ok_or_else(|| io::Error::other("the kernel does not tell what the link is attached to"))
+}
