@@ -2,5 +2,6 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod kernel;
 pub mod logging;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use mpsec_agent::cli::{self, Command, ConfigCommand};
 use mpsec_agent::config::{self, Loader, Show};
+use mpsec_agent::doctor::{Report, Style};
 
 fn main() -> ExitCode {
     let cli = match cli::parse("none") {
@@ -12,6 +13,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Config(command) => configuration(command),
+        Command::Doctor(args) => doctor(args.json),
         Command::Version => {
             println!("mpsec {}", cli::version("none"));
             ExitCode::SUCCESS
@@ -42,4 +44,14 @@ fn configuration(command: ConfigCommand) -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+fn doctor(json: bool) -> ExitCode {
+    let report = Report::new();
+    if json {
+        println!("{:#}", report.to_json());
+    } else {
+        print!("{}", report.to_text(Style::of_stdout()));
+    }
+    if report.is_fit() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
