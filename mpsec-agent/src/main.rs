@@ -14,10 +14,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Config(command) => configuration(command),
         Command::Doctor(args) => doctor(args.json),
-        Command::Version => {
-            println!("mpsec {}", cli::version("none"));
-            ExitCode::SUCCESS
-        }
+        Command::Version => print(&format!("mpsec {}\n", cli::version("none")), ExitCode::SUCCESS),
         other => {
             eprintln!("{other:?}: not here yet");
             ExitCode::FAILURE
@@ -35,10 +32,7 @@ fn configuration(command: ConfigCommand) -> ExitCode {
         ConfigCommand::Default => Ok(config::default_toml()),
     };
     match said {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
+        Ok(text) => print(&text, ExitCode::SUCCESS),
         Err(error) => {
             eprintln!("{error}");
             ExitCode::from(error.exit_code())
@@ -48,10 +42,16 @@ fn configuration(command: ConfigCommand) -> ExitCode {
 
 fn doctor(json: bool) -> ExitCode {
     let report = Report::new();
-    if json {
-        println!("{:#}", report.to_json());
-    } else {
-        print!("{}", report.to_text(Style::of_stdout()));
+    let text = if json { format!("{:#}\n", report.to_json()) } else { report.to_text(Style::of_stdout()) };
+    print(&text, if report.is_fit() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print(text: &str, code: ExitCode) -> ExitCode {
+    match cli::print(text) {
+        Ok(()) => code,
+        Err(error) => {
+            eprintln!("standard output: {error}");
+            ExitCode::FAILURE
+        }
     }
-    if report.is_fit() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

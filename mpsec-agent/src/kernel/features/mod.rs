@@ -1,7 +1,7 @@
 //! What this kernel can do for MPSec, tried rather than guessed from version numbers, with the reason where it cannot.
 //!
 //! Nothing of the host is changed: programs are loaded but not attached, and what needs a device is tried in a network
-//! namespace that ends with its thread. A new feature is one row of [`TABLE`] and one verdict in the module that tries it.
+//! namespace that ends with its thread. A new feature is one row of `TABLE` and one verdict in the module that tries it.
 
 mod host;
 mod ipsec;

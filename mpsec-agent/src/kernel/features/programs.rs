@@ -42,7 +42,10 @@ impl Prober<'_> {
         let loaded = syscall::load(bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, None, 0);
         let tcx = match &loaded {
             Ok(program) => self.tcx(&syscall::tcx(program)),
-            Err(_) => Verdict::unknown("there is no TC program to try it with"),
+            Err(_) if self.capabilities.lacking(LOADING).is_empty() => {
+                Verdict::unknown("there is no TC program to try it with")
+            }
+            Err(_) => self.capabilities.explain_eperm(LOADING, ""),
         };
         let array = syscall::map(bpf_map_type::BPF_MAP_TYPE_ARRAY, 0).map(drop);
         let bpf = match array.as_ref().map_err(io::Error::raw_os_error) {
