@@ -1,5 +1,6 @@
 //! The command line. Every setting of [`crate::config::KEYS`] is a flag of `mpsec run`, made from its row there.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -124,6 +125,15 @@ pub fn command(object: &str) -> clap::Command {
 #[must_use]
 pub fn version(object: &str) -> String {
     format!("{} (kernel object {object})", env!("CARGO_PKG_VERSION"))
+}
+
+/// Prints to standard output. A reader that has seen enough (`mpsec doctor | head`) is no error.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
 }
 
 impl Args for ConfigArgs {

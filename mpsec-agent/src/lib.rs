@@ -12,6 +12,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod kernel;
 pub mod logging;
 pub mod metrics;
