@@ -83,6 +83,15 @@ impl WebConfig {
         })
     }
 
+    /// Reads a configuration file, and looks for changes as often as it is asked.
+    #[cfg(test)]
+    pub(super) fn load_eager(path: &Path) -> Result<WebConfig, WebConfigError> {
+        WebConfig::load(path).map(|config| WebConfig {
+            check_interval: Duration::ZERO,
+            ..config
+        })
+    }
+
     /// What protects the server.
     pub fn protection(&self) -> Protection {
         self.lock().active.protection
