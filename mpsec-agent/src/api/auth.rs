@@ -25,32 +25,20 @@ impl Users {
     pub(super) fn new(hashes: BTreeMap<String, String>, before: Option<&Users>) -> Option<Users> {
         let decoy = hashes.values().max_by_key(|hash| cost(hash))?.clone();
         let salt = before.map_or_else(random, |users| users.salt);
-        let mut known = before
-            .map(|users| users.known().clone())
-            .unwrap_or_default();
+        let mut known = before.map(|users| users.known().clone()).unwrap_or_default();
         known.retain(|user, _| {
             let then = before.and_then(|users| users.hashes.get(user));
             then.is_some() && then == hashes.get(user)
         });
         // Old and new users take turns together, so a reload under load starts no second queue.
         let turns = before.map_or_else(|| Arc::new(Semaphore::new(1)), |users| users.turns.clone());
-        Some(Users {
-            hashes,
-            decoy,
-            salt,
-            known: Mutex::new(known),
-            turns,
-        })
+        Some(Users { hashes, decoy, salt, known: Mutex::new(known), turns })
     }
 
     /// Whether this is a user's password. Slow the first time, and whenever it is not.
     pub(super) async fn check(&self, user: String, password: Vec<u8>) -> bool {
         let digest = self.digest(&password);
-        if self
-            .known()
-            .get(&user)
-            .is_some_and(|known| same(known, &digest))
-        {
+        if self.known().get(&user).is_some_and(|known| same(known, &digest)) {
             return true;
         }
         let hash = self.hashes.get(&user).unwrap_or(&self.decoy).clone();
@@ -58,11 +46,7 @@ impl Users {
             return false;
         };
         // Another connection of this user may have been before in the queue.
-        if self
-            .known()
-            .get(&user)
-            .is_some_and(|known| same(known, &digest))
-        {
+        if self.known().get(&user).is_some_and(|known| same(known, &digest)) {
             return true;
         }
         let verified = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash)).await;
@@ -74,11 +58,7 @@ impl Users {
     }
 
     fn digest(&self, password: &[u8]) -> [u8; 32] {
-        Sha256::new()
-            .chain_update(self.salt)
-            .chain_update(password)
-            .finalize()
-            .into()
+        Sha256::new().chain_update(self.salt).chain_update(password).finalize().into()
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, [u8; 32]>> {
@@ -109,10 +89,9 @@ pub(super) fn hash_problem(hash: &str) -> Option<String> {
     let expected = "expected a bcrypt hash such as `htpasswd -nBC 10 \"\"` writes, $2y$10$...";
     match hash.parse::<bcrypt::HashParts>() {
         Err(error) => Some(format!("{error}; {expected}")),
-        Ok(parts) if !(4..=MAX_COST).contains(&parts.get_cost()) => Some(format!(
-            "bcrypt cost {}: expected 4 to {MAX_COST}; {expected}",
-            parts.get_cost()
-        )),
+        Ok(parts) if !(4..=MAX_COST).contains(&parts.get_cost()) => {
+            Some(format!("bcrypt cost {}: expected 4 to {MAX_COST}; {expected}", parts.get_cost()))
+        }
         Ok(_) => None,
     }
 }
@@ -121,25 +100,19 @@ pub(super) fn hash_problem(hash: &str) -> Option<String> {
 const MAX_COST: u32 = 18;
 
 fn cost(hash: &str) -> u32 {
-    hash.parse::<bcrypt::HashParts>()
-        .map_or(0, |parts| parts.get_cost())
+    hash.parse::<bcrypt::HashParts>().map_or(0, |parts| parts.get_cost())
 }
 
 /// Compares without telling by the time where the difference is.
 fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
-    let difference = a
-        .iter()
-        .zip(b)
-        .fold(0, |difference, (a, b)| black_box(difference | (a ^ b)));
+    let difference = a.iter().zip(b).fold(0, |difference, (a, b)| black_box(difference | (a ^ b)));
     difference == 0
 }
 
 fn random() -> [u8; 32] {
     let mut bytes = [0; 32];
     let source = rustls::crypto::ring::default_provider().secure_random;
-    source
-        .fill(&mut bytes)
-        .expect("getrandom(2) fails only on kernels older than those that the agent runs on");
+    source.fill(&mut bytes).expect("getrandom(2) fails only on kernels older than those that the agent runs on");
     bytes
 }
 
@@ -180,13 +153,7 @@ mod tests {
 
     fn users(list: &[(&str, &str)], before: Option<&Users>) -> Users {
         let hash = |password: &str| bcrypt::hash(password, 4).unwrap();
-        Users::new(
-            list.iter()
-                .map(|(user, password)| ((*user).to_owned(), hash(password)))
-                .collect(),
-            before,
-        )
-        .unwrap()
+        Users::new(list.iter().map(|(user, password)| ((*user).to_owned(), hash(password))).collect(), before).unwrap()
     }
 
     #[test]
@@ -204,11 +171,7 @@ mod tests {
             ("Y=Q=", None),
         ];
         for (encoded, decoded) in table {
-            assert_eq!(
-                base64(encoded.as_bytes()),
-                decoded.map(|text| text.as_bytes().to_vec()),
-                "{encoded:?}"
-            );
+            assert_eq!(base64(encoded.as_bytes()), decoded.map(|text| text.as_bytes().to_vec()), "{encoded:?}");
         }
     }
 
@@ -224,15 +187,8 @@ mod tests {
 
     #[test]
     fn hashes_are_checked_before_use() {
-        assert_eq!(
-            hash_problem("$2y$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi"),
-            None
-        );
-        assert!(
-            hash_problem("hunter2")
-                .unwrap()
-                .contains("expected a bcrypt hash")
-        );
+        assert_eq!(hash_problem("$2y$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi"), None);
+        assert!(hash_problem("hunter2").unwrap().contains("expected a bcrypt hash"));
         let costly = "$2y$31$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi";
         assert!(hash_problem(costly).unwrap().contains("expected 4 to 18"));
     }
@@ -241,18 +197,12 @@ mod tests {
     async fn only_right_passwords_are_remembered_and_only_with_their_hash() {
         let first = users(&[("ann", "apple"), ("bob", "beer")], None);
         assert!(!first.check("ann".into(), b"beer".to_vec()).await);
-        assert!(
-            !first.check("eve".into(), b"apple".to_vec()).await,
-            "unknown"
-        );
+        assert!(!first.check("eve".into(), b"apple".to_vec()).await, "unknown");
         assert!(!first.check(String::new(), Vec::new()).await);
         assert_eq!(first.known_users(), 0);
         assert!(first.check("ann".into(), b"apple".to_vec()).await);
         assert!(first.check("bob".into(), b"beer".to_vec()).await);
-        assert!(
-            first.check("ann".into(), b"apple".to_vec()).await,
-            "remembered"
-        );
+        assert!(first.check("ann".into(), b"apple".to_vec()).await, "remembered");
         assert!(!first.check("ann".into(), b"apples".to_vec()).await);
         assert_eq!(first.known_users(), 2);
 
@@ -268,9 +218,6 @@ mod tests {
     async fn the_decoy_never_lets_in() {
         let users = users(&[("ann", "apple")], None);
         assert_eq!(&users.decoy, users.hashes.values().next().unwrap());
-        assert!(
-            !users.check("unknown".into(), b"apple".to_vec()).await,
-            "the password of the decoy"
-        );
+        assert!(!users.check("unknown".into(), b"apple".to_vec()).await, "the password of the decoy");
     }
 }
