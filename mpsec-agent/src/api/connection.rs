@@ -62,10 +62,7 @@ pub(super) async fn run(
         if alarm.deadline() != due {
             alarm.as_mut().reset(due);
         }
-        alarm
-            .as_mut()
-            .poll(cx)
-            .map(|()| count(&shared.stats.timed_out))
+        alarm.as_mut().poll(cx).map(|()| count(&shared.stats.timed_out))
     })
     .await;
 }
@@ -134,9 +131,7 @@ async fn handshake(
 async fn speak_plainly(stream: &mut TcpStream) -> io::Result<()> {
     let text = "this port speaks HTTPS: use https://\n";
     let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n";
-    stream
-        .write_all(format!("{head}Content-Length: {}\r\n\r\n{text}", text.len()).as_bytes())
-        .await?;
+    stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{text}", text.len()).as_bytes()).await?;
     stream.shutdown().await?;
     // Unread bytes would turn the close into a reset that overtakes the answer; the handshake's timeout bounds the wait.
     let mut rest = [0; 1024];

@@ -66,67 +66,39 @@ impl Server {
     ) -> Result<Server, BindError> {
         let mut listeners = Vec::with_capacity(addrs.len());
         for &addr in addrs {
-            listeners.push(
-                TcpListener::bind(addr)
-                    .await
-                    .map_err(|source| BindError { addr, source })?,
-            );
+            listeners.push(TcpListener::bind(addr).await.map_err(|source| BindError { addr, source })?);
         }
         if let Some(warning) = exposure(addrs, config.protection()) {
             tracing::warn!("{warning}");
         }
-        Ok(Server {
-            listeners,
-            config,
-            limits,
-            stats,
-        })
+        Ok(Server { listeners, config, limits, stats })
     }
 
     /// The addresses that it listens on, with the ports that the kernel chose.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.listeners
-            .iter()
-            .filter_map(|listener| listener.local_addr().ok())
-            .collect()
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     /// Serves until `shutdown`, then lets requests in progress end, for as long as the limits grant.
     pub async fn serve(self, router: Router, shutdown: impl Future<Output = ()>) {
         let registry = Arc::new(Registry::new(self.limits.clone(), self.stats.clone()));
         let shared = Arc::new(Shared {
-            router: layers::around(
-                router,
-                self.config.clone(),
-                self.stats.clone(),
-                &self.limits,
-            ),
+            router: layers::around(router, self.config.clone(), self.stats.clone(), &self.limits),
             config: self.config,
             registry,
             limits: self.limits,
             stats: self.stats,
         });
         let (stop, stopped) = watch::channel(false);
-        let mut acceptor = Acceptor {
-            shared: shared.clone(),
-            stopped,
-            tasks: JoinSet::new(),
-            quiet_until: None,
-        };
+        let mut acceptor = Acceptor { shared: shared.clone(), stopped, tasks: JoinSet::new(), quiet_until: None };
         acceptor.run(&self.listeners, shutdown).await;
         drop(self.listeners);
         // Fails only when no connection is left to hear it.
         let _ = stop.send(true);
         let mut tasks = acceptor.tasks;
         let all_ended = async { while tasks.join_next().await.is_some() {} };
-        if timeout(shared.limits.shutdown_timeout, all_ended)
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                "{} HTTP requests did not end in time and were cut off",
-                tasks.len()
-            );
+        if timeout(shared.limits.shutdown_timeout, all_ended).await.is_err() {
+            tracing::warn!("{} HTTP requests did not end in time and were cut off", tasks.len());
         }
     }
 }
@@ -162,13 +134,7 @@ impl Acceptor {
         let Some(place) = self.shared.registry.enter() else {
             return;
         };
-        self.tasks.spawn(connection::run(
-            stream,
-            peer,
-            place,
-            self.shared.clone(),
-            self.stopped.clone(),
-        ));
+        self.tasks.spawn(connection::run(stream, peer, place, self.shared.clone(), self.stopped.clone()));
         // A flood of connections must not keep those that it evicts from closing, nor the others from their work.
         tokio::task::yield_now().await;
     }
@@ -188,10 +154,7 @@ impl Acceptor {
 }
 
 /// The next connection from any listener, beginning after the one that gave the last.
-async fn accept(
-    listeners: &[TcpListener],
-    first: &mut usize,
-) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept(listeners: &[TcpListener], first: &mut usize) -> io::Result<(TcpStream, SocketAddr)> {
     std::future::poll_fn(|cx| {
         for offset in 0..listeners.len() {
             let index = (*first + offset) % listeners.len();
@@ -208,50 +171,33 @@ async fn accept(
 /// Whether the host lacks something that closing connections or time may bring back. Other errors of accept(2) are those
 /// of a connection that ended before it was accepted.
 fn is_shortage(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 /// What listening on these addresses exposes to the network, and what to do about it.
 pub fn exposure(addrs: &[SocketAddr], protection: Protection) -> Option<String> {
     let reachable = |addr: &&SocketAddr| !addr.ip().to_canonical().is_loopback();
-    let exposed: Vec<_> = addrs
-        .iter()
-        .filter(reachable)
-        .map(ToString::to_string)
-        .collect();
+    let exposed: Vec<_> = addrs.iter().filter(reachable).map(ToString::to_string).collect();
     if exposed.is_empty() {
         return None;
     }
     let danger = match protection {
-        Protection {
-            tls: true,
-            basic_auth,
-            client_certs,
-        } if basic_auth || client_certs => return None,
+        Protection { tls: true, basic_auth, client_certs } if basic_auth || client_certs => return None,
         Protection { tls: true, .. } => {
             "whoever reaches it can read this host's addresses and traffic, as TLS alone asks \
                                          nobody who they are; add basic_auth_users or client_ca_file"
         }
-        Protection {
-            basic_auth: true, ..
-        } => "passwords and metrics cross the network in clear; add tls_server_config",
+        Protection { basic_auth: true, .. } => {
+            "passwords and metrics cross the network in clear; add tls_server_config"
+        }
         Protection { .. } => {
             "whoever reaches it can read this host's addresses and traffic, without TLS or a password; listen on 127.0.0.1, \
              or add tls_server_config and basic_auth_users"
         }
     };
-    let where_to = if protection == Protection::default() {
-        " in a --web-config file"
-    } else {
-        " in the web configuration"
-    };
-    Some(format!(
-        "listening on {}: {danger}{where_to}",
-        exposed.join(", ")
-    ))
+    let where_to =
+        if protection == Protection::default() { " in a --web-config file" } else { " in the web configuration" };
+    Some(format!("listening on {}: {danger}{where_to}", exposed.join(", ")))
 }
 
 #[cfg(test)]
@@ -260,41 +206,15 @@ mod tests {
 
     #[test]
     fn exposure_is_told_by_address_and_protection() {
-        let open: &[SocketAddr] = &[
-            "127.0.0.1:9475".parse().unwrap(),
-            "0.0.0.0:9475".parse().unwrap(),
-        ];
+        let open: &[SocketAddr] = &["127.0.0.1:9475".parse().unwrap(), "0.0.0.0:9475".parse().unwrap()];
         let local: &[SocketAddr] = &["127.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap()];
-        let of = |tls, basic_auth, client_certs| {
-            exposure(
-                open,
-                Protection {
-                    tls,
-                    basic_auth,
-                    client_certs,
-                },
-            )
-        };
+        let of = |tls, basic_auth, client_certs| exposure(open, Protection { tls, basic_auth, client_certs });
         assert_eq!(exposure(local, Protection::default()), None);
         let bare = of(false, false, false).unwrap();
-        assert!(
-            bare.starts_with("listening on 0.0.0.0:9475: whoever reaches it can read"),
-            "{bare}"
-        );
-        assert!(
-            bare.contains("add tls_server_config and basic_auth_users"),
-            "{bare}"
-        );
-        assert!(
-            of(false, true, false)
-                .unwrap()
-                .contains("passwords and metrics cross the network in clear")
-        );
-        assert!(
-            of(true, false, false)
-                .unwrap()
-                .contains("add basic_auth_users or client_ca_file")
-        );
+        assert!(bare.starts_with("listening on 0.0.0.0:9475: whoever reaches it can read"), "{bare}");
+        assert!(bare.contains("add tls_server_config and basic_auth_users"), "{bare}");
+        assert!(of(false, true, false).unwrap().contains("passwords and metrics cross the network in clear"));
+        assert!(of(true, false, false).unwrap().contains("add basic_auth_users or client_ca_file"));
         assert_eq!(of(true, true, false), None);
         assert_eq!(of(true, false, true), None);
     }
@@ -302,9 +222,7 @@ mod tests {
     #[test]
     fn shortages_are_told_from_lost_connections() {
         assert!(is_shortage(&io::Error::from_raw_os_error(libc::EMFILE)));
-        assert!(!is_shortage(&io::Error::from_raw_os_error(
-            libc::ECONNABORTED
-        )));
+        assert!(!is_shortage(&io::Error::from_raw_os_error(libc::ECONNABORTED)));
     }
 
     #[tokio::test]
@@ -312,14 +230,8 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = taken.local_addr().unwrap();
         let stats = Arc::new(HttpStats::default());
-        let error = Server::bind(&[addr], Arc::default(), Limits::default(), stats)
-            .await
-            .err()
-            .unwrap();
+        let error = Server::bind(&[addr], Arc::default(), Limits::default(), stats).await.err().unwrap();
         let expected = "address already in use; another agent? choose another with --listen";
-        assert_eq!(
-            error.to_string(),
-            format!("cannot listen on {addr}: {expected}")
-        );
+        assert_eq!(error.to_string(), format!("cannot listen on {addr}: {expected}"));
     }
 }
