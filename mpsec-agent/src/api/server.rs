@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -65,10 +65,17 @@ impl Server {
         stats: Arc<HttpStats>,
     ) -> Result<Server, BindError> {
         let mut listeners = Vec::with_capacity(addrs.len());
-        for &addr in addrs {
-            listeners.push(TcpListener::bind(addr).await.map_err(|source| BindError { addr, source })?);
+        let mut addrs = addrs.to_vec();
+        // `[::]` first: it may take IPv4 along (ip(7), IPV6_V6ONLY), and then leaves `0.0.0.0` nothing to do.
+        addrs.sort_by_key(|addr| !(addr.is_ipv6() && addr.ip().is_unspecified()));
+        for &addr in &addrs {
+            match TcpListener::bind(addr).await {
+                Ok(listener) => listeners.push(listener),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_covered(addr, &addrs) => {}
+                Err(source) => return Err(BindError { addr, source }),
+            }
         }
-        if let Some(warning) = exposure(addrs, config.protection()) {
+        if let Some(warning) = exposure(&addrs, config.protection()) {
             tracing::warn!("{warning}");
         }
         Ok(Server { listeners, config, limits, stats })
@@ -101,6 +108,12 @@ impl Server {
             tracing::warn!("{} HTTP requests did not end in time and were cut off", tasks.len());
         }
     }
+}
+
+/// Whether this is all of IPv4, on a port where all of IPv6 is listened on as well.
+fn is_covered(addr: SocketAddr, addrs: &[SocketAddr]) -> bool {
+    let all_ipv6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, addr.port()));
+    addr.is_ipv4() && addr.ip().is_unspecified() && addrs.contains(&all_ipv6)
 }
 
 struct Acceptor {
@@ -233,5 +246,18 @@ mod tests {
         let error = Server::bind(&[addr], Arc::default(), Limits::default(), stats).await.err().unwrap();
         let expected = "address already in use; another agent? choose another with --listen";
         assert_eq!(error.to_string(), format!("cannot listen on {addr}: {expected}"));
+    }
+
+    #[tokio::test]
+    async fn all_of_ipv4_beside_all_of_ipv6_is_no_conflict() {
+        let Ok(probe) = TcpListener::bind("[::]:0").await else {
+            eprintln!("skipped: this host has no IPv6");
+            return;
+        };
+        let port = probe.local_addr().unwrap().port();
+        drop(probe);
+        let addrs = [format!("0.0.0.0:{port}"), format!("[::]:{port}")].map(|addr| addr.parse().unwrap());
+        let server = Server::bind(&addrs, Arc::default(), Limits::default(), Arc::default()).await.unwrap();
+        assert!(!server.local_addrs().is_empty());
     }
 }
