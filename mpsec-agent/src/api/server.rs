@@ -23,6 +23,8 @@ use super::web_config::{Protection, WebConfig};
 
 /// How long to wait for descriptors or memory when accept(2) finds none.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// Connections to close when the agent runs out of descriptors: enough to leave some to its own work.
+const SHORTAGE_VICTIMS: usize = 16;
 /// At most one log line in this time about accept(2).
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -159,8 +161,15 @@ impl Acceptor {
             tracing::warn!("cannot accept HTTP connections: {error}");
             self.quiet_until = Some(now + ACCEPT_LOG_INTERVAL);
         }
-        if is_shortage(error) {
-            self.shared.registry.make_room();
+        if !is_shortage(error) {
+            return;
+        }
+        let freed = (0..SHORTAGE_VICTIMS).take_while(|_| self.shared.registry.make_room()).count();
+        let ours_alone = error.raw_os_error() == Some(libc::EMFILE);
+        if freed > 0 && ours_alone {
+            // The closed connections' tasks run before the next try.
+            tokio::task::yield_now().await;
+        } else {
             sleep(ACCEPT_BACKOFF).await;
         }
     }
