@@ -10,7 +10,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use http_body_util::Limited;
 
-use super::auth::credentials;
+use super::auth::{Verdict, credentials};
 use super::limits::Limits;
 use super::routes::plain;
 use super::stats::{HttpStats, OTHER_HANDLER, count};
@@ -58,7 +58,11 @@ async fn limit_rate(State(around): State<Around>, request: Request, next: Next) 
     if around.config.allows_by_rate() {
         return next.run(request).await;
     }
-    let mut response = plain(StatusCode::TOO_MANY_REQUESTS, "more requests than rate_limit allows\n");
+    later(StatusCode::TOO_MANY_REQUESTS, "more requests than rate_limit allows\n")
+}
+
+fn later(status: StatusCode, text: &'static str) -> Response {
+    let mut response = plain(status, text);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }
@@ -69,10 +73,11 @@ async fn authenticate(State(around): State<Around>, request: Request, next: Next
     };
     let given = request.headers().get(AUTHORIZATION).and_then(|value| credentials(value.as_bytes()));
     if let Some((user, password)) = given {
-        if users.check(user, password).await {
-            return next.run(request).await;
+        match users.check(user, password).await {
+            Verdict::Right => return next.run(request).await,
+            Verdict::Wrong => count(&around.stats.auth_failures),
+            Verdict::Busy => return later(StatusCode::SERVICE_UNAVAILABLE, "too many passwords are being checked\n"),
         }
-        count(&around.stats.auth_failures);
     }
     let mut response = plain(StatusCode::UNAUTHORIZED, "a user name and password are required\n");
     let challenge = HeaderValue::from_static("Basic realm=\"mpsec\", charset=\"UTF-8\"");

@@ -100,12 +100,15 @@ impl Progress {
 }
 
 /// Which connection to close for another: the one without a request that has been so longest; failing that, of those whose
-/// client takes nothing, the one with the oldest request.
+/// client takes nothing, the one with the oldest request; failing that, the oldest that has no end.
 pub(super) fn victim<K: Copy>(connections: impl Iterator<Item = (K, Progress)> + Clone) -> Option<K> {
-    let idle = connections.clone().filter(|(_, progress)| !progress.in_request());
-    let oldest = idle.min_by_key(|(_, progress)| progress.since);
-    let stuck = || connections.filter(|(_, p)| p.blocked_since.is_some()).min_by_key(|(_, p)| p.since);
-    oldest.or_else(stuck).map(|(key, _)| key)
+    let oldest = |spare: fn(&Progress) -> bool| {
+        let candidates = connections.clone().filter(|(_, progress)| spare(progress));
+        candidates.min_by_key(|(_, progress)| progress.since).map(|(key, _)| key)
+    };
+    oldest(|progress| !progress.in_request())
+        .or_else(|| oldest(|progress| progress.blocked_since.is_some()))
+        .or_else(|| oldest(|progress| progress.phase == Phase::Streaming))
 }
 
 /// Which connections to close so that `more` bytes can wait beside what already does: those stuck longest, and only those
@@ -155,7 +158,9 @@ mod tests {
         let pick = |list: &[(char, Progress)]| victim(list.iter().copied());
         assert_eq!(pick(&[working, stuck, idle, slow_head]), Some('h'));
         assert_eq!(pick(&[working, stuck, idle]), Some('i'));
-        assert_eq!(pick(&[working, stuck]), Some('s'));
+        let stream = ('e', progress(Phase::Streaming, at(0), None, 0));
+        assert_eq!(pick(&[working, stuck, stream]), Some('s'));
+        assert_eq!(pick(&[working, stream]), Some('e'));
         assert_eq!(pick(&[working]), None);
         assert_eq!(pick(&[]), None);
     }

@@ -126,10 +126,6 @@ impl Connection {
         self.lock().progress
     }
 
-    pub(super) fn in_request(&self) -> bool {
-        self.progress().in_request()
-    }
-
     /// Ends when another connection takes the place of this one.
     pub(super) async fn evicted(&self) {
         self.evicted.notified().await;

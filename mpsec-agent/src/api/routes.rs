@@ -47,7 +47,7 @@ pub enum SiteError {
 ///
 /// Further routes are merged into it, or it into them; only this one brings a fallback.
 pub fn router(site: Arc<dyn Site>, stats: Arc<HttpStats>) -> Router {
-    let scrapes = Arc::new(Scrapes { site, stats, compressions: Semaphore::new(COMPRESSIONS) });
+    let scrapes = Arc::new(Scrapes { site, stats, compressions: Arc::new(Semaphore::new(COMPRESSIONS)) });
     Router::new()
         .route("/", get(landing))
         .route("/metrics", get(metrics))
@@ -68,7 +68,7 @@ const WORTH_A_THREAD: usize = 256 * 1024;
 struct Scrapes {
     site: Arc<dyn Site>,
     stats: Arc<HttpStats>,
-    compressions: Semaphore,
+    compressions: Arc<Semaphore>,
 }
 
 async fn metrics(State(scrapes): State<Arc<Scrapes>>, headers: HeaderMap) -> Response {
@@ -79,7 +79,8 @@ async fn metrics(State(scrapes): State<Arc<Scrapes>>, headers: HeaderMap) -> Res
             return plain(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
         }
         Err(error) => {
-            tracing::error!("/metrics: {error}");
+            // The answer says why, and counts; a log line a scrape would tell no more.
+            tracing::debug!("/metrics: {error}");
             return plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"));
         }
     };
@@ -106,8 +107,9 @@ impl Scrapes {
         let encoded = if body.len() < WORTH_A_THREAD {
             wanted.encode(input)
         } else {
-            let _permit = self.compressions.acquire().await;
-            match tokio::task::spawn_blocking(move || wanted.encode(input)).await {
+            let permit = self.compressions.clone().acquire_owned().await;
+            // The permit goes along: a client that goes away does not end its compression.
+            match tokio::task::spawn_blocking(move || (wanted.encode(input), permit).0).await {
                 Ok(encoded) => encoded,
                 Err(error) => Err(std::io::Error::other(error)),
             }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -23,6 +23,8 @@ use super::web_config::{Protection, WebConfig};
 
 /// How long to wait for descriptors or memory when accept(2) finds none.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// Connections to close when the agent runs out of descriptors: enough to leave some to its own work.
+const SHORTAGE_VICTIMS: usize = 16;
 /// At most one log line in this time about accept(2).
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -65,10 +67,17 @@ impl Server {
         stats: Arc<HttpStats>,
     ) -> Result<Server, BindError> {
         let mut listeners = Vec::with_capacity(addrs.len());
-        for &addr in addrs {
-            listeners.push(TcpListener::bind(addr).await.map_err(|source| BindError { addr, source })?);
+        let mut addrs = addrs.to_vec();
+        // `[::]` first: it may take IPv4 along (ip(7), IPV6_V6ONLY), and then leaves `0.0.0.0` nothing to do.
+        addrs.sort_by_key(|addr| !(addr.is_ipv6() && addr.ip().is_unspecified()));
+        for &addr in &addrs {
+            match TcpListener::bind(addr).await {
+                Ok(listener) => listeners.push(listener),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_covered(addr, &addrs) => {}
+                Err(source) => return Err(BindError { addr, source }),
+            }
         }
-        if let Some(warning) = exposure(addrs, config.protection()) {
+        if let Some(warning) = exposure(&addrs, config.protection()) {
             tracing::warn!("{warning}");
         }
         Ok(Server { listeners, config, limits, stats })
@@ -101,6 +110,12 @@ impl Server {
             tracing::warn!("{} HTTP requests did not end in time and were cut off", tasks.len());
         }
     }
+}
+
+/// Whether this is all of IPv4, on a port where all of IPv6 is listened on as well.
+fn is_covered(addr: SocketAddr, addrs: &[SocketAddr]) -> bool {
+    let all_ipv6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, addr.port()));
+    addr.is_ipv4() && addr.ip().is_unspecified() && addrs.contains(&all_ipv6)
 }
 
 struct Acceptor {
@@ -146,8 +161,15 @@ impl Acceptor {
             tracing::warn!("cannot accept HTTP connections: {error}");
             self.quiet_until = Some(now + ACCEPT_LOG_INTERVAL);
         }
-        if is_shortage(error) {
-            self.shared.registry.make_room();
+        if !is_shortage(error) {
+            return;
+        }
+        let freed = (0..SHORTAGE_VICTIMS).take_while(|_| self.shared.registry.make_room()).count();
+        let ours_alone = error.raw_os_error() == Some(libc::EMFILE);
+        if freed > 0 && ours_alone {
+            // The closed connections' tasks run before the next try.
+            tokio::task::yield_now().await;
+        } else {
             sleep(ACCEPT_BACKOFF).await;
         }
     }
@@ -233,5 +255,18 @@ mod tests {
         let error = Server::bind(&[addr], Arc::default(), Limits::default(), stats).await.err().unwrap();
         let expected = "address already in use; another agent? choose another with --listen";
         assert_eq!(error.to_string(), format!("cannot listen on {addr}: {expected}"));
+    }
+
+    #[tokio::test]
+    async fn all_of_ipv4_beside_all_of_ipv6_is_no_conflict() {
+        let Ok(probe) = TcpListener::bind("[::]:0").await else {
+            eprintln!("skipped: this host has no IPv6");
+            return;
+        };
+        let port = probe.local_addr().unwrap().port();
+        drop(probe);
+        let addrs = [format!("0.0.0.0:{port}"), format!("[::]:{port}")].map(|addr| addr.parse().unwrap());
+        let server = Server::bind(&addrs, Arc::default(), Limits::default(), Arc::default()).await.unwrap();
+        assert!(!server.local_addrs().is_empty());
     }
 }

@@ -1,5 +1,12 @@
 //! What clients cannot do to the server.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::response::IntoResponse;
+use hyper::body::Frame;
+
 use super::*;
 
 #[tokio::test]
@@ -136,4 +143,41 @@ async fn a_rate_limit_is_kept() {
     for status in [200, 200, 429] {
         assert_eq!(server.get("/metrics", "").await.status, status);
     }
+}
+
+/// An answer that goes on and on, with a word in each tenth of a second.
+struct Endless(Pin<Box<tokio::time::Interval>>);
+
+impl hyper::body::Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_tick(cx).map(|_| Some(Ok(Frame::data(Bytes::from_static(b"word ")))))
+    }
+}
+
+#[tokio::test]
+async fn streams_outlive_the_deadline_of_answers_but_not_the_server() {
+    let limits = Limits { response_timeout: Duration::from_millis(300), ..Limits::default() };
+    let endless = axum::routing::get(async || {
+        let body = Endless(Box::pin(tokio::time::interval(Duration::from_millis(100))));
+        (axum::Extension(Streaming), axum::body::Body::new(body)).into_response()
+    });
+    let more = axum::Router::new().route("/words", endless);
+    let mut server = Running::start_with(more, Toy::default(), WebConfig::default(), limits).await;
+    let mut stream = server.connect().await;
+    stream.write_all(get("/words", "").as_bytes()).await.unwrap();
+    let mut read = String::new();
+    while read.matches("word").count() < 10 {
+        let mut buf = [0; 1000];
+        let length = timeout(PATIENCE, stream.read(&mut buf)).await.unwrap().unwrap();
+        assert_ne!(length, 0, "cut off after {read:?}");
+        read.push_str(std::str::from_utf8(&buf[..length]).unwrap());
+    }
+    server.stop.take();
+    timeout(PATIENCE, &mut server.task).await.unwrap().unwrap();
+    assert_eq!(server.stats.snapshot().timed_out, 0);
+    let requests = server.stats.snapshot().requests;
+    assert_eq!(requests, [RequestCount { handler: "/words".into(), code: 200, count: 1 }]);
 }

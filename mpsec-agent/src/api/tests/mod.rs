@@ -67,12 +67,16 @@ struct Running {
 
 impl Running {
     async fn start(site: Toy, config: WebConfig, limits: Limits) -> Running {
+        Running::start_with(axum::Router::new(), site, config, limits).await
+    }
+
+    async fn start_with(more: axum::Router, site: Toy, config: WebConfig, limits: Limits) -> Running {
         let stats = Arc::new(HttpStats::default());
         let addr = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(&[addr], Arc::new(config), limits, stats.clone()).await.unwrap();
         let addr = server.local_addrs()[0];
         let (stop, stopped) = oneshot::channel();
-        let router = router(Arc::new(site), stats.clone());
+        let router = router(Arc::new(site), stats.clone()).merge(more);
         let task = tokio::spawn(server.serve(router, async {
             let _ = stopped.await;
         }));
