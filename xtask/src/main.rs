@@ -25,7 +25,14 @@ enum Command {
     Ebpf(ebpf::Args),
 }
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
+    dispatch().unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn dispatch() -> Result<ExitCode> {
     if let Some(code) = rustc::act_as_wrapper()? {
         return Ok(code);
     }
