@@ -1,0 +1,122 @@
+//! Alerting rules.
+
+use mpsec_common::maps::Event;
+
+use super::record::{coverage, min_coverage};
+use super::{Annotations, Group, JOB, Labels, Rule, yaml};
+use crate::metric::{
+    ATTACHED, ATTACHMENTS_LOST, COLLECTOR_SUCCESS, CONFIG_GOOD, EBPF_EVENTS, EVENTS_LOST, HTTP_CONFIG_GOOD, INTERFACES,
+};
+use crate::promql::{Expr, number, of, target};
+
+/// The text of mpsec-alerts.yml.
+pub fn alerts() -> anyhow::Result<String> {
+    let comment = "Made by `cargo xtask dashboards`.\n\
+                   severity critical: something leaks, or nothing is known of a host. warning: the numbers have a gap,\n\
+                       or will have one.";
+    yaml(comment, Group { name: "mpsec-alerts", rules: rules() })
+}
+
+/// THE table of alerts.
+fn rules() -> Vec<Rule> {
+    vec![
+        alert(
+            "MpsecAgentDown",
+            "critical",
+            "2m",
+            target("up").is("job", JOB).now().op("==", number(0)),
+            "MPSec's agent on {{ $labels.instance }} is down",
+            "Prometheus cannot scrape it, so nothing is known of what this host sends in clear. On the host: \
+             systemctl status mpsec, journalctl -u mpsec; then the way there (listen address, firewall, \
+             certificate).",
+        ),
+        alert(
+            "MpsecCleartextOnProtectedInterface",
+            "critical",
+            "5m",
+            coverage().now().op_many_to_one("<", &["job", "instance", "interface"], min_coverage().now()),
+            "{{ $labels.interface }} of {{ $labels.instance }} carries cleartext ({{ $labels.direction }})",
+            "Only {{ $value | humanizePercentage }} of its bytes are encrypted, less than mpsec-protected.yml asks \
+             for. The dashboard MPSec / Host shows which class leaks; ip xfrm policy and ipsec's or WireGuard's \
+             state on the host show why.",
+        ),
+        alert(
+            "MpsecAttachFailed",
+            "warning",
+            "2m",
+            of(ATTACHED).now().op("==", number(0)),
+            "{{ $labels.interface }} of {{ $labels.instance }} is not counted ({{ $labels.direction }})",
+            "The program could not be attached by {{ $labels.method }}, so a leak on this interface would not be \
+             seen. mpsec status on the host gives the reason, mpsec doctor what the kernel lacks.",
+        ),
+        alert(
+            "MpsecAttachmentLost",
+            "warning",
+            "0s",
+            of(ATTACHMENTS_LOST).increase("15m").op(">", number(0)),
+            "Somebody removed MPSec's programs on {{ $labels.instance }}",
+            "They were attached again, but what passed in between was not counted. Look for what else manages tc or \
+             TCX on the host: a network manager, another agent, a script.",
+        ),
+        alert(
+            "MpsecPacketsNotCounted",
+            "warning",
+            "0s",
+            of(EBPF_EVENTS).is("event", Event::NoCounter.name()).increase("15m").op(">", number(0)),
+            "Packets on {{ $labels.instance }} are missing from the counters",
+            "The kernel program saw packets for which it found no counter. This should not happen: note the agent's \
+             version and the kernel's, restart the agent, and report it.",
+        ),
+        alert(
+            "MpsecEventsLost",
+            "warning",
+            "0s",
+            of(EVENTS_LOST).increase("15m").op(">", number(0)),
+            "The agent on {{ $labels.instance }} lost events ({{ $labels.source }})",
+            "The kernel had more to tell than the agent could read. It has listed everything anew since; an \
+             interface that came and went in between was not counted. If it recurs, the host is short of processor \
+             time or makes interfaces by the hundred.",
+        ),
+        alert(
+            "MpsecInterfacesFolded",
+            "warning",
+            "5m",
+            of(INTERFACES).is("state", "folded").now().op(">", number(0)),
+            "{{ $value }} interfaces of {{ $labels.instance }} share the counters of _other",
+            "max_interfaces is reached. Raise it in mpsec.toml, or exclude interfaces that need not be counted, and \
+             restart the agent.",
+        ),
+        alert(
+            "MpsecCollectorFailed",
+            "warning",
+            "5m",
+            of(COLLECTOR_SUCCESS).now().op("==", number(0)),
+            "The agent on {{ $labels.instance }} cannot read {{ $labels.source }}",
+            "The metrics of this source are missing, the others are right. mpsec status on the host gives the error.",
+        ),
+        alert(
+            "MpsecConfigReloadFailed",
+            "warning",
+            "5m",
+            of(CONFIG_GOOD).now().op("==", number(0)).op("or", of(HTTP_CONFIG_GOOD).now().op("==", number(0))),
+            "The configuration on {{ $labels.instance }} is bad, an older one is in force",
+            "Either mpsec.toml or the web configuration was changed and refused. mpsec config check FILE and \
+             journalctl -u mpsec give the reason. At its next restart the agent would not start.",
+        ),
+    ]
+}
+
+fn alert(
+    alert: &'static str,
+    severity: &'static str,
+    for_: &'static str,
+    expr: Expr,
+    summary: &'static str,
+    description: &'static str,
+) -> Rule {
+    for text in [summary, description] {
+        expr.check_template(text, "{{ $labels.", "}}");
+    }
+    let labels = Labels { protection: None, severity: Some(severity) };
+    Rule::Alert { alert, expr: expr.to_string(), for_, labels, annotations: Annotations { summary, description } }
+}
