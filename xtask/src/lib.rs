@@ -4,6 +4,7 @@
 
 // Subcommands.
 pub mod check;
+pub mod dashboards;
 pub mod ebpf;
 pub mod run;
 pub mod test;
