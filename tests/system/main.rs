@@ -1,0 +1,13 @@
+//! MPSec's tests on real kernel objects. One file a behaviour; each lists its trials.
+
+mod harness;
+
+use libtest_mimic::Arguments;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Counts and times are compared with the kernel's own: tests share neither the processors nor the limits.
+    arguments.test_threads.get_or_insert(1);
+    let trials = [harness::trials()].into_iter().flatten().collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
