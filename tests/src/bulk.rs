@@ -33,8 +33,8 @@ impl Sent {
     }
 }
 
-/// What a finished transfer put on the wire.
-#[derive(Clone, Copy, Debug)]
+/// What a finished transfer put on the wire. It is still connected, so that this is all there was; the drop closes it.
+#[derive(Debug)]
 pub struct Transfer {
     /// From the client to the server.
     pub up: Sent,
@@ -42,6 +42,8 @@ pub struct Transfer {
     pub down: Sent,
     /// Bytes of TCP options in `up` and in `down`: those of the SYN and its answer.
     pub options: u64,
+    /// Client and server.
+    pub sockets: [TcpStream; 2],
 }
 
 /// Makes TCP in a namespace so plain that every segment's size is known: no time stamps, no SACK, no ECN.
@@ -70,7 +72,9 @@ pub fn tcp(client: &Netns, server: &Netns, address: IpAddr, len: u64) -> Result<
     }
     client.read_exact(&mut [0]).context("the answer")?;
     let server = receiver.join().map_err(|_| anyhow::anyhow!("the receiver panicked"))??;
-    settled(&client, &server)
+    let sockets = [client, server];
+    let (up, down) = settled(&sockets)?;
+    Ok(Transfer { up, down, options: SYN_OPTIONS, sockets })
 }
 
 fn receive(listener: &TcpListener, len: u64) -> Result<TcpStream> {
@@ -83,18 +87,15 @@ fn receive(listener: &TcpListener, len: u64) -> Result<TcpStream> {
 }
 
 /// The counts once each side has seen all that the other sent, acknowledgements included.
-fn settled(client: &TcpStream, server: &TcpStream) -> Result<Transfer> {
+fn settled([client, server]: &[TcpStream; 2]) -> Result<(Sent, Sent)> {
     wait::until(PATIENCE, || {
         let (up, down) = (TcpInfo::of(client)?, TcpInfo::of(server)?);
         ensure!(up.unacked == 0 && down.unacked == 0, "data is in flight");
         // The server's socket counts the SYN that it came from, but not the answer, which the listener sent.
         ensure!(up.segs_out == down.segs_in, "{up:?}, {down:?}");
-        ensure!(u64::from(up.segs_in) == u64::from(down.segs_out) + 1, "{up:?}, {down:?}");
-        Ok(Transfer {
-            up: Sent { segments: up.segs_out.into(), payload: up.bytes_sent },
-            down: Sent { segments: u64::from(down.segs_out) + 1, payload: down.bytes_sent },
-            options: SYN_OPTIONS,
-        })
+        ensure!(up.segs_in == down.segs_out + 1, "{up:?}, {down:?}");
+        let sent = |segments: u32, by: &TcpInfo| Sent { segments: segments.into(), payload: by.bytes_sent };
+        Ok((sent(up.segs_out, &up), sent(up.segs_in, &down)))
     })
 }
 
