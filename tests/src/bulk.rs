@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::mem::size_of_val;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::Duration;
@@ -134,8 +134,8 @@ pub fn udp_segments(
     let receiver = server.run(|| UdpSocket::bind((address, 0)))?;
     receiver.set_read_timeout(Some(PATIENCE))?;
     let target = receiver.local_addr()?;
-    let any: SocketAddr = if address.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
-    let sender = client.run(|| UdpSocket::bind(any))?;
+    let any: IpAddr = if address.is_ipv4() { "0.0.0.0".parse()? } else { "::".parse()? };
+    let sender = client.run(|| UdpSocket::bind((any, 0)))?;
     let value = libc::c_int::from(segment);
     let (fd, len) = (sender.as_raw_fd(), size_of_val(&value) as libc::socklen_t);
     // SAFETY: `value` is an int and `len` its size.
@@ -152,4 +152,19 @@ pub fn udp_segments(
         ensure!(got == batch.len(), "received {got} of {} bytes", batch.len());
     }
     Ok((per_call * calls, calls * batch.len() as u64))
+}
+
+/// Sends one UDP datagram for each of `sizes` and waits for each to arrive.
+pub fn datagrams(client: &Netns, server: &Netns, address: IpAddr, sizes: &[usize]) -> Result<()> {
+    let receiver = server.run(|| UdpSocket::bind((address, 0)))?;
+    receiver.set_read_timeout(Some(PATIENCE))?;
+    let any: IpAddr = if address.is_ipv4() { "0.0.0.0".parse()? } else { "::".parse()? };
+    let sender = client.run(|| UdpSocket::bind((any, 0)))?;
+    let target = receiver.local_addr()?;
+    for size in sizes {
+        sender.send_to(&vec![0x5a; *size], target).context("send")?;
+        let got = receiver.recv(&mut vec![0; 65_536]).context("receive")?;
+        ensure!(got == *size, "received {got} of {size} bytes");
+    }
+    Ok(())
 }

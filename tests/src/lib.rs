@@ -4,11 +4,11 @@
 //! | to | use |
 //! | --- | --- |
 //! | declare a test, skip it with its reason | [`trial`], [`need`] |
-//! | make namespaces and devices | [`netns`], [`link`] |
+//! | make namespaces, devices and networks | [`netns`], [`link`], [`topology`] |
 //! | know frames and what must be said of them | [`frames`] |
 //! | send and receive them | [`send`], [`capture`], [`tuntap`] |
 //! | make bulk traffic of known size | [`bulk`] |
-//! | run the agent and read its metrics | [`agent`], [`http`], [`exposition`] |
+//! | run the agent and read its metrics | [`agent`], [`http`], [`exposition`], [`counted`] |
 //! | see and disturb what is attached to a device | [`hooks`], [`bpf`] |
 //! | wait without sleeping blindly | [`wait`] |
 
@@ -16,6 +16,7 @@ pub mod agent;
 pub mod bpf;
 pub mod bulk;
 pub mod capture;
+pub mod counted;
 pub mod exposition;
 pub mod frames;
 pub mod hooks;
@@ -25,6 +26,7 @@ pub mod need;
 pub mod netns;
 pub mod packet_socket;
 pub mod send;
+pub mod topology;
 pub mod trial;
 pub mod tuntap;
 pub mod wait;

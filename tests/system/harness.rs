@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +14,7 @@ use mpsec_tests::hooks::{self, Way};
 use mpsec_tests::link::{self, Offload};
 use mpsec_tests::netns::Netns;
 use mpsec_tests::send::{Buffer, Sender};
+use mpsec_tests::topology::Pair;
 use mpsec_tests::trial::trial;
 use mpsec_tests::tuntap::{Kind, TunTap};
 use mpsec_tests::{bulk, need, wait};
@@ -54,16 +54,8 @@ fn namespace() -> Result<()> {
     Ok(())
 }
 
-/// Two namespaces and a veth pair: `west` in the first, `east` in the second.
-fn pair() -> Result<(Arc<Netns>, Arc<Netns>)> {
-    need::root()?;
-    let (left, right) = (Arc::new(Netns::new()?), Arc::new(Netns::new()?));
-    link::veth((&left, "west"), (&right, "east"))?;
-    Ok((left, right))
-}
-
 fn frames_arrive(buffer: Buffer) -> Result<()> {
-    let (left, right) = pair()?;
+    let Pair { left, right } = Pair::bare()?;
     let capture = Capture::new(&right, "east")?;
     let mut sender = Sender::new(&left, "west", buffer)?;
     let (mut packets, mut bytes) = (0, 0);
@@ -83,7 +75,7 @@ fn frames_arrive(buffer: Buffer) -> Result<()> {
 
 fn ring_is_paged() -> Result<()> {
     need::tcx()?;
-    let (left, right) = pair()?;
+    let Pair { left, right } = Pair::bare()?;
     let judge = bpf::Program::drop_paged("judge")?;
     let index = left.ifindex("west")?;
     let _link = left.run(|| judge.attach_tcx(index, Hook::Egress))?;
@@ -126,7 +118,7 @@ fn tun_and_tap() -> Result<()> {
 fn hooks_seen() -> Result<()> {
     need::tcx()?;
     need::command("tc")?;
-    let (left, _right) = pair()?;
+    let Pair { left, right: _right } = Pair::bare()?;
     ensure!(hooks::attached_anywhere(&left, "west")?.is_empty(), "a new device has something attached");
     let program = bpf::Program::pass("foreign")?;
     let index = left.ifindex("west")?;
@@ -147,24 +139,11 @@ fn hooks_seen() -> Result<()> {
     Ok(())
 }
 
-/// Two namespaces with addresses: `west` and `east` as in [`pair`].
-fn addressed() -> Result<(Arc<Netns>, Arc<Netns>)> {
-    let (left, right) = pair()?;
-    for (netns, device, number) in [(&left, "west", 1), (&right, "east", 2)] {
-        netns.enable_ipv6()?;
-        link::address(netns, device, &format!("192.0.2.{number}/24"))?;
-        link::address(netns, device, &format!("2001:db8::{number}/64"))?;
-    }
-    link::neighbours((&left, "west", "192.0.2.1"), (&right, "east", "192.0.2.2"))?;
-    link::neighbours((&left, "west", "2001:db8::1"), (&right, "east", "2001:db8::2"))?;
-    Ok((left, right))
-}
-
 fn tcp_sums() -> Result<()> {
     need::command("ethtool")?;
     for offload in [Offload::Off, Offload::Software] {
         for (address, ip_len) in [("192.0.2.2", 20), ("2001:db8::2", 40)] {
-            let (left, right) = addressed()?;
+            let Pair { left, right } = Pair::addressed()?;
             for (netns, device) in [(&left, "west"), (&right, "east")] {
                 bulk::plain_tcp(netns)?;
                 offload.set(netns, device)?;
@@ -183,7 +162,7 @@ fn tcp_sums() -> Result<()> {
 
 fn udp_sums() -> Result<()> {
     need::command("ethtool")?;
-    let (left, right) = addressed()?;
+    let Pair { left, right } = Pair::addressed()?;
     Offload::Software.set(&left, "west")?;
     for (address, headers) in [("192.0.2.2", 14 + 20 + 8), ("2001:db8::2", 14 + 40 + 8)] {
         let before = left.counters("west")?;

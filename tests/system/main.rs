@@ -1,6 +1,10 @@
 //! MPSec's tests on real kernel objects. One file a behaviour; each lists its trials.
 
+mod bulk;
+mod classes;
+mod devices;
 mod harness;
+mod watch;
 
 use libtest_mimic::Arguments;
 
@@ -8,6 +12,6 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // Counts and times are compared with the kernel's own: tests share neither the processors nor the limits.
     arguments.test_threads.get_or_insert(1);
-    let trials = [harness::trials()].into_iter().flatten().collect();
-    libtest_mimic::run(&arguments, trials).exit();
+    let trials = [harness::trials(), classes::trials(), devices::trials(), bulk::trials()];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }
