@@ -184,6 +184,11 @@ impl Agent {
         self.pid
     }
 
+    /// The namespace that it runs in.
+    pub fn netns(&self) -> &Arc<Netns> {
+        &self.netns
+    }
+
     /// The folder with its config and its socket.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_owned()
