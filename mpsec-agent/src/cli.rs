@@ -1,1 +1,245 @@
-//! (to be written)
+//! The command line. Every setting of [`crate::config::KEYS`] is a flag of `mpsec run`, made from its row there.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
+
+use crate::config::{EX_USAGE, KEYS, Key, Kind, Loader, Override};
+
+const EXAMPLES: &str = "\
+Examples:
+  mpsec doctor                       What can this kernel do, and what mends the rest?
+  mpsec run                          Run the agent in the foreground; metrics on http://127.0.0.1:9475/metrics
+  mpsec run --listen 0.0.0.0:9475    The same, for a Prometheus on another host
+  mpsec status                       What is the running agent doing?
+  mpsec config check mpsec.toml      Is this configuration right?
+
+Exit codes: 0 all is well, 1 it is not, 64 wrong usage or configuration.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  mpsec run --include 'eth*,wlan*' --exclude eth9
+  mpsec run --config ./mpsec.toml --log-level debug
+  MPSEC_LISTEN='[::]:9475' mpsec run
+
+A flag wins over its environment variable, that over the configuration file, and the file over the default.
+SIGHUP reads the file again; SIGINT and SIGTERM stop the agent, which takes away what it attached.";
+
+/// Sees, tells, acts on and proves multipath, encrypted networking on this host.
+#[derive(Debug, Parser)]
+#[command(name = "mpsec", bin_name = "mpsec", after_help = EXAMPLES, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent in the foreground
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(ConfigArgs),
+    /// Show what the running agent does
+    #[command(after_help = "Example:\n  mpsec status --json | jq .interfaces")]
+    Status(StatusArgs),
+    /// Show what this kernel can do, what is missing, and the command that mends it
+    #[command(after_help = "Exits with 0 where MPSec can work here (BPF, and TCX or clsact), else with 1.")]
+    Doctor(DoctorArgs),
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Show the version, and which kernel object is built in
+    Version,
+}
+
+/// `mpsec status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The socket of the agent
+    #[arg(long, value_name = "PATH", env = "MPSEC_CONTROL_SOCKET", default_value = "/run/mpsec/mpsec.sock")]
+    pub control_socket: PathBuf,
+}
+
+/// `mpsec doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `mpsec config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say whether a configuration file is right
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// Show the settings in effect, each with where it came from
+    Show(ConfigArgs),
+    /// Print the documented default file
+    Default,
+}
+
+/// `--config` and a flag for every setting.
+#[derive(Debug, Clone)]
+pub struct ConfigArgs {
+    /// What was given, ready to load.
+    pub loader: Loader,
+}
+
+/// Parses the command line of this process. What clap has to say (an error, a help text, the version) is printed, and
+/// the exit code returned. `object` names the kernel object that is built in.
+pub fn parse(object: &str) -> Result<Cli, ExitCode> {
+    parse_from(std::env::args_os(), object).map_err(|error| {
+        // Nothing is left to be done when even that cannot be written.
+        let _ = error.print();
+        ExitCode::from(if error.use_stderr() { EX_USAGE } else { 0 })
+    })
+}
+
+/// The same for any arguments, the program's name first.
+pub fn parse_from<T>(args: impl IntoIterator<Item = T>, object: &str) -> Result<Cli, clap::Error>
+where
+    T: Into<std::ffi::OsString> + Clone,
+{
+    Cli::from_arg_matches(&command(object).try_get_matches_from(args)?)
+}
+
+/// The clap command, for help, completions and manual pages.
+#[must_use]
+pub fn command(object: &str) -> clap::Command {
+    // clap keeps it for the whole run of the program, and so may the heap.
+    Cli::command().version(&*version(object).leak())
+}
+
+/// What `mpsec version` prints, without the program's name.
+#[must_use]
+pub fn version(object: &str) -> String {
+    format!("{} (kernel object {object})", env!("CARGO_PKG_VERSION"))
+}
+
+/// Prints to standard output. A reader that has seen enough (`mpsec doctor | head`) is no error.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+impl Args for ConfigArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let config = Arg::new("config")
+            .long("config")
+            .short('c')
+            .env("MPSEC_CONFIG")
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help("Configuration file; /etc/mpsec/mpsec.toml where it exists");
+        command.arg(config).args(KEYS.iter().map(flag))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for ConfigArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let path = matches.get_one::<PathBuf>("config").filter(|path| !path.as_os_str().is_empty()).cloned();
+        Ok(Self { loader: Loader { path, overrides: KEYS.iter().filter_map(|key| given(key, matches)).collect() } })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The flag of one row.
+fn flag(key: &'static Key) -> Arg {
+    let default = key.value_in(&crate::config::Config::default());
+    let arg = Arg::new(key.name)
+        .long(key.flag)
+        .visible_aliases(key.alias)
+        .env(key.env)
+        .hide_env_values(true)
+        .value_name(key.placeholder)
+        .help_heading(format!("Settings of [{}]", key.section()).leak() as &'static str)
+        .help(format!("{} [default: {default}]", key.summary()))
+        .long_help(format!("{}\n\nKey of the file: {}, default: {default}", key.doc, key.name));
+    match key.kind {
+        Kind::Texts | Kind::Numbers => arg.action(ArgAction::Append),
+        Kind::Switch => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        Kind::Text | Kind::Number => arg.allow_negative_numbers(true),
+    }
+}
+
+/// What was given for one row; an empty environment variable counts as none.
+fn given(key: &'static Key, matches: &ArgMatches) -> Option<Override> {
+    let values: Vec<String> = matches.get_many::<String>(key.name)?.cloned().collect();
+    let from_env = matches.value_source(key.name) == Some(ValueSource::EnvVariable);
+    let empty = from_env && values.iter().all(String::is_empty);
+    (!empty).then_some(Override { key, values, from_env })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+    use super::*;
+
+    fn run(args: &[&str]) -> Loader {
+        match parse_from(["mpsec", "run"].iter().chain(args), "none").unwrap().command {
+            Command::Run(args) => args.loader,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        command("none").debug_assert();
+    }
+
+    #[test]
+    fn every_setting_is_a_flag() {
+        for key in KEYS {
+            let flag = format!("--{}=7", key.flag);
+            let loader = run(&[&flag]);
+            let found = loader.overrides.iter().find(|given| !given.from_env).unwrap();
+            assert_eq!((found.key.name, found.values.as_slice()), (key.name, &["7".to_owned()][..]));
+        }
+    }
+
+    #[test]
+    fn lists_repeat_and_switches_need_no_value() {
+        let loader = run(&["--listen", "a:1", "--web.listen-address", "b:2", "--kernel-stats", "--web.config.file=w"]);
+        let values: Vec<_> = loader.overrides.iter().map(|given| given.values.join(" ")).collect();
+        assert_eq!(values, ["a:1 b:2", "w", "true"]);
+        let config = loader.load().unwrap().config;
+        assert!(config.agent.kernel_stats);
+    }
+
+    #[test]
+    fn the_version_names_the_object() {
+        let error = parse_from(["mpsec", "--version"], "0123abcd").unwrap_err();
+        assert_eq!(error.to_string(), format!("mpsec {} (kernel object 0123abcd)\n", env!("CARGO_PKG_VERSION")));
+        assert!(!error.use_stderr());
+    }
+
+    #[test]
+    fn wrong_usage_is_an_error() {
+        for args in [&["mpsec"][..], &["mpsec", "runn"], &["mpsec", "run", "--nope"], &["mpsec", "config", "check"]] {
+            assert!(parse_from(args, "none").is_err(), "{args:?}");
+        }
+    }
+}

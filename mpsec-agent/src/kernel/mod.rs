@@ -1,2 +1,60 @@
-//! (to be written)
+//! All privileged input and output of the agent, and all of its `unsafe` code.
+//!
+//! Each module is one source or one means, and may fail alone; what they return is plain data.
+
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
+
+pub mod attach;
+pub mod btf;
+pub mod clsact;
+pub mod counters;
+pub mod ebpf;
 pub mod features;
+pub mod link;
+pub mod netlink;
+pub mod tcx;
+
+/// Makes reads on a socket fail with `EAGAIN` after `timeout`.
+fn set_receive_timeout(socket: &netlink_sys::Socket, timeout: Duration) -> io::Result<()> {
+    let value = libc::timeval {
+        tv_sec: timeout.as_secs() as libc::time_t,
+        tv_usec: timeout.subsec_micros() as libc::suseconds_t,
+    };
+    // SAFETY: the descriptor is open, and the option's value and its length describe `value`.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVTIMEO,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Number of possible CPUs: the kernel numbers them from 0 to this, exclusively.
+pub fn possible_cpus() -> io::Result<u32> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    // "0", "0-7", "0-3,8-11": the last number is the highest one.
+    let last = text.trim().rsplit([',', '-']).next().and_then(|number| number.parse::<u32>().ok());
+    last.map(|number| number + 1)
+        .ok_or_else(|| io::Error::other(format!("/sys/devices/system/cpu/possible holds {text:?}")))
+}
+
+/// Gives memory that was needed only at start back to the kernel.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// The inode number of this thread's network namespace, which names it until the next boot.
+pub fn network_namespace() -> io::Result<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    Ok(std::fs::metadata("/proc/thread-self/ns/net")?.ino())
+}

@@ -1,0 +1,312 @@
+//! The interfaces that are watched: which has which slot, what is attached where, and what each counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use mpsec_common::Direction;
+use mpsec_common::maps::{INTERFACE_PROBES, InterfaceSlot, MAP_COUNTERS, MAP_INTERFACES, OTHER_SLOT, slot_index};
+use mpsec_common::traffic::{CLASS_SLOTS, Counter};
+
+use crate::config::InterfaceFilter;
+use crate::kernel::attach::{Attacher, Attachment, Method};
+use crate::kernel::ebpf::{Kernel, MapCapacity};
+use crate::kernel::link;
+use crate::snapshot::{self, Classes, Hook, Interface, InterfaceStates};
+
+/// What is watched, and the kernel objects that it takes.
+pub struct Interfaces {
+    /// The loaded programs and maps.
+    pub kernel: Kernel,
+    attacher: Attacher,
+    filter: InterfaceFilter,
+    watched: BTreeMap<u32, Watched>,
+    /// Interfaces that the filter leaves out: kept so that a reload can take them in.
+    excluded: BTreeMap<u32, link::Interface>,
+    free_slots: BTreeSet<u16>,
+    /// Entries of the kernel's interface table that are taken.
+    entries: BTreeSet<u32>,
+    /// Counts of what went wrong.
+    pub troubles: Troubles,
+}
+
+/// Counts of what went wrong since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Troubles {
+    /// Interfaces that got no slot of their own.
+    pub folded: u64,
+    /// Attempts to attach that failed.
+    pub attach_failures: u64,
+    /// Attachments that were found gone.
+    pub attachments_lost: u64,
+}
+
+struct Watched {
+    interface: link::Interface,
+    slot: u16,
+    /// Its entry in the kernel's interface table; `None` if there was none free.
+    entry: Option<u32>,
+    /// What the slot had counted for others before.
+    base: [Classes; 2],
+    hooks: [Result<Attachment, String>; 2],
+}
+
+impl Interfaces {
+    /// Watches nothing yet.
+    pub fn new(kernel: Kernel, attacher: Attacher, filter: InterfaceFilter, max_interfaces: u16) -> Interfaces {
+        Interfaces {
+            kernel,
+            attacher,
+            filter,
+            watched: BTreeMap::new(),
+            excluded: BTreeMap::new(),
+            free_slots: (OTHER_SLOT + 1..=max_interfaces).collect(),
+            entries: BTreeSet::new(),
+            troubles: Troubles::default(),
+        }
+    }
+
+    /// Takes note of an interface that is new or has changed.
+    pub fn present(&mut self, interface: link::Interface) {
+        let index = interface.index;
+        if !self.filter.wants(&interface.name) {
+            self.release(index);
+            self.excluded.insert(index, interface);
+            return;
+        }
+        self.excluded.remove(&index);
+        match self.watched.get_mut(&index) {
+            Some(watched) => {
+                watched.interface = interface;
+                self.attach_missing(index);
+            }
+            None => self.watch(interface),
+        }
+    }
+
+    /// Takes note that an interface is gone.
+    pub fn gone(&mut self, index: u32) {
+        self.excluded.remove(&index);
+        self.release(index);
+        self.attacher.forget(index);
+    }
+
+    /// Brings everything in line with a new list: after a start, and after events were lost.
+    pub fn replace(&mut self, list: Vec<link::Interface>) {
+        let listed: BTreeSet<u32> = list.iter().map(|interface| interface.index).collect();
+        let known = self.watched.keys().chain(self.excluded.keys());
+        let gone: Vec<u32> = known.filter(|index| !listed.contains(index)).copied().collect();
+        gone.into_iter().for_each(|index| self.gone(index));
+        self.verify();
+        list.into_iter().for_each(|interface| self.present(interface));
+    }
+
+    /// Removes what a killed agent left on the interfaces in `list`.
+    pub fn remove_stale(&mut self, list: &[link::Interface]) {
+        for interface in list {
+            match self.attacher.remove_stale(interface.index) {
+                Ok(false) => {}
+                Ok(true) => tracing::info!(interface = interface.name, "removed what an earlier agent left attached"),
+                Err(error) => {
+                    tracing::warn!(interface = interface.name, %error, "cannot remove what an earlier agent left")
+                }
+            }
+        }
+    }
+
+    /// Applies another filter.
+    pub fn set_filter(&mut self, filter: InterfaceFilter) {
+        self.filter = filter;
+        let all = self.watched.values().map(|watched| &watched.interface).chain(self.excluded.values());
+        let all: Vec<_> = all.cloned().collect();
+        all.into_iter().for_each(|interface| self.present(interface));
+    }
+
+    /// Looks whether every program is still attached, and attaches it again where it is not.
+    pub fn verify(&mut self) {
+        let indexes: Vec<u32> = self.watched.keys().copied().collect();
+        for index in indexes {
+            let Some(watched) = self.watched.get_mut(&index) else { continue };
+            for hook in &mut watched.hooks {
+                if let Ok(attachment) = hook
+                    && !self.attacher.holds(index, attachment)
+                {
+                    tracing::warn!(
+                        interface = watched.interface.name,
+                        "somebody removed our program; attaching it again"
+                    );
+                    self.troubles.attachments_lost += 1;
+                    *hook = Err("removed by somebody else".to_owned());
+                }
+            }
+            self.attach_missing(index);
+        }
+    }
+
+    /// Detaches everything.
+    pub fn release_all(&mut self) {
+        let indexes: Vec<u32> = self.watched.keys().copied().collect();
+        indexes.into_iter().for_each(|index| self.release(index));
+    }
+
+    /// True when every watched interface has its programs.
+    pub fn all_attached(&self) -> bool {
+        self.watched.values().all(|watched| watched.hooks.iter().all(Result::is_ok))
+    }
+
+    /// How many interfaces there are of each state.
+    pub fn states(&self) -> InterfaceStates {
+        let folded = self.watched.values().filter(|watched| watched.slot == OTHER_SLOT).count() as u64;
+        InterfaceStates { counted: self.watched.len() as u64 - folded, folded, excluded: self.excluded.len() as u64 }
+    }
+
+    /// The means by which programs are attached.
+    pub fn method(&self) -> Method {
+        self.attacher.method()
+    }
+
+    /// Entries and room of the maps.
+    pub fn maps(&self) -> Vec<snapshot::Map> {
+        let slots = self.states().counted + 1;
+        let capacities = self.kernel.capacities();
+        let used = |name: &str, capacity: u64| match name {
+            MAP_COUNTERS => slots * self.kernel.counter_entries_per_slot(),
+            MAP_INTERFACES => self.entries.len() as u64,
+            _ => capacity,
+        };
+        let map = |map: &MapCapacity| {
+            let capacity = u64::from(map.entries);
+            snapshot::Map { name: map.name, entries: used(map.name, capacity), capacity }
+        };
+        capacities.iter().map(map).collect()
+    }
+
+    /// What every watched interface counted, by name, and what the others did together.
+    pub fn traffic(&self) -> (Vec<Interface>, [Classes; 2]) {
+        let mut interfaces: Vec<Interface> = self.watched.values().map(|watched| self.view(watched)).collect();
+        interfaces.sort_by(|a, b| a.name.cmp(&b.name));
+        (interfaces, Direction::ALL.map(|direction| self.kernel.counters.sum(OTHER_SLOT, direction)))
+    }
+
+    fn view(&self, watched: &Watched) -> Interface {
+        let has_counters = watched.slot != OTHER_SLOT;
+        let traffic = Direction::ALL.map(|direction| match has_counters {
+            true => since(self.kernel.counters.sum(watched.slot, direction), &watched.base[direction as usize]),
+            false => [Counter::default(); CLASS_SLOTS],
+        });
+        let method = self.attacher.method().name();
+        Interface {
+            name: watched.interface.name.clone(),
+            index: watched.interface.index,
+            kind: watched.interface.kind.clone(),
+            hooks: watched.hooks.each_ref().map(|hook| Hook { method, error: hook.as_ref().err().cloned() }),
+            has_counters,
+            traffic,
+        }
+    }
+
+    fn watch(&mut self, interface: link::Interface) {
+        let index = interface.index;
+        let mut watched = Watched {
+            interface,
+            slot: OTHER_SLOT,
+            entry: None,
+            base: [[Counter::default(); CLASS_SLOTS]; 2],
+            hooks: Direction::ALL.map(|_| Err("not attached yet".to_owned())),
+        };
+        if let Err(error) = self.give_slot(&mut watched) {
+            tracing::warn!(interface = watched.interface.name, %error, "counted under _other");
+            self.troubles.folded += 1;
+        }
+        self.watched.insert(index, watched);
+        self.attach_missing(index);
+    }
+
+    /// Gives an interface a slot and tells the kernel side of it, before anything is attached: so no packet is counted in
+    /// the wrong place.
+    fn give_slot(&mut self, watched: &mut Watched) -> io::Result<()> {
+        let index = watched.interface.index;
+        let entry = (0..INTERFACE_PROBES).map(|probe| slot_index(index, probe)).find(|e| !self.entries.contains(e));
+        let entry = entry.ok_or_else(|| io::Error::other("the kernel's interface table is full around this index"))?;
+        let slot = self.free_slots.first().copied().unwrap_or(OTHER_SLOT);
+        self.kernel.counters.reach(slot)?;
+        let value = InterfaceSlot {
+            ifindex: index,
+            slot,
+            link: watched.interface.link() as u8,
+            uncounted: watched.interface.uncounted(),
+            reserved: [0; 3],
+        };
+        watched.base = Direction::ALL.map(|direction| self.kernel.counters.sum(slot, direction));
+        self.kernel.set_interface(entry, value).map_err(io::Error::other)?;
+        self.entries.insert(entry);
+        self.free_slots.remove(&slot);
+        (watched.slot, watched.entry) = (slot, Some(entry));
+        if slot == OTHER_SLOT { Err(io::Error::other("max_interfaces is reached")) } else { Ok(()) }
+    }
+
+    fn attach_missing(&mut self, index: u32) {
+        let Some(watched) = self.watched.get_mut(&index) else { return };
+        for direction in Direction::ALL {
+            let hook = &mut watched.hooks[direction as usize];
+            if hook.is_ok() {
+                continue;
+            }
+            *hook = match self.attacher.attach(self.kernel.program(direction), index, direction) {
+                Ok(attachment) => Ok(attachment),
+                Err(error) => {
+                    // Gone already: its own event is on the way.
+                    if !error.interface_is_gone() {
+                        self.troubles.attach_failures += 1;
+                        let (interface, direction) = (&watched.interface.name, direction.name());
+                        tracing::warn!(interface, direction, %error, "cannot attach");
+                    }
+                    Err(error.to_string())
+                }
+            };
+        }
+    }
+
+    /// Detaches from an interface and gives its slot to the next.
+    fn release(&mut self, index: u32) {
+        let Some(watched) = self.watched.remove(&index) else { return };
+        for attachment in watched.hooks.into_iter().flatten() {
+            if let Err(error) = self.attacher.detach(index, attachment) {
+                tracing::warn!(interface = watched.interface.name, %error, "cannot detach");
+            }
+        }
+        self.take_back(watched.entry, watched.slot);
+        if watched.slot != OTHER_SLOT {
+            self.promote_folded();
+        }
+    }
+
+    fn take_back(&mut self, entry: Option<u32>, slot: u16) {
+        if let Some(entry) = entry {
+            if let Err(error) = self.kernel.set_interface(entry, InterfaceSlot::default()) {
+                tracing::warn!(%error, "cannot clear an entry of the kernel's interface table");
+            }
+            self.entries.remove(&entry);
+        }
+        if slot != OTHER_SLOT {
+            self.free_slots.insert(slot);
+        }
+    }
+
+    /// Gives a slot that has become free to an interface that had to do without.
+    fn promote_folded(&mut self) {
+        let Some(index) = self.watched.iter().find(|(_, w)| w.slot == OTHER_SLOT).map(|(index, _)| *index) else {
+            return;
+        };
+        let Some(mut watched) = self.watched.remove(&index) else { return };
+        self.take_back(watched.entry.take(), OTHER_SLOT);
+        if let Err(error) = self.give_slot(&mut watched) {
+            tracing::warn!(interface = watched.interface.name, %error, "still counted under _other");
+        }
+        self.watched.insert(index, watched);
+    }
+}
+
+fn since(mut classes: Classes, base: &Classes) -> Classes {
+    classes.iter_mut().zip(base).for_each(|(counter, base)| *counter = counter.since(base));
+    classes
+}

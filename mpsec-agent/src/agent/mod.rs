@@ -1,0 +1,277 @@
+//! The agent: start, the loop (observe, publish), stop.
+
+mod collect;
+mod interfaces;
+mod site;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::api::{self, HttpStats, Limits, Server, WebConfig};
+use crate::config::{Attach, Config, Loaded, Loader};
+use crate::control::socket::ControlSocket;
+use crate::control::{Command, Commands};
+use crate::kernel::attach::{Attacher, Method};
+use crate::kernel::ebpf::{Kernel, KernelStats, Settings};
+use crate::kernel::link::{self, Events};
+use crate::logging::LogHandle;
+use crate::snapshot::Reload;
+
+use collect::Sources;
+use interfaces::Interfaces;
+use site::AgentSite;
+
+/// How often the attached programs are looked after.
+const VERIFY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Runs the agent until SIGINT or SIGTERM.
+///
+/// # Errors
+/// What kept it from starting; once it runs, nothing ends it but a signal.
+pub fn run(loaded: Loaded, loader: Loader, log: LogHandle) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio")?;
+    runtime.block_on(async {
+        let config = loaded.config;
+        let front = Front::open(&config).await?;
+        let agent = Agent::start(config, loader, log, &front)?;
+        front.serve(agent).await
+    })
+}
+
+/// What the outside reaches: made first, so that a second agent or a used port is told before anything is loaded.
+struct Front {
+    http: Option<Server>,
+    stats: Arc<HttpStats>,
+    socket: ControlSocket,
+    commands: Commands,
+    inbox: mpsc::Receiver<Command>,
+}
+
+impl Front {
+    async fn open(config: &Config) -> anyhow::Result<Front> {
+        let stats = Arc::new(HttpStats::default());
+        let mut addresses = Vec::new();
+        for listen in &config.http.listen {
+            addresses.extend(listen.resolve().with_context(|| format!("cannot listen on {listen}"))?);
+        }
+        let http = if addresses.is_empty() {
+            None
+        } else {
+            let web = match &config.http.web_config {
+                Some(path) => WebConfig::load(path)?,
+                None => WebConfig::default(),
+            };
+            let limits = Limits { max_connections: config.http.max_connections as usize, ..Limits::default() };
+            Some(Server::bind(&addresses, Arc::new(web), limits, stats.clone()).await?)
+        };
+        let socket = ControlSocket::bind(&config.agent.control_socket)?;
+        let (commands, inbox) = Commands::channel();
+        Ok(Front { http, stats, socket, commands, inbox })
+    }
+
+    /// Serves, and runs the agent's loop, until the loop ends.
+    async fn serve(self, mut agent: Agent) -> anyhow::Result<()> {
+        let (ready, readiness) = watch::channel(agent.readiness());
+        let (stop, mut stopped) = watch::channel(false);
+        let addresses = self.http.as_ref().map(Server::local_addrs).unwrap_or_default();
+        let site = Arc::new(AgentSite::new(self.commands.clone(), readiness));
+        let http = self.http.map(|server| {
+            let router = api::router(site, self.stats.clone());
+            tokio::spawn(server.serve(router, async move {
+                // An error means that the sender is gone, which is the end too.
+                let _ = stopped.wait_for(|stopped| *stopped).await;
+            }))
+        });
+        agent.announce(&addresses);
+        tokio::select! {
+            () = self.socket.serve(self.commands) => {}
+            result = agent.run(self.inbox, &ready) => result?,
+        }
+        stop.send_replace(true);
+        agent.stop();
+        if let Some(http) = http {
+            // It ends within the limits' time for shutting down.
+            let _ = http.await;
+        }
+        Ok(())
+    }
+}
+
+/// The state of the running agent.
+struct Agent {
+    config: Config,
+    loader: Loader,
+    log: LogHandle,
+    interfaces: Interfaces,
+    events: Events,
+    /// Keeps the kernel's accounting of run time on, while it is there.
+    kernel_stats: Option<KernelStats>,
+    sources: Sources,
+}
+
+impl Agent {
+    fn start(config: Config, loader: Loader, log: LogHandle, front: &Front) -> anyhow::Result<Agent> {
+        let kernel = Kernel::load(&Settings {
+            max_interfaces: config.interfaces.max_interfaces,
+            wireguard_ports: config.classify.wireguard_ports.padded(),
+            log_level: config.log.kernel.into(),
+        })?;
+        std::fs::create_dir_all(&config.agent.state_dir)
+            .with_context(|| format!("cannot make the directory {}", config.agent.state_dir.display()))?;
+        let wanted = match config.interfaces.attach {
+            Attach::Auto => None,
+            Attach::Tcx => Some(Method::Tcx),
+            Attach::Clsact => Some(Method::Clsact),
+        };
+        let attacher = Attacher::new(wanted, kernel.program(mpsec_common::Direction::Rx), &config.agent.state_dir)?;
+        // Subscribed before the list is read, so that nothing is missed in between.
+        let events = Events::subscribe().context("cannot subscribe to interface events")?;
+        let list = link::list().context("cannot list the interfaces")?;
+        let max_interfaces = u16::try_from(config.interfaces.max_interfaces).context("max_interfaces")?;
+        let mut interfaces = Interfaces::new(kernel, attacher, config.interfaces.filter.clone(), max_interfaces);
+        interfaces.remove_stale(&list);
+        interfaces.replace(list);
+        crate::kernel::trim_heap();
+        let mut agent = Agent {
+            kernel_stats: None,
+            sources: Sources::new(front.stats.clone()),
+            config,
+            loader,
+            log,
+            interfaces,
+            events,
+        };
+        agent.switch_kernel_stats();
+        Ok(agent)
+    }
+
+    fn announce(&self, addresses: &[std::net::SocketAddr]) {
+        let states = self.interfaces.states();
+        let listen: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        tracing::info!(
+            interfaces = states.counted,
+            method = self.interfaces.method().name(),
+            listen = listen.join(" "),
+            "counting"
+        );
+        // Without systemd there is nobody to tell.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    /// Observes and answers, until a signal ends it.
+    async fn run(
+        &mut self,
+        mut inbox: mpsc::Receiver<Command>,
+        ready: &watch::Sender<Result<(), String>>,
+    ) -> anyhow::Result<()> {
+        let mut terminate = signals(SignalKind::terminate())?;
+        let mut interrupt = signals(SignalKind::interrupt())?;
+        let mut hangup = signals(SignalKind::hangup())?;
+        let mut verify = tokio::time::interval(VERIFY_INTERVAL);
+        verify.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                events = self.events.next() => self.observe(events)?,
+                Some(command) = inbox.recv() => self.answer(command, &mut inbox),
+                _ = hangup.recv() => self.reload(),
+                _ = verify.tick() => self.interfaces.verify(),
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+            }
+            ready.send_if_modified(|last| {
+                let now = self.readiness();
+                let changed = *last != now;
+                *last = now;
+                changed
+            });
+        }
+    }
+
+    fn observe(&mut self, events: std::io::Result<Result<Vec<link::Event>, link::Overflow>>) -> anyhow::Result<()> {
+        match events.context("interface events")? {
+            Ok(events) => {
+                for event in events {
+                    match event {
+                        link::Event::Present(interface) => self.interfaces.present(interface),
+                        link::Event::Gone { index } => self.interfaces.gone(index),
+                    }
+                }
+            }
+            Err(link::Overflow) => {
+                tracing::warn!("interface events were lost; listing all interfaces anew");
+                self.sources.rtnetlink_overflows += 1;
+                match link::list() {
+                    Ok(list) => self.interfaces.replace(list),
+                    Err(error) => tracing::error!(%error, "cannot list the interfaces"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers a command, and every other one that waits for the same.
+    fn answer(&mut self, first: Command, inbox: &mut mpsc::Receiver<Command>) {
+        let snapshot = Arc::new(self.sources.collect(&self.interfaces, self.kernel_stats.is_some()));
+        for command in std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok())) {
+            match command {
+                // Who asked may have gone away.
+                Command::Snapshot(reply) => drop(reply.send(snapshot.clone())),
+            }
+        }
+    }
+
+    fn reload(&mut self) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
+        let outcome = self.try_reload();
+        match &outcome {
+            Ok(()) => tracing::info!("configuration loaded"),
+            Err(error) => tracing::error!("configuration not loaded, the old one stays in force: {error:#}"),
+        }
+        let loaded_at = if outcome.is_ok() { SystemTime::now() } else { self.sources.reload.loaded_at };
+        self.sources.reload = Reload { succeeded: outcome.is_ok(), loaded_at };
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    fn try_reload(&mut self) -> anyhow::Result<()> {
+        let new = self.loader.load()?.config;
+        let fixed = self.config.needs_restart(&new);
+        anyhow::ensure!(fixed.is_empty(), "{} cannot change while the agent runs: restart it", fixed.join(", "));
+        self.log.set_level(&new.log.level)?;
+        self.interfaces.set_filter(new.interfaces.filter.clone());
+        self.config = new;
+        self.switch_kernel_stats();
+        Ok(())
+    }
+
+    fn switch_kernel_stats(&mut self) {
+        self.kernel_stats = match (self.config.agent.kernel_stats, self.kernel_stats.take()) {
+            (false, _) => None,
+            (true, Some(on)) => Some(on),
+            (true, None) => KernelStats::enable()
+                .inspect_err(|error| tracing::warn!(%error, "the kernel does not keep the run time of programs"))
+                .ok(),
+        };
+    }
+
+    fn readiness(&self) -> Result<(), String> {
+        if self.interfaces.all_attached() {
+            Ok(())
+        } else {
+            Err("some interfaces are not attached; see mpsec status".into())
+        }
+    }
+
+    fn stop(&mut self) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.interfaces.release_all();
+        tracing::info!("stopped; nothing of ours is attached any more");
+    }
+}
+
+fn signals(kind: SignalKind) -> anyhow::Result<Signal> {
+    signal(kind).context("cannot handle signals")
+}

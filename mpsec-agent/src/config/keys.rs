@@ -1,0 +1,330 @@
+//! The table of settings: one row a key.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::error::nearest;
+use super::types::{Globs, WireguardPorts};
+use super::{AgentConfig, ClassifyConfig, Config, HttpConfig, InterfacesConfig};
+
+/// One setting.
+pub struct Key {
+    /// `section.key`, as in the file.
+    pub name: &'static str,
+    /// The flag of `mpsec run`, without its dashes.
+    pub flag: &'static str,
+    /// What Prometheus' own programs call that flag.
+    pub alias: Option<&'static str>,
+    /// The environment variable.
+    pub env: &'static str,
+    /// What the value looks like.
+    pub kind: Kind,
+    /// Stands for the value in help texts.
+    pub placeholder: &'static str,
+    /// What it does, in whole sentences; the first one is the help text of the flag.
+    pub doc: &'static str,
+    /// Whether only a restart of the agent changes it.
+    pub restart: bool,
+    pub(super) set: fn(&mut Config, &Value) -> Result<(), Vec<Wrong>>,
+    pub(super) get: fn(&Config) -> Value,
+}
+
+/// The shape of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    Text,
+    /// A list of strings; one string stands for a list of one.
+    Texts,
+    /// A whole number.
+    Number,
+    /// A list of whole numbers; one number stands for a list of one.
+    Numbers,
+    /// `true` or `false`.
+    Switch,
+}
+
+/// The settings, in the order in which the default file shows them.
+pub static KEYS: &[Key] = &[
+    Key {
+        name: "http.listen",
+        flag: "listen",
+        alias: Some("web.listen-address"),
+        env: "MPSEC_LISTEN",
+        kind: Kind::Texts,
+        placeholder: "HOST:PORT",
+        doc: "Where metrics, JSON and the live page are served. One address or a list; an empty list turns HTTP off. \
+              Whoever can reach it can read what the agent sees: beyond this host, set web_config too.",
+        restart: true,
+        set: |config, value| value.items(|text: &str| text.parse()).map(|all| config.http.listen = all),
+        get: |config| Value::texts(&config.http.listen),
+    },
+    Key {
+        name: "http.web_config",
+        flag: "web-config",
+        alias: Some("web.config.file"),
+        env: "MPSEC_WEB_CONFIG",
+        kind: Kind::Text,
+        placeholder: "FILE",
+        doc: "File with TLS certificates and users, in the format of Prometheus' exporters. Empty means none: plain \
+              HTTP without a password. What the file holds is read again when it changes.",
+        restart: false,
+        set: |config, value| value.item(optional_path).map(|path| config.http.web_config = path),
+        get: |config| Value::path(config.http.web_config.clone().unwrap_or_default()),
+    },
+    Key {
+        name: "http.max_connections",
+        flag: "max-connections",
+        alias: None,
+        env: "MPSEC_MAX_CONNECTIONS",
+        kind: Kind::Number,
+        placeholder: "N",
+        doc: "HTTP connections served at a time, from 1 to 65536; more wait to be accepted.",
+        restart: true,
+        set: |config, value| value.number(1..=65536).map(|n| config.http.max_connections = n),
+        get: |config| Value::Number(config.http.max_connections.into()),
+    },
+    Key {
+        name: "interfaces.include",
+        flag: "include",
+        alias: None,
+        env: "MPSEC_INCLUDE",
+        kind: Kind::Texts,
+        placeholder: "GLOB",
+        doc: "Interfaces to count, as shell patterns on their names (eth*, wlan0, {wg,tun}*). One pattern or a list.",
+        restart: false,
+        set: |config, value| value.globs().map(|globs| config.interfaces.filter.include = globs),
+        get: |config| Value::texts(config.interfaces.filter.include.patterns()),
+    },
+    Key {
+        name: "interfaces.exclude",
+        flag: "exclude",
+        alias: None,
+        env: "MPSEC_EXCLUDE",
+        kind: Kind::Texts,
+        placeholder: "GLOB",
+        doc: "Interfaces to leave alone, even where include matches. One pattern or a list.",
+        restart: false,
+        set: |config, value| value.globs().map(|globs| config.interfaces.filter.exclude = globs),
+        get: |config| Value::texts(config.interfaces.filter.exclude.patterns()),
+    },
+    Key {
+        name: "interfaces.max_interfaces",
+        flag: "max-interfaces",
+        alias: None,
+        env: "MPSEC_MAX_INTERFACES",
+        kind: Kind::Number,
+        placeholder: "N",
+        doc: "Interfaces counted at a time, from 1 to 16384: the size of tables in the kernel. Traffic of an interface \
+              beyond it is counted as overflow, never dropped.",
+        restart: true,
+        set: |config, value| value.number(1..=16384).map(|n| config.interfaces.max_interfaces = n),
+        get: |config| Value::Number(config.interfaces.max_interfaces.into()),
+    },
+    Key {
+        name: "interfaces.attach",
+        flag: "attach",
+        alias: None,
+        env: "MPSEC_ATTACH",
+        kind: Kind::Text,
+        placeholder: "auto|tcx|clsact",
+        doc: "How the classifier is attached to an interface. auto takes TCX where the kernel has it (6.6 and later), \
+              else clsact.",
+        restart: true,
+        set: |config, value| value.item(str::parse).map(|attach| config.interfaces.attach = attach),
+        get: |config| Value::text(config.interfaces.attach),
+    },
+    Key {
+        name: "classify.wireguard_ports",
+        flag: "wireguard-ports",
+        alias: None,
+        env: "MPSEC_WIREGUARD_PORTS",
+        kind: Kind::Numbers,
+        placeholder: "PORT",
+        doc: "UDP ports whose traffic is taken for WireGuard, and so for encrypted. At most four.",
+        restart: true,
+        set: |config, value| value.ports().map(|ports| config.classify.wireguard_ports = ports),
+        get: |config| Value::numbers(config.classify.wireguard_ports.ports()),
+    },
+    Key {
+        name: "agent.control_socket",
+        flag: "control-socket",
+        alias: None,
+        env: "MPSEC_CONTROL_SOCKET",
+        kind: Kind::Text,
+        placeholder: "PATH",
+        doc: "The Unix socket through which mpsec's other commands reach the agent.",
+        restart: true,
+        set: |config, value| value.item(socket_path).map(|path| config.agent.control_socket = path),
+        get: |config| Value::path(config.agent.control_socket.clone()),
+    },
+    Key {
+        name: "agent.state_dir",
+        flag: "state-dir",
+        alias: None,
+        env: "MPSEC_STATE_DIR",
+        kind: Kind::Text,
+        placeholder: "DIR",
+        doc: "Directory of what the agent keeps while it runs.",
+        restart: true,
+        set: |config, value| value.item(path).map(|path| config.agent.state_dir = path),
+        get: |config| Value::path(config.agent.state_dir.clone()),
+    },
+    Key {
+        name: "agent.kernel_stats",
+        flag: "kernel-stats",
+        alias: None,
+        env: "MPSEC_KERNEL_STATS",
+        kind: Kind::Switch,
+        placeholder: "BOOL",
+        doc: "Let the kernel account the run time of BPF programs, which the metrics about MPSec itself show. It costs \
+              about 72 ns each time that any BPF program of the host runs.",
+        restart: false,
+        set: |config, value| value.switch().map(|on| config.agent.kernel_stats = on),
+        get: |config| Value::Switch(config.agent.kernel_stats),
+    },
+    Key {
+        name: "log.level",
+        flag: "log-level",
+        alias: None,
+        env: "MPSEC_LOG_LEVEL",
+        kind: Kind::Text,
+        placeholder: "LEVEL",
+        doc: "What is logged: off, error, warn, info, debug or trace, or a level for each module such as \
+              \"info,mpsec_agent::kernel=debug\".",
+        restart: false,
+        set: |config, value| value.item(str::parse).map(|level| config.log.level = level),
+        get: |config| Value::text(config.log.level.as_str()),
+    },
+    Key {
+        name: "log.format",
+        flag: "log-format",
+        alias: None,
+        env: "MPSEC_LOG_FORMAT",
+        kind: Kind::Text,
+        placeholder: "auto|text|journald",
+        doc: "How it is written. auto means journald where standard error is the journal (as in a systemd unit), else \
+              text.",
+        restart: true,
+        set: |config, value| value.item(str::parse).map(|format| config.log.format = format),
+        get: |config| Value::text(config.log.format),
+    },
+    Key {
+        name: "log.kernel",
+        flag: "kernel-log",
+        alias: None,
+        env: "MPSEC_KERNEL_LOG",
+        kind: Kind::Text,
+        placeholder: "LEVEL",
+        doc: "What the eBPF programs themselves log: off, error, warn, info, debug or trace. More than warn is for \
+              finding faults in them.",
+        restart: true,
+        set: |config, value| value.item(str::parse).map(|level| config.log.kernel = level),
+        get: |config| Value::text(config.log.kernel),
+    },
+];
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        let listen = "127.0.0.1:9475".parse().expect("this is host:port");
+        Self { listen: vec![listen], web_config: None, max_connections: 512 }
+    }
+}
+
+impl Default for InterfacesConfig {
+    fn default() -> Self {
+        Self { filter: Default::default(), max_interfaces: 1024, attach: Default::default() }
+    }
+}
+
+#[expect(clippy::derivable_impls, reason = "all defaults of the table stand here together")]
+impl Default for ClassifyConfig {
+    fn default() -> Self {
+        Self { wireguard_ports: WireguardPorts::default() }
+    }
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self { control_socket: "/run/mpsec/mpsec.sock".into(), state_dir: "/run/mpsec".into(), kernel_stats: false }
+    }
+}
+
+impl Key {
+    /// The part before the dot.
+    #[must_use]
+    pub fn section(&self) -> &'static str {
+        self.name.split_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// The part after the dot.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        self.name.split_once('.').map_or(self.name, |(_, field)| field)
+    }
+
+    /// The first sentence of `doc`.
+    #[must_use]
+    pub fn summary(&self) -> &'static str {
+        self.doc.find(". ").map_or(self.doc.trim_end_matches('.'), |end| &self.doc[..end])
+    }
+
+    /// The value in `config`, as TOML.
+    #[must_use]
+    pub fn value_in(&self, config: &Config) -> String {
+        (self.get)(config).to_string()
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Key").field(&self.name).finish()
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Key {}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "" => Err("expected a path".into()),
+        _ if text.contains('\0') => Err("a path holds no NUL".into()),
+        _ => Ok(text.into()),
+    }
+}
+
+fn optional_path(text: &str) -> Result<Option<PathBuf>, String> {
+    if text.is_empty() { Ok(None) } else { path(text).map(Some) }
+}
+
+/// A path that fits `sockaddr_un.sun_path` with its final NUL.
+fn socket_path(text: &str) -> Result<PathBuf, String> {
+    match text.len() {
+        0..=107 => path(text),
+        n => Err(format!("expected a path of at most 107 bytes, which is what a Unix socket can have; this has {n}")),
+    }
+}
+
+pub(super) fn expected_word(found: &str, words: &[&'static str]) -> String {
+    let hint =
+        nearest(found, words.iter().copied()).map(|word| format!("; did you mean {word:?}?")).unwrap_or_default();
+    format!("{found:?} is not one of {}{hint}", words.join(", "))
+}
+
+pub(super) use super::value::{Value, Wrong};
+
+impl Value {
+    fn globs(&self) -> Result<Globs, Vec<Wrong>> {
+        let patterns = self.items(|text: &str| Globs::check(text).map(|()| text.to_owned()))?;
+        Globs::new(patterns).map_err(Wrong::whole)
+    }
+
+    fn ports(&self) -> Result<WireguardPorts, Vec<Wrong>> {
+        WireguardPorts::new(self.numbers_in(1..=65535)?).map_err(Wrong::whole)
+    }
+}

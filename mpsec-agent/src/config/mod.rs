@@ -1,0 +1,229 @@
+//! What the operator asked for: flags, environment and `/etc/mpsec/mpsec.toml`, checked once and then trusted.
+//!
+//! ```text
+//! flag > environment > file > default      every key is one row of `keys::KEYS`
+//! ```
+//! A new setting is one field of [`Config`] and one row of that table: its flag, its environment variable, the default
+//! file, `mpsec config show` and the check for a needed restart follow from the row.
+
+mod error;
+mod file;
+mod keys;
+mod render;
+#[cfg(test)]
+mod tests;
+mod types;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use error::{ConfigError, EX_USAGE, Place, Problem};
+pub use keys::{KEYS, Key, Kind};
+pub use render::{Show, default_toml};
+pub use types::{Attach, Globs, InterfaceFilter, KernelLog, ListenAddr, LogFormat, LogLevel, WireguardPorts};
+
+use keys::Value;
+
+/// Where the configuration is, unless `--config` or `MPSEC_CONFIG` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/mpsec/mpsec.toml";
+
+/// Every setting of the agent, valid by construction.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// `[http]`: metrics, JSON and the live page.
+    pub http: HttpConfig,
+    /// `[interfaces]`: what is counted.
+    pub interfaces: InterfacesConfig,
+    /// `[classify]`: what counts as encrypted.
+    pub classify: ClassifyConfig,
+    /// `[agent]`: the agent itself.
+    pub agent: AgentConfig,
+    /// `[log]`: what it tells about itself.
+    pub log: LogConfig,
+}
+
+/// `[http]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Addresses to serve on; none means no HTTP at all.
+    pub listen: Vec<ListenAddr>,
+    /// Prometheus' web configuration file (TLS, users), if any.
+    pub web_config: Option<PathBuf>,
+    /// Connections served at a time.
+    pub max_connections: u32,
+}
+
+/// `[interfaces]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfacesConfig {
+    /// `include` and `exclude`.
+    pub filter: InterfaceFilter,
+    /// Size of the kernel's table of interfaces.
+    pub max_interfaces: u32,
+    /// How the classifier is attached.
+    pub attach: Attach,
+}
+
+/// `[classify]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassifyConfig {
+    /// UDP ports whose traffic is WireGuard.
+    pub wireguard_ports: WireguardPorts,
+}
+
+/// `[agent]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentConfig {
+    /// The local control socket.
+    pub control_socket: PathBuf,
+    /// What the agent keeps while it runs.
+    pub state_dir: PathBuf,
+    /// Whether the kernel accounts the run time of BPF programs.
+    pub kernel_stats: bool,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogConfig {
+    /// What is logged.
+    pub level: LogLevel,
+    /// How it is written.
+    pub format: LogFormat,
+    /// What the eBPF programs log.
+    pub kernel: KernelLog,
+}
+
+impl Config {
+    /// The keys that differ in `new` and that only a restart can change.
+    #[must_use]
+    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        KEYS.iter().filter(|key| key.restart && (key.get)(self) != (key.get)(new)).map(|key| key.name).collect()
+    }
+
+    /// The keys whose value differs in `new`.
+    #[must_use]
+    pub fn changed_keys(&self, new: &Self) -> Vec<&'static str> {
+        KEYS.iter().filter(|key| (key.get)(self) != (key.get)(new)).map(|key| key.name).collect()
+    }
+
+    /// Parses the text of a configuration file over the defaults; `path` names it in errors.
+    pub fn from_toml(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        file::read(text, path, &mut config).map(|_| config)
+    }
+
+    /// The whole configuration as a file that reads back as the same.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        render::to_toml(self)
+    }
+}
+
+/// Where the value of a key came from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// This line of the configuration file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+    },
+    /// This environment variable.
+    Env(&'static str),
+    /// This flag, without its dashes.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => write!(f, "default"),
+            Self::File { path, line } => write!(f, "file {}:{line}", path.display()),
+            Self::Env(name) => write!(f, "env {name}"),
+            Self::Flag(name) => write!(f, "flag --{name}"),
+        }
+    }
+}
+
+/// The settings in effect, and where each came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// The merged settings.
+    pub config: Config,
+    /// Origin of every key of [`KEYS`], by name.
+    pub origins: BTreeMap<&'static str, Origin>,
+    /// The file that was read, if there was one.
+    pub file: Option<PathBuf>,
+}
+
+/// One setting from the command line or the environment, not yet checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Override {
+    /// The row that it sets.
+    pub key: &'static Key,
+    /// As typed; more than one where the flag was repeated.
+    pub values: Vec<String>,
+    /// Whether it came from the environment.
+    pub from_env: bool,
+}
+
+/// What is needed to load the settings, now and again on SIGHUP.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Loader {
+    /// The file that was asked for; `None` means [`DEFAULT_PATH`], which may be absent.
+    pub path: Option<PathBuf>,
+    /// Flags and environment variables, which win over the file.
+    pub overrides: Vec<Override>,
+}
+
+impl Loader {
+    /// Reads the file and merges flags and environment over it. Everything that is wrong is reported at once.
+    pub fn load(&self) -> Result<Loaded, ConfigError> {
+        let path = self.path.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
+        let mut config = Config::default();
+        let mut problems = Vec::new();
+        let mut origins: BTreeMap<_, _> = KEYS.iter().map(|key| (key.name, Origin::Default)).collect();
+        let text = match file::slurp(path) {
+            Ok(text) => Some(text),
+            Err(error) if self.path.is_none() && error.is_not_found() => None,
+            Err(error) => {
+                problems.extend(error.into_problems());
+                None
+            }
+        };
+        match text.as_deref().map_or(Ok(Vec::new()), |text| file::read(text, path, &mut config)) {
+            Ok(lines) => origins
+                .extend(lines.into_iter().map(|(key, line)| (key, Origin::File { path: path.to_path_buf(), line }))),
+            Err(error) => problems.extend(error.into_problems()),
+        }
+        for given in &self.overrides {
+            match given.apply(&mut config) {
+                Ok(()) => drop(origins.insert(given.key.name, given.origin())),
+                Err(found) => problems.extend(found),
+            }
+        }
+        ConfigError::check(problems)?;
+        Ok(Loaded { config, origins, file: text.map(|_| path.to_path_buf()) })
+    }
+}
+
+impl Override {
+    fn origin(&self) -> Origin {
+        if self.from_env { Origin::Env(self.key.env) } else { Origin::Flag(self.key.flag) }
+    }
+
+    fn apply(&self, config: &mut Config) -> Result<(), Vec<Problem>> {
+        let place = || match self.from_env {
+            true => Place::Env { name: self.key.env, value: self.values.join(",") },
+            false => Place::Flag { name: self.key.flag, value: self.values.join(",") },
+        };
+        Value::from_words(self.key.kind, &self.values)
+            .and_then(|value| (self.key.set)(config, &value))
+            .map_err(|wrong| wrong.into_iter().map(|wrong| Problem::new(place(), wrong.message)).collect())
+    }
+}

@@ -1,0 +1,256 @@
+#![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::from_toml(text, Path::new("test.toml"))
+}
+
+fn messages(text: &str) -> Vec<String> {
+    parse(text).expect_err("this must not parse").problems().iter().map(|problem| problem.message.clone()).collect()
+}
+
+fn flag(name: &str, values: &[&str]) -> Override {
+    let key = KEYS.iter().find(|key| key.name == name).expect("a key of the table");
+    Override { key, values: values.iter().map(ToString::to_string).collect(), from_env: false }
+}
+
+#[test]
+fn the_default_file_documents_every_key_and_equals_the_defaults() {
+    let text = default_toml();
+    assert_eq!(parse(&text).unwrap(), Config::default());
+    let uncommented: String = text
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with([' ', '#'])).unwrap_or(line))
+        .fold(String::new(), |all, line| all + line + "\n");
+    let mut config = Config::default();
+    let keys = file::read(&uncommented, Path::new("default"), &mut config).unwrap();
+    assert_eq!(keys.len(), KEYS.len(), "{uncommented}");
+    assert_eq!(config, Config::default());
+}
+
+#[test]
+fn the_checked_in_default_file_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/mpsec.toml");
+    if std::env::var_os("MPSEC_BLESS").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, default_toml()).unwrap();
+    }
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(text, default_toml(), "stale; MPSEC_BLESS=1 cargo test -p mpsec-agent config:: rewrites it");
+}
+
+#[test]
+fn every_key_is_read_from_a_file() {
+    let config = parse(
+        r#"
+        log = { level = "warn,mpsec_agent=trace", format = "text", kernel = "debug" }
+        [http]
+        listen = "[::1]:80"
+        web_config = "/etc/mpsec/web.yml"
+        max_connections = 0x10
+        [interfaces]
+        include = ["eth*", "wg0"]
+        exclude = "eth9"
+        max_interfaces = 16384
+        attach = "clsact"
+        [classify]
+        wireguard_ports = [1, 65535]
+        [agent]
+        control_socket = "/tmp/a"
+        state_dir = "/tmp"
+        kernel_stats = true
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.http.listen, ["[::1]:80".parse().unwrap()]);
+    assert_eq!(config.http.web_config, Some(PathBuf::from("/etc/mpsec/web.yml")));
+    assert_eq!(config.http.max_connections, 16);
+    assert_eq!(config.interfaces.attach, Attach::Clsact);
+    assert_eq!(config.classify.wireguard_ports.padded(), [1, 65535, 0, 0]);
+    assert!(config.agent.kernel_stats);
+    assert_eq!(config.log.kernel, KernelLog::Debug);
+    let wants = |name| config.interfaces.filter.wants(name);
+    assert!(wants("eth0") && wants("wg0") && !wants("eth9") && !wants("wg1") && !wants("aeth0"));
+    assert_eq!(parse(&config.to_toml()).unwrap(), config);
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_with_their_places() {
+    let text = "[http]\nlisten = [\"nowhere\", \":1\"]\nlisen = 3\nmax_connections = 0\n\n[interface]\n[interfaces]\n\
+                attach = \"tcxx\"\ninclude = \"[\"\n[log]\nlevel = \"inof\"\nkernel_stats = true\nformat = 7\n";
+    let error = parse(text).unwrap_err();
+    assert_eq!(error.exit_code(), 64);
+    let expected = "\
+test.toml:2:11: http.listen: expected host:port, such as 127.0.0.1:9475, [::1]:9475 or localhost:9475
+  2 | listen = [\"nowhere\", \":1\"]
+    |           ^^^^^^^^^
+test.toml:2:22: http.listen: for every address write 0.0.0.0:1 (IPv4) or [::]:1 (IPv6 and IPv4)
+  2 | listen = [\"nowhere\", \":1\"]
+    |                      ^^^^
+test.toml:3:1: unknown key `lisen` in [http]; did you mean `listen`?
+  3 | lisen = 3
+    | ^^^^^
+test.toml:4:19: http.max_connections: expected a whole number from 1 to 65536, found 0
+  4 | max_connections = 0
+    |                   ^
+test.toml:6:2: unknown section `interface`; did you mean [interfaces]?
+  6 | [interface]
+    |  ^^^^^^^^^
+test.toml:8:10: interfaces.attach: \"tcxx\" is not one of auto, tcx, clsact; did you mean \"tcx\"?
+  8 | attach = \"tcxx\"
+    |          ^^^^^^
+test.toml:9:11: interfaces.include: no shell pattern: unclosed character class; missing ']'; expected one such as eth*
+  9 | include = \"[\"
+    |           ^^^
+test.toml:11:9: log.level: \"inof\" is no level; expected off, error, warn, info, debug, trace, or directives such as \
+\"info,mpsec_agent=debug\"
+  11 | level = \"inof\"
+     |         ^^^^^^
+test.toml:12:1: unknown key `kernel_stats` in [log]; it belongs in [agent]
+  12 | kernel_stats = true
+     | ^^^^^^^^^^^^
+test.toml:13:10: log.format: expected a string, found a number
+  13 | format = 7
+     |          ^";
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn values_out_of_range_are_refused() {
+    for (text, part) in [
+        ("interfaces.max_interfaces = 16385", "from 1 to 16384, found 16385"),
+        ("interfaces.max_interfaces = 99999999999999999999", "out of any range"),
+        ("interfaces.max_interfaces = 1.5", "a float is not expected"),
+        ("interfaces.include = [[\"a\"]]", "a list in a list"),
+        ("interfaces.include = [\"a\", \"a\"]", "given twice"),
+        ("classify.wireguard_ports = [1,2,3,4,5]", "at most 4 ports, found 5"),
+        ("classify.wireguard_ports = 0", "from 1 to 65535, found 0"),
+        ("agent.control_socket = \"\"", "expected a path"),
+        ("agent.kernel_stats = 1", "expected true or false, found a number"),
+        ("http = 3", "`http` is a section"),
+        ("listen = \"a:1\"", "belongs in [http]"),
+        ("http.listen = \"a:b\"", "no port number"),
+        ("http.listen = \"[::1:1\"", "expected host:port"),
+        ("http = {", "unclosed"),
+    ] {
+        let found = messages(text);
+        assert!(found.iter().any(|message| message.contains(part)), "{text}: {found:?}");
+    }
+    let long = format!("agent.control_socket = \"/{}\"", "x".repeat(107));
+    assert!(messages(&long)[0].contains("107 bytes"));
+}
+
+#[test]
+fn flags_win_over_the_file_and_origins_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mpsec.toml");
+    std::fs::write(&path, "[http]\nmax_connections = 3\nlisten = \"a:1\"\n").unwrap();
+    let mut env = flag("interfaces.exclude", &["{eth,wl}*, lo"]);
+    env.from_env = true;
+    let overrides = vec![env, flag("http.listen", &["b:2", "c:3,d:4"]), flag("agent.kernel_stats", &["true"])];
+    let loaded = Loader { path: Some(path.clone()), overrides }.load().unwrap();
+    let listen: Vec<_> = loaded.config.http.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["b:2", "c:3", "d:4"]);
+    assert_eq!(loaded.config.interfaces.filter.exclude.patterns(), ["{eth,wl}*", "lo"]);
+    assert_eq!(loaded.origins["http.listen"], Origin::Flag("listen"));
+    assert_eq!(loaded.origins["interfaces.exclude"], Origin::Env("MPSEC_EXCLUDE"));
+    assert_eq!(loaded.origins["http.max_connections"], Origin::File { path: path.clone(), line: 2 });
+    assert_eq!(loaded.origins["log.level"], Origin::Default);
+    let shown = Show(&loaded).to_string();
+    assert!(shown.contains("# env MPSEC_EXCLUDE") && shown.contains("# flag --listen"), "{shown}");
+    assert_eq!(Config::from_toml(&shown, &path).unwrap(), loaded.config);
+}
+
+#[test]
+fn a_file_that_was_asked_for_must_be_there() {
+    let loader = Loader { path: Some("/nonexistent/mpsec.toml".into()), overrides: Vec::new() };
+    let error = loader.load().unwrap_err();
+    assert!(error.to_string().starts_with("/nonexistent/mpsec.toml: cannot be read"), "{error}");
+    if Path::new(DEFAULT_PATH).exists() {
+        eprintln!("skipped: {DEFAULT_PATH} exists on this machine, so its absence cannot be tried");
+        return;
+    }
+    assert_eq!(Loader::default().load().unwrap().config, Config::default());
+}
+
+#[test]
+fn bad_flags_and_bad_lines_are_told_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mpsec.toml");
+    std::fs::write(&path, "[http]\nmax_connections = -1\n").unwrap();
+    let overrides = vec![flag("interfaces.max_interfaces", &["x"]), flag("agent.kernel_stats", &["maybe"])];
+    let error = Loader { path: Some(path), overrides }.load().unwrap_err();
+    assert_eq!(error.problems().len(), 3);
+    assert!(error.to_string().contains("--max-interfaces \"x\": expected a whole number"), "{error}");
+}
+
+#[test]
+fn a_reload_names_what_it_cannot_change() {
+    let old = Config::default();
+    let new =
+        parse("[http]\nlisten = \"a:1\"\nweb_config = \"x\"\n[interfaces]\nexclude = \"a\"\nattach = \"tcx\"").unwrap();
+    assert_eq!(old.needs_restart(&new), ["http.listen", "interfaces.attach"]);
+    assert_eq!(old.changed_keys(&new).len(), 4);
+    assert!(old.needs_restart(&old).is_empty());
+}
+
+#[test]
+fn names_of_the_table_are_unique() {
+    for (index, key) in KEYS.iter().enumerate() {
+        for other in &KEYS[index + 1..] {
+            assert!(key.name != other.name && key.flag != other.flag && key.env != other.env, "{key:?}");
+        }
+        assert!(key.env.starts_with("MPSEC_"));
+    }
+}
+
+/// A value for a random key: sometimes right, sometimes not.
+fn any_line() -> impl Strategy<Value = String> {
+    let value = prop_oneof![
+        any::<i64>().prop_map(|n| n.to_string()),
+        any::<bool>().prop_map(|b| b.to_string()),
+        any::<String>().prop_map(|s| toml::Value::String(s).to_string()),
+        prop::collection::vec(any::<String>(), 0..4)
+            .prop_map(|all| toml::Value::Array(all.into_iter().map(toml::Value::String).collect()).to_string()),
+        Just("\"127.0.0.1:1\"".to_owned()),
+    ];
+    (0..KEYS.len(), value).prop_map(|(index, value)| format!("{} = {value}\n", KEYS[index].name))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn no_text_makes_it_panic(text in any::<String>()) {
+        if let Err(error) = parse(&text) {
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mpsec.toml");
+        std::fs::write(&path, &bytes).unwrap();
+        let _ = Loader { path: Some(path), overrides: Vec::new() }.load().map_err(|error| error.to_string());
+    }
+
+    #[test]
+    fn what_parses_round_trips(lines in prop::collection::vec(any_line(), 0..4)) {
+        match parse(&lines.concat()) {
+            Ok(config) => prop_assert_eq!(parse(&config.to_toml()).unwrap(), config),
+            Err(error) => prop_assert!(!error.problems().is_empty()),
+        }
+    }
+
+    #[test]
+    fn no_flag_makes_it_panic(index in 0..KEYS.len(), values in prop::collection::vec(any::<String>(), 0..3)) {
+        let overrides = vec![Override { key: &KEYS[index], values, from_env: false }];
+        let _ = Loader { path: Some("/dev/null".into()), overrides }.load().map_err(|error| error.to_string());
+    }
+}

@@ -1,0 +1,41 @@
+//! The only way in: what the outside asks of the agent, and the local socket on which it asks.
+
+pub mod client;
+pub mod socket;
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::snapshot::Snapshot;
+
+/// What is asked of the agent's loop. Handlers send these; they never touch the kernel themselves.
+#[derive(Debug)]
+pub enum Command {
+    /// A fresh snapshot.
+    Snapshot(oneshot::Sender<Arc<Snapshot>>),
+}
+
+/// Sends commands to the agent's loop.
+#[derive(Clone, Debug)]
+pub struct Commands(mpsc::Sender<Command>);
+
+/// The agent is on its way out.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the agent is stopping")]
+pub struct Stopping;
+
+impl Commands {
+    /// A way to the loop, and the end at which the loop takes commands. So many can wait at a time; more wait to wait.
+    pub fn channel() -> (Commands, mpsc::Receiver<Command>) {
+        let (sender, receiver) = mpsc::channel(64);
+        (Commands(sender), receiver)
+    }
+
+    /// A fresh snapshot. All that ask before it is taken get the same one.
+    pub async fn snapshot(&self) -> Result<Arc<Snapshot>, Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Command::Snapshot(reply)).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)
+    }
+}

@@ -1,0 +1,116 @@
+//! The local control socket: one line with a request, one line of JSON with the answer.
+//!
+//! It lies in a directory that the agent makes, and only its owner and group may connect to it.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use super::Commands;
+
+/// The request for a snapshot.
+pub const STATUS: &str = "status";
+/// A longer request than this is none.
+const MAX_REQUEST: u64 = 4096;
+/// A client has so long to ask and to read.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Clients that are served at a time; more wait.
+const CLIENTS: usize = 16;
+
+/// Why the socket could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Somebody answers on it.
+    #[error("another agent answers on {}: stop it first, or choose another socket with --control-socket", .0.display())]
+    InUse(PathBuf),
+    /// Anything else.
+    #[error("cannot make the control socket {}: {error}", path.display())]
+    Failed {
+        /// Where it was to be.
+        path: PathBuf,
+        /// Why it could not.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// The socket, removed when dropped.
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Makes the socket, and the directory that it lies in. One that a killed agent left is replaced.
+    pub fn bind(path: &Path) -> Result<ControlSocket, SocketError> {
+        let failed = |error| SocketError::Failed { path: path.to_owned(), error };
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(SocketError::InUse(path.to_owned()));
+        }
+        if let Some(directory) = path.parent() {
+            std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+        Ok(ControlSocket { listener, path: path.to_owned() })
+    }
+
+    /// Answers for as long as it is polled.
+    pub async fn serve(&self, commands: Commands) {
+        let places = std::sync::Arc::new(Semaphore::new(CLIENTS));
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let commands = commands.clone();
+                    tokio::spawn(async move {
+                        let _place = place;
+                        // A client that goes away or takes too long has only itself to blame.
+                        let _ = tokio::time::timeout(DEADLINE, answer(stream, commands)).await;
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "control socket");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // Whoever started in the meantime would have been refused, so the file is ours.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn answer(mut stream: UnixStream, commands: Commands) -> io::Result<()> {
+    let (read, mut write) = stream.split();
+    let mut request = String::new();
+    BufReader::new(read.take(MAX_REQUEST)).read_line(&mut request).await?;
+    let answer = match request.trim() {
+        STATUS => match commands.snapshot().await {
+            Ok(snapshot) => snapshot.to_json(),
+            Err(error) => refusal(&error.to_string()),
+        },
+        other => refusal(&format!("unknown request {other:?}; known: {STATUS}")),
+    };
+    let mut line = answer.to_string();
+    line.push('\n');
+    write.write_all(line.as_bytes()).await
+}
+
+fn refusal(text: &str) -> Value {
+    json!({ "error": text })
+}

@@ -1,0 +1,277 @@
+//! Loading the eBPF object that is embedded in the agent.
+
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+
+use aya::maps::{Array, Map, MapData, PerCpuArray};
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
+use mpsec_common::maps::{
+    Event, InterfaceSlot, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_INTERFACES, PROGRAM_EGRESS, PROGRAM_INGRESS,
+    WIREGUARD_PORTS,
+};
+use mpsec_common::{Direction, LAYOUT_VERSION};
+
+use crate::snapshot::Program;
+
+use super::btf::{BtfError, KernelBtf};
+use super::counters::Counters;
+
+/// The object, as `cargo xtask ebpf` built it.
+pub static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../mpsec-ebpf/prebuilt/mpsec.bpf.o"));
+/// SHA-256 of [`OBJECT`], in hexadecimal.
+pub static OBJECT_SHA256: &str =
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../mpsec-ebpf/prebuilt/mpsec.bpf.o.sha256"));
+
+/// Why the kernel side could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The process may not.
+    #[error(
+        "loading eBPF programs is not permitted: run mpsec as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    )]
+    NotPermitted(#[source] io::Error),
+    /// The running kernel's type information cannot be read.
+    #[error(
+        "the kernel's type information (/sys/kernel/btf/vmlinux) cannot be read: MPSec needs a kernel built with CONFIG_DEBUG_INFO_BTF, and /sys mounted"
+    )]
+    NoBtf(#[source] BtfError),
+    /// The verifier refused a program.
+    #[error("the kernel refused the program {program}: {error}{}", log(verifier_log))]
+    Refused {
+        /// Name of the program.
+        program: &'static str,
+        /// The error of the system call.
+        error: io::Error,
+        /// What the verifier says.
+        verifier_log: String,
+    },
+    /// Anything else.
+    #[error("cannot load the eBPF object: {0:#}")]
+    Other(anyhow::Error),
+}
+
+fn log(verifier_log: &str) -> String {
+    match verifier_log.trim() {
+        "" => String::new(),
+        text => format!("\n{text}"),
+    }
+}
+
+/// What is set when the object is loaded.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Interfaces that can have counters of their own.
+    pub max_interfaces: u32,
+    /// UDP ports of WireGuard; 0 for none.
+    pub wireguard_ports: [u16; WIREGUARD_PORTS],
+}
+
+/// The loaded programs and maps.
+pub struct Kernel {
+    programs: [OwnedFd; 2],
+    cpus: u32,
+    /// The counters.
+    pub counters: Counters,
+    interfaces: Array<MapData, Slot>,
+    events: PerCpuArray<MapData, u64>,
+    capacities: Vec<MapCapacity>,
+}
+
+/// Entries that a map has room for.
+#[derive(Clone, Debug)]
+pub struct MapCapacity {
+    /// Name of the map.
+    pub name: &'static str,
+    /// Room for so many entries.
+    pub entries: u32,
+}
+
+/// Keeps the kernel's accounting of the run time of programs on, for all programs of the host, until it is dropped.
+/// It costs every run of a program a pair of time stamps.
+pub struct KernelStats {
+    _descriptor: OwnedFd,
+}
+
+impl KernelStats {
+    /// Turns the accounting on (Linux 5.8).
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_SYS_ADMIN.
+    pub fn enable() -> io::Result<KernelStats> {
+        let descriptor = aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|error| error.io_error)?;
+        Ok(KernelStats { _descriptor: descriptor })
+    }
+}
+
+/// [`InterfaceSlot`], so that it may be written to a map.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Slot(InterfaceSlot);
+// SAFETY: `InterfaceSlot` is `mpsec_common::Pod`, which promises the same.
+unsafe impl aya::Pod for Slot {}
+
+const PROGRAMS: [&str; 2] = [PROGRAM_INGRESS, PROGRAM_EGRESS];
+
+impl Kernel {
+    /// Loads the object into the kernel. Nothing is attached yet.
+    pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
+        let offsets = Offsets::resolve(&KernelBtf::load().map_err(LoadError::NoBtf)?);
+        let cpus = super::possible_cpus().map_err(other)?;
+        let slots = settings.max_interfaces + 1;
+        let counter_entries = slots * cpus * 2;
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(None)
+            .map_max_entries(MAP_COUNTERS, counter_entries)
+            .override_global(LAYOUT_SYMBOL, &LAYOUT_VERSION, true)
+            .override_global("CPUS", &cpus, true)
+            .override_global("WIREGUARD", &settings.wireguard_ports, true);
+        for (name, value) in offsets.globals() {
+            loader.override_global(name, value, true);
+        }
+        let mut object = loader.load(OBJECT).map_err(|error| not_permitted_or(error.into()))?;
+        let programs = [load(&mut object, PROGRAM_INGRESS)?, load(&mut object, PROGRAM_EGRESS)?];
+        let counters = match take(&mut object, MAP_COUNTERS)? {
+            Map::Array(map) => map.fd().as_fd().try_clone_to_owned().map_err(other)?,
+            _ => return Err(other(anyhow::anyhow!("{MAP_COUNTERS} is not an array"))),
+        };
+        Ok(Kernel {
+            programs,
+            cpus,
+            counters: Counters::new(counters, cpus, slots).map_err(other)?,
+            interfaces: take(&mut object, MAP_INTERFACES)?.try_into().map_err(other)?,
+            events: take(&mut object, MAP_EVENTS)?.try_into().map_err(other)?,
+            capacities: vec![
+                MapCapacity { name: MAP_COUNTERS, entries: counter_entries },
+                MapCapacity { name: MAP_INTERFACES, entries: mpsec_common::maps::INTERFACE_ENTRIES },
+                MapCapacity { name: MAP_EVENTS, entries: Event::ALL.len() as u32 },
+            ],
+        })
+    }
+
+    /// The program for a direction.
+    pub fn program(&self, direction: Direction) -> BorrowedFd<'_> {
+        self.programs[direction as usize].as_fd()
+    }
+
+    /// Writes an entry of the interface table.
+    pub fn set_interface(&mut self, entry: u32, slot: InterfaceSlot) -> Result<(), aya::maps::MapError> {
+        self.interfaces.set(entry, Slot(slot), 0)
+    }
+
+    /// How often each event happened, on all CPUs together.
+    pub fn events(&self) -> Result<Vec<(Event, u64)>, aya::maps::MapError> {
+        let sum = |event: Event| Ok((event, self.events.get(&(event as u32), 0)?.iter().sum()));
+        Event::ALL.into_iter().map(sum).collect()
+    }
+
+    /// Room in the maps.
+    pub fn capacities(&self) -> &[MapCapacity] {
+        &self.capacities
+    }
+
+    /// Entries of the counters' map that one slot takes.
+    pub fn counter_entries_per_slot(&self) -> u64 {
+        2 * u64::from(self.cpus)
+    }
+
+    /// Run time and runs of each program.
+    pub fn program_stats(&self) -> io::Result<Vec<Program>> {
+        PROGRAMS.iter().zip(&self.programs).map(|(name, program)| stats(name, program.as_fd())).collect()
+    }
+}
+
+/// What the kernel tells of a program through its descriptor (bpf_prog_show_fdinfo, kernel/bpf/syscall.c).
+fn stats(name: &'static str, program: BorrowedFd<'_>) -> io::Result<Program> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
+    let number = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
+    let missing = || io::Error::other("the kernel tells no run time of programs");
+    Ok(Program {
+        name,
+        run_time_seconds: number("run_time_ns:").ok_or_else(missing)? as f64 / 1e9,
+        runs: number("run_cnt:").ok_or_else(missing)?,
+    })
+}
+
+fn other(error: impl Into<anyhow::Error>) -> LoadError {
+    LoadError::Other(error.into())
+}
+
+fn take(object: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
+    object.take_map(name).ok_or_else(|| other(anyhow::anyhow!("the object has no map {name}")))
+}
+
+/// [`LoadError::NotPermitted`] if that is what lies at the bottom of it.
+fn not_permitted_or(error: anyhow::Error) -> LoadError {
+    let denied = error.chain().find_map(|cause| {
+        let cause = cause.downcast_ref::<io::Error>()?;
+        matches!(cause.raw_os_error(), Some(libc::EPERM | libc::EACCES)).then(|| cause.raw_os_error())?
+    });
+    match denied {
+        Some(errno) => LoadError::NotPermitted(io::Error::from_raw_os_error(errno)),
+        None => LoadError::Other(error),
+    }
+}
+
+fn load(object: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
+    let program = object.program_mut(name).ok_or_else(|| other(anyhow::anyhow!("the object has no program {name}")))?;
+    let program: &mut SchedClassifier = program.try_into().map_err(other)?;
+    match program.load() {
+        Ok(()) => {}
+        Err(ProgramError::LoadError { io_error, verifier_log }) => {
+            return Err(refused(name, io_error, verifier_log.to_string()));
+        }
+        Err(error) => return Err(not_permitted_or(error.into())),
+    }
+    let fd = program.fd().map_err(other)?;
+    fd.as_fd().try_clone_to_owned().map_err(other)
+}
+
+/// The verifier explains itself; an `EPERM` without a word comes from the permission check.
+fn refused(program: &'static str, error: io::Error, verifier_log: String) -> LoadError {
+    if error.raw_os_error() == Some(libc::EPERM) && verifier_log.trim().is_empty() {
+        return LoadError::NotPermitted(error);
+    }
+    LoadError::Refused { program, error, verifier_log }
+}
+
+/// Offsets of members of kernel structures, as the kernel side's globals; `u32::MAX` for one that is not there.
+struct Offsets {
+    encapsulation: u32,
+    encapsulation_mask: u32,
+    inner_transport_header: u32,
+    inner_network_header: u32,
+    mac_header: u32,
+}
+
+impl Offsets {
+    fn resolve(btf: &KernelBtf) -> Offsets {
+        let member = |name: &'static str| match btf.offset_of("sk_buff", name) {
+            Ok(member) => Some(member),
+            Err(error) => {
+                tracing::info!(%error, "super-packets inside tunnels are counted without their inner headers");
+                None
+            }
+        };
+        let offset = |name| member(name).map_or(u32::MAX, |member| member.byte_offset());
+        Offsets {
+            encapsulation: offset("encapsulation"),
+            encapsulation_mask: member("encapsulation").map_or(0, |member| 1 << member.bit_shift()),
+            inner_transport_header: offset("inner_transport_header"),
+            inner_network_header: offset("inner_network_header"),
+            mac_header: offset("mac_header"),
+        }
+    }
+
+    fn globals(&self) -> [(&'static str, &u32); 5] {
+        [
+            ("SKB_ENCAPSULATION", &self.encapsulation),
+            ("SKB_ENCAPSULATION_MASK", &self.encapsulation_mask),
+            ("SKB_INNER_TRANSPORT", &self.inner_transport_header),
+            ("SKB_INNER_NETWORK", &self.inner_network_header),
+            ("SKB_MAC_HEADER", &self.mac_header),
+        ]
+    }
+}

@@ -1,0 +1,112 @@
+//! Multipath TCP: sockets, settings, path manager, and what BPF can read of it.
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use aya::programs::ProgramType;
+use aya::sys::{BpfHelper, is_helper_supported};
+
+use super::super::btf::KernelBtf;
+use super::host::{Capabilities, sysctl};
+use super::netlink::{Message, Netlink};
+use super::{Id, Verdict, Verdicts};
+
+const NO_MPTCP: &str = "this kernel has no MPTCP";
+const BUILD: &str = "boot a kernel built with CONFIG_MPTCP";
+
+pub(super) fn probe(capabilities: Capabilities, btf: Option<&KernelBtf>) -> Verdicts {
+    Verdicts::from([
+        (Id::Mptcp, socket_verdict()),
+        (Id::MptcpEnabled, enabled()),
+        (Id::MptcpPm, path_manager()),
+        (Id::MptcpPathManagers, choices("path manager", "path_manager", "available_path_managers")),
+        (Id::MptcpSchedulers, choices("scheduler", "scheduler", "available_schedulers")),
+        (Id::MptcpToken, token(capabilities, btf)),
+    ])
+}
+
+fn socket_verdict() -> Verdict {
+    match socket().map_err(|error| (error.raw_os_error(), error)) {
+        Ok(_) => Verdict::available(),
+        // mptcp_init_sock asks the sysctl first (net/mptcp/protocol.c, Linux 6.18).
+        Err((Some(libc::ENOPROTOOPT), _)) => {
+            Verdict::missing("net.mptcp.enabled is 0").remedy("sysctl -w net.mptcp.enabled=1")
+        }
+        Err((Some(libc::EPROTONOSUPPORT | libc::EINVAL), _)) => Verdict::missing(NO_MPTCP).remedy(BUILD),
+        Err((_, error)) => Verdict::unknown(error.to_string()),
+    }
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+    // SAFETY: socket takes numbers alone.
+    match unsafe { libc::socket(libc::AF_INET, kind, libc::IPPROTO_MPTCP) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the kernel just returned it, so that it is open and nobody else's.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+    }
+}
+
+fn enabled() -> Verdict {
+    match sysctl("net/mptcp/enabled").as_deref() {
+        Ok("0") => Verdict::missing("it is 0").remedy("sysctl -w net.mptcp.enabled=1"),
+        Ok(_) => Verdict::available(),
+        Err(_) => Verdict::missing(NO_MPTCP).remedy(BUILD),
+    }
+}
+
+/// Asks the controller of generic netlink for the family.
+fn path_manager() -> Verdict {
+    const GENL_ID_CTRL: u16 = 0x10;
+    const CTRL_CMD_GETFAMILY: u8 = 3;
+    const CTRL_ATTR_FAMILY_NAME: u16 = 2;
+    let message = Message::new(GENL_ID_CTRL, 0, &[CTRL_CMD_GETFAMILY, 1, 0, 0]).text(CTRL_ATTR_FAMILY_NAME, "mptcp_pm");
+    let netlink = Netlink::open(libc::NETLINK_GENERIC).map_err(Into::into);
+    match netlink.and_then(|netlink| netlink.request(message)) {
+        Ok(()) => Verdict::available(),
+        Err(refusal) if refusal.errno == libc::ENOENT => Verdict::missing(NO_MPTCP).remedy(BUILD),
+        Err(refusal) => Verdict::unknown(refusal.to_string()),
+    }
+}
+
+/// Kernels that cannot choose have one, and no list.
+fn choices(what: &str, current: &str, available: &str) -> Verdict {
+    let current = sysctl(&format!("net/mptcp/{current}")).ok();
+    match (sysctl(&format!("net/mptcp/{available}")), sysctl("net/mptcp/enabled")) {
+        (Ok(list), _) => {
+            let chosen = current.map(|current| format!("; in use: {current}")).unwrap_or_default();
+            Verdict::available().detail(format!("{list}{chosen}"))
+        }
+        (Err(_), Ok(_)) => Verdict::missing(format!("this kernel has its one {what} and offers no choice"))
+            .remedy("boot a newer kernel"),
+        (Err(_), Err(_)) => Verdict::missing(NO_MPTCP).remedy(BUILD),
+    }
+}
+
+/// The members through which programs come from a TCP socket to its MPTCP connection.
+fn token(capabilities: Capabilities, btf: Option<&KernelBtf>) -> Verdict {
+    let Some(btf) = btf else {
+        return Verdict::missing("it needs the kernel's BTF").remedy("boot a kernel built with CONFIG_DEBUG_INFO_BTF");
+    };
+    let members = [
+        ("tcp_sock", "is_mptcp"),
+        ("inet_connection_sock", "icsk_ulp_data"),
+        ("mptcp_subflow_context", "token"),
+        ("mptcp_sock", "token"),
+    ];
+    for (structure, member) in members {
+        if let Err(error) = btf.offset_of(structure, member) {
+            return Verdict::missing(error.to_string()).remedy(BUILD);
+        }
+    }
+    match is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_skc_to_mptcp_sock) {
+        Ok(true) => Verdict::available(),
+        Ok(false) => Verdict::missing("TC programs of this kernel cannot call bpf_skc_to_mptcp_sock")
+            .remedy("boot Linux 5.19 or later"),
+        Err(error) => {
+            let needed = [Id::CapBpf, Id::CapNetAdmin, Id::CapPerfmon];
+            let cannot = capabilities.explain_eperm(&needed, "");
+            if capabilities.lacking(&needed).is_empty() { Verdict::unknown(error.to_string()) } else { cannot }
+        }
+    }
+}

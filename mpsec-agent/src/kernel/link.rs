@@ -1,0 +1,167 @@
+//! Network interfaces through rtnetlink: a dump of all, and events as they come and go.
+//!
+//! Source: include/uapi/linux/rtnetlink.h and if_link.h.
+
+use std::io;
+
+use mpsec_common::Link;
+use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
+
+use super::netlink::{Client, Message, NetlinkError, Request, attribute, messages, string, u16_at, u32_at};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTNLGRP_LINK: u32 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+/// Frames without a link header (include/uapi/linux/if_arp.h), as cellular modems have them.
+const ARPHRD_RAWIP: u16 = 519;
+/// Length of `struct ifinfomsg` in bytes.
+const HEADER_LEN: usize = 16;
+
+/// What the agent needs to know of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Index in this network namespace.
+    pub index: u32,
+    /// Name, which may change.
+    pub name: String,
+    /// Hardware type, an `ARPHRD_*` number.
+    pub hardware: u16,
+    /// Kind of a virtual interface (`veth`, `bridge`, ...), empty for others.
+    pub kind: String,
+}
+
+impl Interface {
+    fn decode(message: &Message<'_>) -> Option<Interface> {
+        // A bridge port's own message has the family AF_BRIDGE and says nothing of the interface itself.
+        if message.payload.first() != Some(&(libc::AF_UNSPEC as u8)) {
+            return None;
+        }
+        let attributes = message.payload.get(HEADER_LEN..)?;
+        let kind = attribute(attributes, IFLA_LINKINFO).and_then(|info| attribute(info, IFLA_INFO_KIND));
+        Some(Interface {
+            index: u32_at(message.payload, 4)?,
+            name: string(attribute(attributes, IFLA_IFNAME)?),
+            hardware: u16_at(message.payload, 2)?,
+            kind: kind.map(string).unwrap_or_default(),
+        })
+    }
+
+    /// How frames begin where TC sees them.
+    pub fn link(&self) -> Link {
+        match self.hardware {
+            libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => Link::Ethernet,
+            // tun, WireGuard and xfrm interfaces; raw IP modems; PPP; tunnels.
+            libc::ARPHRD_NONE
+            | ARPHRD_RAWIP
+            | libc::ARPHRD_PPP
+            | libc::ARPHRD_TUNNEL
+            | libc::ARPHRD_TUNNEL6
+            | libc::ARPHRD_SIT => Link::Ip,
+            _ => Link::Foreign,
+        }
+    }
+
+    /// Bytes of link header that the interface's own counter leaves out, received and sent: loopback takes the header off
+    /// before it counts (loopback_xmit), a bridge and a VLAN device count what they receive behind the header
+    /// (br_pass_frame_up, vlan_do_receive).
+    pub fn uncounted(&self) -> [u8; 2] {
+        match (self.hardware, self.kind.as_str()) {
+            (libc::ARPHRD_LOOPBACK, _) => [14, 14],
+            (libc::ARPHRD_ETHER, "bridge" | "vlan") => [14, 0],
+            _ => [0, 0],
+        }
+    }
+}
+
+/// All interfaces of this network namespace.
+pub fn list() -> Result<Vec<Interface>, NetlinkError> {
+    let mut interfaces = Vec::new();
+    let mut client = Client::open(netlink_sys::protocols::NETLINK_ROUTE)?;
+    client.dump(Request::new(RTM_GETLINK, 0, &[0; HEADER_LEN]), |message| {
+        if message.kind == RTM_NEWLINK {
+            interfaces.extend(Interface::decode(&message));
+        }
+    })?;
+    Ok(interfaces)
+}
+
+/// What happened to an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It is new, or something about it changed.
+    Present(Interface),
+    /// It is gone from this network namespace.
+    Gone {
+        /// Its index.
+        index: u32,
+    },
+}
+
+/// The kernel had more events than the socket could hold: list anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overflow;
+
+/// A subscription to interface events.
+pub struct Events {
+    socket: TokioSocket,
+    buffer: Vec<u8>,
+}
+
+impl Events {
+    /// Subscribes. What happens from now on is told; subscribe first and list then, and nothing is missed.
+    pub fn subscribe() -> io::Result<Events> {
+        let mut socket = TokioSocket::new(netlink_sys::protocols::NETLINK_ROUTE)?;
+        let inner = socket.socket_mut();
+        // Room for thousands of events that come at once; the default holds a few hundred.
+        inner.set_rx_buf_sz(4 * 1024 * 1024u32)?;
+        inner.bind(&SocketAddr::new(0, 0))?;
+        inner.add_membership(RTNLGRP_LINK)?;
+        Ok(Events { socket, buffer: Vec::with_capacity(64 * 1024) })
+    }
+
+    /// The events of the next message. Cancelling it loses nothing.
+    pub async fn next(&mut self) -> io::Result<Result<Vec<Event>, Overflow>> {
+        self.buffer.clear();
+        match self.socket.recv(&mut self.buffer).await {
+            Ok(()) => Ok(Ok(messages(&self.buffer).filter_map(|message| decode(&message)).collect())),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Err(Overflow)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn decode(message: &Message<'_>) -> Option<Event> {
+    let interface = Interface::decode(message)?;
+    match message.kind {
+        RTM_NEWLINK => Some(Event::Present(interface)),
+        RTM_DELLINK => Some(Event::Gone { index: interface.index }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_listed() {
+        let interfaces = list().expect("rtnetlink answers everybody");
+        let lo = interfaces.iter().find(|interface| interface.name == "lo").expect("every namespace has a loopback");
+        assert_eq!((lo.index, lo.link(), lo.uncounted()), (1, Link::Ethernet, [14, 14]));
+    }
+
+    #[test]
+    fn a_bridge_ports_own_message_is_not_an_interface() {
+        let mut header = [0u8; HEADER_LEN];
+        header[4] = 7;
+        let own = Request::new(RTM_DELLINK, 0, &header).string(IFLA_IFNAME, "veth0").finish(0);
+        assert_eq!(messages(&own).find_map(|message| decode(&message)), Some(Event::Gone { index: 7 }));
+        header[0] = libc::AF_BRIDGE as u8;
+        let port = Request::new(RTM_DELLINK, 0, &header).string(IFLA_IFNAME, "veth0").finish(0);
+        assert_eq!(messages(&port).find_map(|message| decode(&message)), None);
+    }
+}

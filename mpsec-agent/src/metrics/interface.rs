@@ -1,0 +1,108 @@
+//! What each interface carries, by direction and traffic class.
+
+use mpsec_common::traffic::Counter;
+use mpsec_common::{Class, Direction};
+
+use super::{Kind, Metric, Sample, Unit, Value};
+use crate::snapshot::{OTHER_INTERFACE, Snapshot};
+
+const TRAFFIC_LABELS: &[&str] = &["interface", "direction", "class"];
+
+/// Metrics of interfaces.
+pub const INTERFACE: &[Metric] = &[
+    Metric {
+        name: "mpsec_interface_packets",
+        help: "Packets on the wire, by traffic class. A GSO or GRO super-packet counts as the packets that it stands for; \
+               a virtual device's own counter takes it for one.",
+        kind: Kind::Counter,
+        unit: Unit::None,
+        labels: TRAFFIC_LABELS,
+        samples: |snapshot, sample| traffic(snapshot, sample, |counter| counter.packets),
+    },
+    Metric {
+        name: "mpsec_interface_bytes",
+        help: "Bytes on the wire, by traffic class, link header included as far as the device's own counters include it. \
+               Sent packets are counted before the queueing discipline, which may still drop them.",
+        kind: Kind::Counter,
+        unit: Unit::Bytes,
+        labels: TRAFFIC_LABELS,
+        samples: |snapshot, sample| traffic(snapshot, sample, |counter| counter.bytes),
+    },
+    Metric {
+        name: "mpsec_interface_l3_bytes",
+        help: "Bytes from the network header on, by traffic class: what is left of mpsec_interface_bytes_total without link \
+               headers and VLAN tags.",
+        kind: Kind::Counter,
+        unit: Unit::Bytes,
+        labels: TRAFFIC_LABELS,
+        samples: |snapshot, sample| traffic(snapshot, sample, |counter| counter.l3_bytes),
+    },
+    Metric {
+        name: "mpsec_interface_attached",
+        help: "1 if the interface's traffic in this direction is counted, 0 if the program could not be attached.",
+        kind: Kind::Gauge,
+        unit: Unit::None,
+        labels: &["interface", "direction", "method"],
+        samples: attached,
+    },
+    Metric {
+        name: "mpsec_interfaces",
+        help: "Interfaces by state: counted, folded (counted together as _other, because max_interfaces was reached), \
+               excluded (by the configuration).",
+        kind: Kind::Gauge,
+        unit: Unit::None,
+        labels: &["state"],
+        samples: |snapshot, sample| {
+            let states = &snapshot.interface_states;
+            sample(&["counted"], Value::Integer(states.counted));
+            sample(&["folded"], Value::Integer(states.folded));
+            sample(&["excluded"], Value::Integer(states.excluded));
+        },
+    },
+    Metric {
+        name: "mpsec_interfaces_folded",
+        help: "Interfaces that found no room of their own since the agent started, and whose traffic went to interface \
+               _other.",
+        kind: Kind::Counter,
+        unit: Unit::None,
+        labels: &[],
+        samples: |snapshot, sample| sample(&[], Value::Integer(snapshot.agent.folded_total)),
+    },
+    Metric {
+        name: "mpsec_class_info",
+        help: "What each traffic class means for confidentiality: encrypted, cleartext, or exempt (must be in clear for the \
+               link or tunnel to work). Always 1; for joins.",
+        kind: Kind::Gauge,
+        unit: Unit::None,
+        labels: &["class", "protection"],
+        samples: |_, sample| {
+            for class in Class::ALL {
+                sample(&[class.name(), class.protection().name()], Value::Integer(1));
+            }
+        },
+    },
+];
+
+/// One sample for every interface, direction and class that has seen a packet.
+fn traffic(snapshot: &Snapshot, sample: Sample<'_>, value: fn(&Counter) -> u64) {
+    let own = snapshot.interfaces.iter().map(|interface| (interface.name.as_str(), &interface.traffic));
+    for (name, traffic) in own.chain([(OTHER_INTERFACE, &snapshot.other)]) {
+        for direction in Direction::ALL {
+            for class in Class::ALL {
+                let counter = &traffic[direction as usize][*class as usize];
+                if !counter.is_zero() {
+                    sample(&[name, direction.name(), class.name()], Value::Integer(value(counter)));
+                }
+            }
+        }
+    }
+}
+
+fn attached(snapshot: &Snapshot, sample: Sample<'_>) {
+    for interface in &snapshot.interfaces {
+        for direction in Direction::ALL {
+            let hook = interface.hook(direction);
+            sample(&[&interface.name, direction.name(), hook.method], hook.error.is_none().into());
+        }
+    }
+}

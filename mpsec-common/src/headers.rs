@@ -1,0 +1,226 @@
+//! Headers as they lie in a frame. Multi-byte fields are big-endian; the getters return host order.
+//!
+//! The structures are packed to two bytes: in a kernel buffer every header starts at an even offset, and the eBPF target
+//! then loads 16 bits at a time rather than single bytes.
+
+use crate::header;
+
+/// EtherTypes (IEEE 802 numbers).
+pub mod ethertype {
+    /// IPv4.
+    pub const IPV4: u16 = 0x0800;
+    /// ARP.
+    pub const ARP: u16 = 0x0806;
+    /// 802.1Q tag.
+    pub const VLAN: u16 = 0x8100;
+    /// 802.1ad service tag.
+    pub const QINQ: u16 = 0x88a8;
+    /// IPv6.
+    pub const IPV6: u16 = 0x86dd;
+}
+
+/// IP protocol numbers (IANA).
+pub mod protocol {
+    /// IPv6 hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// IPv6 routing header.
+    pub const ROUTING: u8 = 43;
+    /// IPv6 fragment header.
+    pub const FRAGMENT: u8 = 44;
+    /// Encapsulating security payload.
+    pub const ESP: u8 = 50;
+    /// Authentication header.
+    pub const AH: u8 = 51;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+    /// IPv6 destination options.
+    pub const DESTINATION: u8 = 60;
+    /// IPv6 mobility header.
+    pub const MOBILITY: u8 = 135;
+    /// Host identity protocol.
+    pub const HIP: u8 = 139;
+    /// Shim6.
+    pub const SHIM6: u8 = 140;
+}
+
+/// Length of an Ethernet header in bytes.
+pub const ETHERNET_LEN: u32 = 14;
+/// Length of a VLAN tag in bytes.
+pub const VLAN_LEN: u32 = 4;
+/// Length of an IPv6 header in bytes.
+pub const IPV6_LEN: u32 = 40;
+/// Length of a TCP header without options in bytes.
+pub const TCP_LEN: u32 = 20;
+/// Length of a UDP header in bytes.
+pub const UDP_LEN: u32 = 8;
+
+header! {
+    /// The two bytes that say what follows: an EtherType, or a tag's.
+    pub struct EtherType { be: u16 }
+}
+impl EtherType {
+    /// The number in host order.
+    #[inline(always)]
+    pub fn get(self) -> u16 {
+        u16::from_be(self.be)
+    }
+}
+
+header! {
+    /// IPv4 header without options (RFC 791).
+    pub struct Ipv4 {
+        version_ihl: u8, tos: u8, total_len: u16, id: u16, fragment: u16, ttl: u8,
+        /// Protocol number of the payload.
+        pub protocol: u8,
+        checksum: u16, source: [u8; 4], destination: [u8; 4],
+    }
+}
+impl Ipv4 {
+    /// Version field.
+    #[inline(always)]
+    pub fn version(&self) -> u8 {
+        self.version_ihl >> 4
+    }
+    /// Header length in bytes, 0 to 60.
+    #[inline(always)]
+    pub fn header_len(&self) -> u32 {
+        ((self.version_ihl & 0xf) as u32) << 2
+    }
+    /// Length of header and payload in bytes.
+    #[inline(always)]
+    pub fn total_len(&self) -> u32 {
+        u16::from_be(self.total_len) as u32
+    }
+    /// True for a fragment that is not the first one.
+    #[inline(always)]
+    pub fn is_later_fragment(&self) -> bool {
+        u16::from_be(self.fragment) & 0x1fff != 0
+    }
+    /// True when more fragments follow.
+    #[inline(always)]
+    pub fn more_fragments(&self) -> bool {
+        u16::from_be(self.fragment) & 0x2000 != 0
+    }
+}
+
+header! {
+    /// IPv6 header (RFC 8200) up to the hop limit; the addresses are not looked at.
+    pub struct Ipv6 {
+        version_class: u8, flow: [u8; 3], payload_len: u16,
+        /// Number of the header that follows.
+        pub next_header: u8,
+        hop_limit: u8,
+    }
+}
+impl Ipv6 {
+    /// Version field.
+    #[inline(always)]
+    pub fn version(&self) -> u8 {
+        self.version_class >> 4
+    }
+    /// Bytes behind the header; 0 in a jumbogram (RFC 2675).
+    #[inline(always)]
+    pub fn payload_len(&self) -> u32 {
+        u16::from_be(self.payload_len) as u32
+    }
+}
+
+header! {
+    /// What IPv6 extension headers and the authentication header begin with; bytes 2 and 3 are the offset field of a
+    /// fragment header.
+    pub struct Extension {
+        /// Number of the header that follows.
+        pub next_header: u8,
+        len: u8,
+        fragment: u16,
+    }
+}
+impl Extension {
+    /// Length in bytes, counted in units of 8 beyond the first.
+    #[inline(always)]
+    pub fn header_len(&self) -> u32 {
+        (self.len as u32 + 1) << 3
+    }
+    /// Length in bytes of an authentication header: units of 4, less 2 (RFC 4302 section 2.2).
+    #[inline(always)]
+    pub fn ah_len(&self) -> u32 {
+        (self.len as u32 + 2) << 2
+    }
+    /// True in the fragment header of a fragment that is not the first one.
+    #[inline(always)]
+    pub fn is_later_fragment(&self) -> bool {
+        u16::from_be(self.fragment) & 0xfff8 != 0
+    }
+    /// True in the fragment header when more fragments follow.
+    #[inline(always)]
+    pub fn more_fragments(&self) -> bool {
+        u16::from_be(self.fragment) & 1 != 0
+    }
+}
+
+header! {
+    /// TCP header without options (RFC 9293), from the data offset on.
+    pub struct TcpTail { offset_reserved: u8, flags: u8 }
+}
+impl TcpTail {
+    /// Where the tail lies in a TCP header.
+    pub const OFFSET: u32 = 12;
+    /// Header length in bytes, 0 to 60.
+    #[inline(always)]
+    pub fn header_len(&self) -> u32 {
+        ((self.offset_reserved >> 4) as u32) << 2
+    }
+}
+
+header! {
+    /// UDP header (RFC 768).
+    pub struct Udp { source: u16, destination: u16, len: u16, checksum: u16 }
+}
+impl Udp {
+    /// True when either port is `port`.
+    #[inline(always)]
+    pub fn has_port(&self, port: u16) -> bool {
+        self.source == port.to_be() || self.destination == port.to_be()
+    }
+    /// Length of header and payload in bytes.
+    #[inline(always)]
+    pub fn total_len(&self) -> u32 {
+        u16::from_be(self.len) as u32
+    }
+}
+
+header! {
+    /// Four bytes, as two words in network order.
+    pub struct Word { high: u16, low: u16 }
+}
+impl Word {
+    /// The number in host order.
+    #[inline(always)]
+    pub fn get(self) -> u32 {
+        ((u16::from_be(self.high) as u32) << 16) | u16::from_be(self.low) as u32
+    }
+}
+
+header! {
+    /// A single byte.
+    pub struct Byte {
+        /// The byte.
+        pub value: u8,
+    }
+}
+
+header! {
+    /// Kind and length of a TCP option.
+    pub struct OptionHead {
+        /// Option kind.
+        pub kind: u8,
+        /// Option length in bytes, kind and length included.
+        pub len: u8,
+    }
+}

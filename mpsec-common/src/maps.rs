@@ -1,0 +1,100 @@
+//! Names, capacities and indices of the maps and programs, and what lies in the small ones.
+
+use crate::{Direction, shared};
+
+/// TC program on the ingress hook.
+pub const PROGRAM_INGRESS: &str = "mpsec_ingress";
+/// TC program on the egress hook.
+pub const PROGRAM_EGRESS: &str = "mpsec_egress";
+/// The counters: a memory-mapped array of [`crate::traffic::InterfaceCounters`], indexed by [`counter_index`].
+pub const MAP_COUNTERS: &str = "COUNTERS";
+/// Which interface has which slot: an array of [`InterfaceSlot`], indexed by [`slot_index`].
+pub const MAP_INTERFACES: &str = "INTERFACES";
+/// What happened off the usual path: a per-CPU array of `u64`, indexed by [`Event`].
+pub const MAP_EVENTS: &str = "EVENTS";
+/// Read-only global of the object, named for [`crate::LAYOUT_VERSION`]: an object of another version has no such symbol.
+pub const LAYOUT_SYMBOL: &str = "LAYOUT_1";
+
+/// The slot whose counters are published as `_other`: interfaces beyond the configured maximum, and packets that come by
+/// before the agent has assigned a slot.
+pub const OTHER_SLOT: u16 = 0;
+
+/// Entries of [`MAP_INTERFACES`]. A power of two.
+pub const INTERFACE_ENTRIES: u32 = 1 << 16;
+/// How many entries, from its home entry on, an interface may lie in.
+pub const INTERFACE_PROBES: u32 = 4;
+
+/// The entry of [`MAP_INTERFACES`] that an interface lies in, for `probe` in `0..INTERFACE_PROBES`.
+pub const fn slot_index(ifindex: u32, probe: u32) -> u32 {
+    ifindex.wrapping_add(probe) & (INTERFACE_ENTRIES - 1)
+}
+
+/// The entry of [`MAP_COUNTERS`] for a slot, a CPU (of `cpus`) and a direction.
+///
+/// The slot varies slowest, so that the slots in use are one stretch of memory and the rest need not be mapped.
+pub const fn counter_index(slot: u32, cpus: u32, cpu: u32, direction: Direction) -> u32 {
+    slot.wrapping_mul(cpus).wrapping_add(cpu).wrapping_mul(2).wrapping_add(direction as u32)
+}
+
+shared! {
+    /// What the kernel side has to know of an interface.
+    pub struct InterfaceSlot {
+        /// The interface's index; 0 in an entry that is free.
+        pub ifindex: u32,
+        /// Its slot in [`MAP_COUNTERS`].
+        pub slot: u16,
+        /// The framing at TC, a [`crate::Link`] as a number.
+        pub link: u8,
+        /// Bytes of link header that the device's own counter leaves out, received and sent.
+        pub uncounted: [u8; 2],
+        /// Always 0.
+        pub reserved: [u8; 3],
+    }
+}
+
+/// What happens off the usual path and is worth a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Event {
+    /// A header lay outside the linear part of the buffer and was copied out.
+    NonLinear = 0,
+    /// A packet came by on an interface without a slot.
+    NoSlot = 1,
+    /// A counter could not be reached: the packet is not counted.
+    NoCounter = 2,
+}
+
+impl Event {
+    /// Every event, in the order of their numbers.
+    pub const ALL: [Event; 3] = [Event::NonLinear, Event::NoSlot, Event::NoCounter];
+
+    /// The value of the label `event`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NonLinear => "non_linear_header",
+            Self::NoSlot => "interface_without_slot",
+            Self::NoCounter => "not_counted",
+        }
+    }
+}
+
+/// How many UDP ports can be told to be WireGuard's.
+pub const WIREGUARD_PORTS: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_do_not_overlap() {
+        let mut seen = std::collections::BTreeSet::new();
+        for slot in 0..5 {
+            for cpu in 0..3 {
+                for direction in Direction::ALL {
+                    assert!(seen.insert(counter_index(slot, 3, cpu, direction)));
+                }
+            }
+        }
+        assert_eq!(seen.last(), Some(&(5 * 3 * 2 - 1)));
+    }
+}

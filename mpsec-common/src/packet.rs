@@ -1,0 +1,488 @@
+//! The packet classifier: one body that the kernel side runs on socket buffers and the tests run on byte slices.
+//!
+//! It reads a frame through [`Packet`], front to back, and never beyond what the frame's own length fields allow. Any
+//! contradiction between them makes the packet [`Class::Malformed`]. A frame that ends before a header does gives
+//! [`Short`]: a reader of the linear part of a buffer then falls back to a reader of the whole, and for that one it means
+//! malformed.
+
+use crate::headers::*;
+use crate::maps::WIREGUARD_PORTS;
+use crate::{Class, Pod};
+
+/// A header reached beyond what the reader has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Short;
+
+/// How a frame can be read.
+pub trait Packet {
+    /// True when what the reader does not have, the frame does not have either.
+    const COMPLETE: bool;
+
+    /// A copy of the `T` that lies at `offset` bytes into the frame.
+    fn read<T: Pod>(&self, offset: u32) -> Result<T, Short>;
+
+    /// Length of the whole frame in bytes, whether or not the reader has all of it.
+    fn len(&self) -> u32;
+
+    /// True for a frame that holds nothing.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What a walk over `len` bytes (1 to 40) of TCP options at `offset` finds.
+    fn scan_options(&self, offset: u32, len: u32) -> Result<Options, Short>;
+}
+
+/// What a walk over TCP options found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Options {
+    /// No MPTCP option.
+    Plain = 0,
+    /// Option 30.
+    Mptcp = 1,
+    /// An option's length is below 2 or reaches beyond the header (RFC 9293 section 3.1).
+    Illegal = 2,
+}
+
+/// How frames of an interface begin where TC sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Link {
+    /// An Ethernet header, and tags that were not stripped.
+    Ethernet = 0,
+    /// The IP header: tun, WireGuard, IP tunnels, PPP.
+    Ip = 1,
+    /// Something else: read from the network header on, where the kernel says that it lies.
+    Foreign = 2,
+}
+
+/// What the classifier must be told beside the frame.
+#[derive(Clone, Copy, Debug)]
+pub struct Context {
+    /// Where the EtherType comes from: `None` to read an Ethernet header, else the protocol that the kernel recorded.
+    pub ethertype: Option<u16>,
+    /// Offset of the link header, or of the network header if there is no Ethernet header, in bytes.
+    pub start: u32,
+    /// True for a GSO or GRO super-packet, whose length fields do not hold.
+    pub gso: bool,
+    /// UDP ports of WireGuard; 0 for none.
+    pub wireguard_ports: [u16; WIREGUARD_PORTS],
+}
+
+impl Context {
+    /// A plain Ethernet frame, WireGuard on its usual port.
+    pub const ETHERNET: Context = Context { ethertype: None, start: 0, gso: false, wireguard_ports: [51820, 0, 0, 0] };
+}
+
+/// What the classifier found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The class.
+    pub class: Class,
+    /// Offset of the network header in bytes.
+    pub l3_offset: u32,
+    /// Offset of the transport payload in bytes: what each segment of a super-packet repeats. Equal to `l3_offset` where
+    /// no transport header was read.
+    pub payload_offset: u32,
+}
+
+impl Layout {
+    /// A frame of `len` bytes that ends within its link header.
+    #[inline(always)]
+    pub const fn without_link_header(len: u32) -> Layout {
+        Layout { class: Class::Malformed, l3_offset: len, payload_offset: len }
+    }
+}
+
+/// How many IPv6 extension headers are walked over. RFC 8200 section 4.1 has no more than seven in a sensible packet.
+pub const MAX_EXTENSIONS: u32 = 8;
+/// How many VLAN tags are read inside the frame (one more may have been stripped).
+pub const MAX_TAGS: u32 = 2;
+
+/// Where a walk over the headers stands.
+struct Cursor {
+    /// Offset of the network header.
+    l3: u32,
+    /// Offset of the header that comes next.
+    at: u32,
+    /// Offset behind the last byte that belongs to the IP packet.
+    end: u32,
+    /// True for the first one of several fragments, whose payload ends before the transport's own length says so.
+    first_fragment: bool,
+}
+
+impl Cursor {
+    #[inline(always)]
+    fn found(&self, class: Class) -> Result<Layout, Short> {
+        Ok(Layout { class, l3_offset: self.l3, payload_offset: self.l3 })
+    }
+
+    #[inline(always)]
+    fn found_with_transport(&self, class: Class, header_len: u32) -> Result<Layout, Short> {
+        Ok(Layout { class, l3_offset: self.l3, payload_offset: self.at + header_len })
+    }
+
+    /// True when the IP packet has `len` more bytes.
+    #[inline(always)]
+    fn has(&self, len: u32) -> bool {
+        self.at + len <= self.end
+    }
+}
+
+/// Finds the class of a frame and where its headers end.
+#[inline(always)]
+pub fn classify<P: Packet>(packet: &P, context: &Context) -> Result<Layout, Short> {
+    let mut at = context.start;
+    let mut ethertype = match context.ethertype {
+        Some(ethertype) => ethertype,
+        None => {
+            at += ETHERNET_LEN;
+            packet.read::<EtherType>(at - 2)?.get()
+        }
+    };
+    for _ in 0..MAX_TAGS {
+        if ethertype != ethertype::VLAN && ethertype != ethertype::QINQ {
+            break;
+        }
+        ethertype = packet.read::<EtherType>(at + 2)?.get();
+        at += VLAN_LEN;
+    }
+    let mut cursor = Cursor { l3: at, at, end: packet.len(), first_fragment: false };
+    let next = match ethertype {
+        ethertype::IPV4 => ipv4(packet, context, &mut cursor),
+        ethertype::IPV6 => ipv6(packet, context, &mut cursor),
+        ethertype::ARP => Ok(Next::Found(Class::Arp)),
+        _ => Ok(Next::Found(Class::Other)),
+    };
+    let found = match next {
+        Ok(Next::Found(class)) => cursor.found(class),
+        Ok(Next::Transport(number)) => {
+            let icmp = if ethertype == ethertype::IPV4 { protocol::ICMP } else { protocol::ICMPV6 };
+            transport(packet, context, cursor, number, icmp)
+        }
+        Err(Short) => Err(Short),
+    };
+    match found {
+        Err(Short) if P::COMPLETE => Ok(Layout { class: Class::Malformed, l3_offset: at, payload_offset: at }),
+        found => found,
+    }
+}
+
+/// What the network header leads to.
+enum Next {
+    /// The class is known already.
+    Found(Class),
+    /// The header of this protocol.
+    Transport(u8),
+}
+
+#[inline(always)]
+fn ipv4<P: Packet>(packet: &P, context: &Context, cursor: &mut Cursor) -> Result<Next, Short> {
+    let header: Ipv4 = packet.read(cursor.l3)?;
+    let header_len = header.header_len();
+    if header.version() != 4 || header_len < 20 {
+        return Ok(Next::Found(Class::Malformed));
+    }
+    if !context.gso {
+        let end = cursor.l3 + header.total_len();
+        if header.total_len() < header_len || end > cursor.end {
+            return Ok(Next::Found(Class::Malformed));
+        }
+        cursor.end = end;
+    }
+    cursor.at += header_len;
+    if header.is_later_fragment() {
+        return Ok(Next::Found(class_of_later_fragment(header.protocol, protocol::ICMP)));
+    }
+    cursor.first_fragment = header.more_fragments();
+    Ok(Next::Transport(header.protocol))
+}
+
+#[inline(always)]
+fn ipv6<P: Packet>(packet: &P, context: &Context, cursor: &mut Cursor) -> Result<Next, Short> {
+    let header: Ipv6 = packet.read(cursor.l3)?;
+    if header.version() != 6 {
+        return Ok(Next::Found(Class::Malformed));
+    }
+    cursor.at += IPV6_LEN;
+    let jumbogram = header.payload_len() == 0 && header.next_header == protocol::HOP_BY_HOP;
+    if !context.gso && !jumbogram {
+        let end = cursor.at + header.payload_len();
+        if end > cursor.end {
+            return Ok(Next::Found(Class::Malformed));
+        }
+        cursor.end = end;
+    }
+    let mut next = header.next_header;
+    for _ in 0..MAX_EXTENSIONS {
+        if !is_extension(next) {
+            break;
+        }
+        if !cursor.has(8) {
+            return Ok(Next::Found(Class::Malformed));
+        }
+        let extension: Extension = packet.read(cursor.at)?;
+        let mut len = extension.header_len();
+        if next == protocol::FRAGMENT {
+            if extension.is_later_fragment() {
+                return Ok(Next::Found(class_of_later_fragment(extension.next_header, protocol::ICMPV6)));
+            }
+            cursor.first_fragment = extension.more_fragments();
+            len = 8;
+        }
+        cursor.at += len;
+        next = extension.next_header;
+    }
+    Ok(if is_extension(next) { Next::Found(Class::Malformed) } else { Next::Transport(next) })
+}
+
+/// True for headers that only lead on to the next one. ESP and AH are not among them: they are what is looked for.
+#[inline(always)]
+fn is_extension(next_header: u8) -> bool {
+    matches!(
+        next_header,
+        protocol::HOP_BY_HOP
+            | protocol::ROUTING
+            | protocol::FRAGMENT
+            | protocol::DESTINATION
+            | protocol::MOBILITY
+            | protocol::HIP
+            | protocol::SHIM6
+    )
+}
+
+/// The class of a fragment without a transport header: what the protocol number alone tells.
+#[inline(always)]
+fn class_of_later_fragment(number: u8, icmp: u8) -> Class {
+    match number {
+        protocol::ESP => Class::Esp,
+        protocol::AH => Class::Ah,
+        protocol::TCP => Class::Tcp,
+        protocol::UDP => Class::Udp,
+        _ if number == icmp => Class::Icmp,
+        _ => Class::OtherIp,
+    }
+}
+
+#[inline(always)]
+fn transport<P: Packet>(p: &P, context: &Context, cursor: Cursor, number: u8, icmp: u8) -> Result<Layout, Short> {
+    match number {
+        protocol::TCP => tcp(p, cursor),
+        protocol::UDP => udp(p, context, cursor),
+        protocol::ESP => esp(cursor),
+        protocol::AH => ah(p, cursor),
+        _ if number == icmp => icmp_message(p, cursor, icmp),
+        _ => cursor.found(Class::OtherIp),
+    }
+}
+
+/// Security parameter index and sequence number must be there; the rest is ciphertext.
+#[inline(always)]
+fn esp(cursor: Cursor) -> Result<Layout, Short> {
+    cursor.found(if cursor.has(8) { Class::Esp } else { Class::Malformed })
+}
+
+/// An authentication header around ESP leaves the payload encrypted.
+#[inline(always)]
+fn ah<P: Packet>(packet: &P, mut cursor: Cursor) -> Result<Layout, Short> {
+    if !cursor.has(12) {
+        return cursor.found(Class::Malformed);
+    }
+    let header: Extension = packet.read(cursor.at)?;
+    if !cursor.has(header.ah_len()) || header.ah_len() < 12 {
+        return cursor.found(Class::Malformed);
+    }
+    cursor.at += header.ah_len();
+    if header.next_header == protocol::ESP { esp(cursor) } else { cursor.found(Class::Ah) }
+}
+
+#[inline(always)]
+fn icmp_message<P: Packet>(packet: &P, cursor: Cursor, icmp: u8) -> Result<Layout, Short> {
+    if !cursor.has(8) {
+        return cursor.found(Class::Malformed);
+    }
+    let message_type = packet.read::<Byte>(cursor.at)?.value;
+    let discovery = icmp == protocol::ICMPV6 && matches!(message_type, 133..=137);
+    cursor.found(if discovery { Class::NeighborDiscovery } else { Class::Icmp })
+}
+
+#[inline(always)]
+fn tcp<P: Packet>(packet: &P, cursor: Cursor) -> Result<Layout, Short> {
+    if !cursor.has(TCP_LEN) {
+        return cursor.found(Class::Malformed);
+    }
+    let header_len = packet.read::<TcpTail>(cursor.at + TcpTail::OFFSET)?.header_len();
+    if header_len < TCP_LEN || !cursor.has(header_len) {
+        return cursor.found(Class::Malformed);
+    }
+    let class = match options(packet, cursor.at + TCP_LEN, header_len - TCP_LEN)? {
+        Options::Plain => Class::Tcp,
+        Options::Mptcp => Class::Mptcp,
+        Options::Illegal => return cursor.found(Class::Malformed),
+    };
+    cursor.found_with_transport(class, header_len)
+}
+
+/// Two no-operations and a time stamp option: what nearly every segment of an established connection begins with.
+const TIMESTAMP_FIRST: u32 = 0x0101_080a;
+/// Length in bytes of those options.
+const TIMESTAMP_LEN: u32 = 12;
+/// Option kind of MPTCP (RFC 8684 section 3).
+const KIND_MPTCP: u8 = 30;
+
+/// Looks for option 30 among `len` bytes of options. The usual shapes are told from two loads; the rest is walked over.
+#[inline(always)]
+fn options<P: Packet>(packet: &P, at: u32, len: u32) -> Result<Options, Short> {
+    if len == 0 {
+        return Ok(Options::Plain);
+    }
+    let mut skip = 0;
+    if len >= TIMESTAMP_LEN && packet.read::<Word>(at)?.get() == TIMESTAMP_FIRST {
+        skip = TIMESTAMP_LEN;
+        if len == TIMESTAMP_LEN {
+            return Ok(Options::Plain);
+        }
+    }
+    // Options fill whole words, so two more bytes are there.
+    let head: OptionHead = packet.read(at + skip)?;
+    if head.kind == KIND_MPTCP && head.len >= 2 && head.len as u32 <= len - skip {
+        return Ok(Options::Mptcp);
+    }
+    packet.scan_options(at + skip, len - skip)
+}
+
+/// Bytes of options that [`scan`] takes: 40, rounded up so that an index can be masked.
+pub const OPTION_BYTES: usize = 64;
+
+/// Walks over the first `len` bytes (up to 40) of TCP options.
+///
+/// Every step ends in the same place and every index is masked, because the verifier would otherwise follow each mix of
+/// option kinds on its own.
+#[inline(always)]
+pub fn scan(options: &[u8; OPTION_BYTES], len: u32) -> Options {
+    let mut at = 0u32;
+    for _ in 0..40 {
+        if at >= len {
+            break;
+        }
+        let kind = options[at as usize & (OPTION_BYTES - 1)];
+        let option_len = options[(at as usize + 1) & (OPTION_BYTES - 1)] as u32;
+        if kind == 0 {
+            break;
+        }
+        let step = if kind == 1 { 1 } else { option_len };
+        if kind != 1 && (option_len < 2 || at + 1 >= len || option_len > len - at) {
+            return Options::Illegal;
+        }
+        if kind == KIND_MPTCP {
+            return Options::Mptcp;
+        }
+        at = (at + step) & 0x7f;
+    }
+    Options::Plain
+}
+
+/// UDP port of IKE.
+const PORT_IKE: u16 = 500;
+/// UDP port of IKE and ESP behind a NAT.
+const PORT_NAT_T: u16 = 4500;
+
+#[inline(always)]
+fn udp<P: Packet>(packet: &P, context: &Context, cursor: Cursor) -> Result<Layout, Short> {
+    if !cursor.has(UDP_LEN) {
+        return cursor.found(Class::Malformed);
+    }
+    let header: Udp = packet.read(cursor.at)?;
+    let payload = if context.gso {
+        cursor.end - cursor.at - UDP_LEN
+    } else {
+        let total_len = header.total_len();
+        if total_len < UDP_LEN || (!cursor.first_fragment && !cursor.has(total_len)) {
+            return cursor.found(Class::Malformed);
+        }
+        total_len - UDP_LEN
+    };
+    // A first fragment holds less than the datagram's length says.
+    let here = cursor.end - cursor.at - UDP_LEN;
+    let class = if header.has_port(PORT_NAT_T) {
+        nat_traversal(packet, cursor.at + UDP_LEN, payload, here)?
+    } else if header.has_port(PORT_IKE) {
+        Class::Ike
+    } else if is_wireguard_port(context, &header) && here >= 4 {
+        wireguard(packet, cursor.at + UDP_LEN, payload)?
+    } else {
+        Class::Udp
+    };
+    cursor.found_with_transport(class, UDP_LEN)
+}
+
+/// What UDP port 4500 carries (RFC 3948 section 2): of `payload` bytes the frame holds the first `here`.
+#[inline(always)]
+fn nat_traversal<P: Packet>(packet: &P, at: u32, payload: u32, here: u32) -> Result<Class, Short> {
+    if payload == 1 && here == 1 {
+        let keepalive = packet.read::<Byte>(at)?.value == 0xff;
+        return Ok(if keepalive { Class::NatKeepalive } else { Class::Udp });
+    }
+    if here < 4 {
+        return Ok(Class::Udp);
+    }
+    if packet.read::<Word>(at)?.get() == 0 {
+        return Ok(Class::Ike);
+    }
+    // Security parameter index and sequence number: less cannot be ESP.
+    Ok(if payload >= 8 { Class::EspUdp } else { Class::Udp })
+}
+
+#[inline(always)]
+fn is_wireguard_port(context: &Context, header: &Udp) -> bool {
+    context.wireguard_ports.iter().any(|port| *port != 0 && header.has_port(*port))
+}
+
+/// One of WireGuard's four messages, by type and length, or plain UDP on its port.
+#[inline(always)]
+fn wireguard<P: Packet>(packet: &P, at: u32, payload: u32) -> Result<Class, Short> {
+    // The type is little-endian with three reserved zero bytes.
+    let message = packet.read::<Word>(at)?.get().swap_bytes();
+    let known = match message {
+        1 => payload == 148,
+        2 => payload == 92,
+        3 => payload == 64,
+        4 => payload >= 32,
+        _ => false,
+    };
+    Ok(if known { Class::Wireguard } else { Class::Udp })
+}
+
+/// A frame in a byte slice.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice<'a>(pub &'a [u8]);
+
+impl Packet for Slice<'_> {
+    const COMPLETE: bool = true;
+
+    fn read<T: Pod>(&self, offset: u32) -> Result<T, Short> {
+        let start = offset as usize;
+        let bytes = self.0.get(start..).and_then(|rest| rest.get(..size_of::<T>())).ok_or(Short)?;
+        // SAFETY: `bytes` holds exactly the size of a `T`, every byte pattern is a `T` (`Pod`), and the read may be
+        // unaligned.
+        Ok(unsafe { core::ptr::read_unaligned(bytes.as_ptr().cast()) })
+    }
+
+    fn len(&self) -> u32 {
+        self.0.len() as u32
+    }
+
+    fn scan_options(&self, offset: u32, len: u32) -> Result<Options, Short> {
+        let start = offset as usize;
+        let bytes = self.0.get(start..).and_then(|rest| rest.get(..len as usize)).ok_or(Short)?;
+        let mut options = [0; OPTION_BYTES];
+        options.get_mut(..bytes.len()).ok_or(Short)?.copy_from_slice(bytes);
+        Ok(scan(&options, len))
+    }
+}
+
+/// [`classify`] for a whole frame in a slice: too short is malformed.
+pub fn classify_slice(frame: &[u8], context: &Context) -> Layout {
+    classify(&Slice(frame), context).unwrap_or(Layout::without_link_header(frame.len() as u32))
+}

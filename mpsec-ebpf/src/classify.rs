@@ -1,0 +1,134 @@
+//! The TC classifier: which class a packet is of, how much of the wire it takes, and where that is counted.
+
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
+use mpsec_common::maps::{Event, InterfaceSlot};
+use mpsec_common::packet::Context;
+use mpsec_common::traffic::Counter;
+use mpsec_common::headers::VLAN_LEN;
+use mpsec_common::{classify, Class, Direction, Layout, Link, Packet as _};
+
+use crate::packet::{Linear, Whole};
+use crate::{kernel, record};
+
+/// Counts one packet and lets it pass on to whatever comes next on the hook.
+#[inline(always)]
+pub fn count(skb: *mut __sk_buff, direction: Direction) -> i32 {
+    // SAFETY: the context of a TC program is valid for as long as the program runs.
+    let buffer = unsafe { &*skb };
+    let interface = record::interface(buffer.ifindex);
+    let layout = layout(skb, interface, direction);
+    let amount = amount(skb, interface, direction, &layout);
+    record::traffic(interface.slot, direction, layout.class, &amount);
+    // The same number as TCX_NEXT.
+    TC_ACT_UNSPEC
+}
+
+/// Class and headers: from the linear part where that is enough, else from the whole packet.
+#[inline(always)]
+fn layout(skb: *mut __sk_buff, interface: &InterfaceSlot, direction: Direction) -> Layout {
+    if interface.link != Link::Foreign as u8 {
+        let context = context(skb, interface.link == Link::Ethernet as u8, direction);
+        if let Ok(layout) = classify(&Linear::new(skb), &context) {
+            return layout;
+        }
+    }
+    unpack(layout_of_whole(skb, interface.link as u32, direction as u32))
+}
+
+/// How the frame begins, as far as the kernel tells.
+#[inline(always)]
+fn context(skb: *mut __sk_buff, ethernet: bool, direction: Direction) -> Context {
+    // SAFETY: as in `count`.
+    let buffer = unsafe { &*skb };
+    Context {
+        ethertype: if ethernet { None } else { Some(u16::from_be(buffer.protocol as u16)) },
+        start: if ethernet { 0 } else { link_header_len(buffer, direction) },
+        gso: buffer.gso_size != 0,
+        wireguard_ports: record::wireguard_ports(),
+    }
+}
+
+/// Length of the link header on an interface that is not Ethernet. On ingress the kernel has recorded the length without
+/// it (`qdisc_pkt_len`, net/core/dev.c, sch_handle_ingress, 6.1 to 6.18); on egress there is none yet.
+#[inline(always)]
+fn link_header_len(buffer: &__sk_buff, direction: Direction) -> u32 {
+    match direction {
+        Direction::Rx => buffer.len.saturating_sub(buffer.wire_len) & 0xff,
+        Direction::Tx => 0,
+    }
+}
+
+/// [`layout`] by copying header after header: slower, and right for every buffer.
+#[inline(never)]
+fn layout_of_whole(skb: *mut __sk_buff, link: u32, direction: u32) -> u64 {
+    let direction = if direction == Direction::Rx as u32 { Direction::Rx } else { Direction::Tx };
+    record::event(Event::NonLinear);
+    let mut context = context(skb, link == Link::Ethernet as u32, direction);
+    if link == Link::Foreign as u32 {
+        let link_len = context.start;
+        context.start = 0;
+        let packet = Whole::from_network_header(skb, link_len);
+        let mut layout = classify(&packet, &context).unwrap_or(Layout::without_link_header(packet.len()));
+        layout.l3_offset += link_len;
+        layout.payload_offset += link_len;
+        return pack(&layout);
+    }
+    let packet = Whole::new(skb);
+    pack(&classify(&packet, &context).unwrap_or(Layout::without_link_header(packet.len())))
+}
+
+/// A layout in a register: a function of the kernel side can return no more.
+#[inline(always)]
+fn pack(layout: &Layout) -> u64 {
+    layout.class as u64 | ((layout.l3_offset as u64 & 0xffff) << 8) | ((layout.payload_offset as u64 & 0xffff) << 24)
+}
+
+#[inline(always)]
+fn unpack(packed: u64) -> Layout {
+    let class = Class::ALL.get(packed as usize & 0xff).copied().unwrap_or(Class::Other);
+    Layout { class, l3_offset: (packed >> 8) as u32 & 0xffff, payload_offset: (packed >> 24) as u32 & 0xffff }
+}
+
+/// What the packet takes of the wire.
+#[inline(always)]
+fn amount(skb: *mut __sk_buff, interface: &InterfaceSlot, direction: Direction, layout: &Layout) -> Counter {
+    // SAFETY: as in `count`.
+    let buffer = unsafe { &*skb };
+    let (packets, wire_len) = if buffer.gso_size == 0 {
+        (1, buffer.len as u64)
+    } else {
+        let unfolded = unfold(skb, direction as u32, layout.payload_offset, layout.class as u32);
+        (unfolded >> 32, unfolded & 0xffff_ffff)
+    };
+    let stripped_tag = if buffer.vlan_present != 0 { VLAN_LEN as u64 } else { 0 };
+    let uncounted = interface.uncounted[direction as usize] as u64;
+    Counter {
+        packets,
+        bytes: (wire_len + packets * stripped_tag).saturating_sub(packets * uncounted),
+        l3_bytes: wire_len.saturating_sub(packets * layout.l3_offset as u64),
+    }
+}
+
+/// Packets (upper half) and bytes (lower half) on the wire of a super-packet: each segment repeats the headers.
+#[inline(never)]
+fn unfold(skb: *mut __sk_buff, direction: u32, header_len: u32, class: u32) -> u64 {
+    // SAFETY: as in `count`.
+    let buffer = unsafe { &*skb };
+    let tunnel = class == Class::Udp as u32 || class == Class::OtherIp as u32;
+    let header_len = if tunnel { kernel::inner_payload_offset(skb).unwrap_or(header_len) } else { header_len };
+    let segments = match buffer.gso_segs {
+        // Whoever made the super-packet (a guest, the owner of a tun device) left the count to others.
+        0 => {
+            let payload = buffer.len.saturating_sub(header_len);
+            payload.wrapping_add(buffer.gso_size).wrapping_sub(1).checked_div(buffer.gso_size).unwrap_or(1)
+        }
+        segments => segments,
+    };
+    let wire_len = if direction == Direction::Tx as u32 {
+        // The kernel has worked it out already (qdisc_pkt_len_init, net/core/dev.c).
+        buffer.wire_len
+    } else {
+        buffer.len.wrapping_add(segments.saturating_sub(1).wrapping_mul(header_len))
+    };
+    (segments as u64) << 32 | wire_len as u64
+}

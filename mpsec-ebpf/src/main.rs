@@ -1,0 +1,39 @@
+//! MPSec's kernel side. This file only lists the programs; each lives in the module that is named for its hook.
+#![no_std]
+#![no_main]
+
+mod classify;
+mod kernel;
+mod packet;
+mod record;
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::programs::TcContext;
+use mpsec_common::Direction;
+
+/// TC ingress: counts what an interface receives.
+#[aya_ebpf::macros::classifier]
+pub fn mpsec_ingress(context: TcContext) -> i32 {
+    classify::count(skb(&context), Direction::Rx)
+}
+
+/// TC egress: counts what an interface sends.
+#[aya_ebpf::macros::classifier]
+pub fn mpsec_egress(context: TcContext) -> i32 {
+    classify::count(skb(&context), Direction::Tx)
+}
+
+fn skb(context: &TcContext) -> *mut __sk_buff {
+    context.skb.skb
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // The object check proves that nothing leads here.
+    loop {}
+}
+
+/// Some of the helpers that are called are open to GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

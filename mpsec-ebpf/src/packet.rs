@@ -1,0 +1,131 @@
+//! The two readers that the classifier is run with: the linear part of a socket buffer, and the whole of it.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative};
+use mpsec_common::packet::{scan, Options, OPTION_BYTES};
+use mpsec_common::{Packet, Pod, Short};
+
+/// Offsets count from the network header (`enum bpf_hdr_start_off`).
+const HDR_START_NET: u32 = 1;
+/// No header ends further into a packet than this; it keeps offsets in the verifier's bounds for packet pointers.
+const MAX_OFFSET: u32 = 0x7fff;
+
+/// The linear part of a buffer, read where it lies.
+pub struct Linear {
+    skb: *mut __sk_buff,
+    data: usize,
+    data_end: usize,
+    len: u32,
+}
+
+impl Linear {
+    #[inline(always)]
+    pub fn new(skb: *mut __sk_buff) -> Linear {
+        // SAFETY: the context of a TC program is valid for as long as the program runs.
+        let context = unsafe { &*skb };
+        Linear { skb, data: context.data as usize, data_end: context.data_end as usize, len: context.len }
+    }
+}
+
+impl Packet for Linear {
+    const COMPLETE: bool = false;
+
+    #[inline(always)]
+    fn read<T: Pod>(&self, offset: u32) -> Result<T, Short> {
+        if offset > MAX_OFFSET {
+            return Err(Short);
+        }
+        let start = self.data + offset as usize;
+        if start + size_of::<T>() > self.data_end {
+            return Err(Short);
+        }
+        // SAFETY: the bytes lie between data and data_end, as just checked (the verifier checks it again), every byte
+        // pattern is a `T`, and headers in a frame are packed to the two bytes that the kernel aligns them to.
+        Ok(unsafe { *(start as *const T) })
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.len
+    }
+
+    #[inline(always)]
+    fn scan_options(&self, offset: u32, len: u32) -> Result<Options, Short> {
+        scan_options(self.skb, offset, len, false)
+    }
+}
+
+/// The whole of a buffer, copied out header by header.
+pub struct Whole {
+    skb: *mut __sk_buff,
+    len: u32,
+    from_network_header: bool,
+}
+
+impl Whole {
+    /// Reads from the first byte that TC sees on.
+    #[inline(always)]
+    pub fn new(skb: *mut __sk_buff) -> Whole {
+        // SAFETY: as in `Linear::new`.
+        Whole { skb, len: unsafe { (*skb).len }, from_network_header: false }
+    }
+
+    /// Reads from the network header on, behind a link header of `link_len` bytes.
+    #[inline(always)]
+    pub fn from_network_header(skb: *mut __sk_buff, link_len: u32) -> Whole {
+        // SAFETY: as in `Linear::new`.
+        Whole { skb, len: unsafe { (*skb).len }.saturating_sub(link_len), from_network_header: true }
+    }
+}
+
+impl Packet for Whole {
+    const COMPLETE: bool = true;
+
+    #[inline(always)]
+    fn read<T: Pod>(&self, offset: u32) -> Result<T, Short> {
+        let mut value = core::mem::MaybeUninit::<T>::uninit();
+        if load(self.skb, offset, value.as_mut_ptr().cast(), size_of::<T>() as u32, self.from_network_header) {
+            // SAFETY: the helper filled all of it, and every byte pattern is a `T`.
+            Ok(unsafe { value.assume_init() })
+        } else {
+            Err(Short)
+        }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.len
+    }
+
+    #[inline(always)]
+    fn scan_options(&self, offset: u32, len: u32) -> Result<Options, Short> {
+        scan_options(self.skb, offset, len, self.from_network_header)
+    }
+}
+
+#[inline(always)]
+fn load(skb: *mut __sk_buff, offset: u32, to: *mut u8, len: u32, from_network_header: bool) -> bool {
+    // SAFETY: the caller's buffer holds `len` bytes; the helpers check the offset.
+    let result = unsafe {
+        if from_network_header {
+            bpf_skb_load_bytes_relative(skb.cast(), offset, to.cast(), len, HDR_START_NET)
+        } else {
+            bpf_skb_load_bytes(skb.cast(), offset, to.cast(), len)
+        }
+    };
+    result == 0
+}
+
+/// Copies the options out and walks over them. A function of its own: the verifier then follows its loop once, and the
+/// usual packet does not carry its registers.
+#[inline(never)]
+fn scan_options(skb: *mut __sk_buff, offset: u32, len: u32, from_network_header: bool) -> Result<Options, Short> {
+    let mut options = [0u64; OPTION_BYTES / 8];
+    // Without this the compiler proves the bounds away, and the verifier, which cannot follow, refuses the program.
+    let len = core::hint::black_box(len);
+    if !(2..=40).contains(&len) || !load(skb, offset, options.as_mut_ptr().cast(), len, from_network_header) {
+        return Err(Short);
+    }
+    // SAFETY: eight words are sixty-four bytes.
+    Ok(scan(unsafe { &*options.as_ptr().cast::<[u8; OPTION_BYTES]>() }, len))
+}

@@ -1,0 +1,85 @@
+//! The maps and the settings: the only place that declares them, and the only place that writes to a map.
+
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, PerCpuArray};
+use aya_ebpf::Global;
+use mpsec_common::maps::{Event, InterfaceSlot, INTERFACE_ENTRIES, INTERFACE_PROBES, WIREGUARD_PORTS};
+use mpsec_common::maps::{counter_index, slot_index, OTHER_SLOT};
+use mpsec_common::traffic::{Counter, InterfaceCounters, CLASS_SLOTS};
+use mpsec_common::{Class, Direction, Link, LAYOUT_VERSION};
+
+/// By its name the agent tells that the layout of the maps is the one that it knows.
+#[used]
+#[unsafe(no_mangle)]
+static LAYOUT_1: Global<u32> = Global::new(LAYOUT_VERSION);
+/// Number of possible CPUs.
+#[unsafe(no_mangle)]
+static CPUS: Global<u32> = Global::new(1);
+/// UDP ports of WireGuard; 0 for none.
+#[unsafe(no_mangle)]
+static WIREGUARD: Global<[u16; WIREGUARD_PORTS]> = Global::new([51820, 0, 0, 0]);
+
+/// The agent sets the number of entries when it loads the object.
+#[map]
+static COUNTERS: Array<InterfaceCounters> = Array::with_max_entries(2, BPF_F_MMAPABLE);
+#[map]
+static INTERFACES: Array<InterfaceSlot> = Array::with_max_entries(INTERFACE_ENTRIES, 0);
+#[map]
+static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Event::ALL.len() as u32, 0);
+
+/// What an interface without an entry is taken for.
+const UNKNOWN: InterfaceSlot =
+    InterfaceSlot { ifindex: 0, slot: OTHER_SLOT, link: Link::Foreign as u8, uncounted: [0; 2], reserved: [0; 3] };
+
+/// UDP ports of WireGuard.
+#[inline(always)]
+pub fn wireguard_ports() -> [u16; WIREGUARD_PORTS] {
+    WIREGUARD.load()
+}
+
+/// What the agent said of an interface.
+#[inline(always)]
+pub fn interface(ifindex: u32) -> &'static InterfaceSlot {
+    for probe in 0..INTERFACE_PROBES {
+        if let Some(entry) = INTERFACES.get(slot_index(ifindex, probe)) {
+            if entry.ifindex == ifindex {
+                return entry;
+            }
+        }
+    }
+    event(Event::NoSlot);
+    &UNKNOWN
+}
+
+/// Adds one packet, or one super-packet, to its counter.
+///
+/// Only this CPU writes the counter, and a TC program is not interrupted by another one on the same CPU, so plain
+/// additions do.
+#[inline(always)]
+pub fn traffic(slot: u16, direction: Direction, class: Class, amount: &Counter) {
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let index = counter_index(slot as u32, CPUS.load(), cpu, direction);
+    let Some(counters) = COUNTERS.get_ptr_mut(index) else {
+        return event(Event::NoCounter);
+    };
+    // SAFETY: the map returned a pointer to a whole value, and the class is masked to the array's length.
+    unsafe {
+        let counter = (&raw mut (*counters).classes).cast::<Counter>().add(class as usize & (CLASS_SLOTS - 1));
+        (*counter).packets += amount.packets;
+        (*counter).bytes += amount.bytes;
+        (*counter).l3_bytes += amount.l3_bytes;
+    }
+}
+
+/// Counts an event.
+#[inline(always)]
+pub fn event(event: Event) {
+    if let Some(count) = EVENTS.get_ptr_mut(event as u32) {
+        // SAFETY: the map returned a pointer to a whole value of this CPU.
+        unsafe { *count += 1 };
+    }
+}
+
