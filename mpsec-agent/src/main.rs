@@ -2,9 +2,11 @@
 
 use std::process::ExitCode;
 
-use mpsec_agent::cli::{self, Command, ConfigCommand, StatusArgs};
+use anyhow::Context as _;
+use mpsec_agent::cli::{self, Command, ConfigCommand, DoctorArgs, StatusArgs};
 use mpsec_agent::config::{self, ConfigError, Loader, Show};
 use mpsec_agent::control::client;
+use mpsec_agent::doctor::{Report, Style};
 use mpsec_agent::kernel::ebpf::OBJECT_SHA256;
 use mpsec_agent::{agent, logging};
 
@@ -18,11 +20,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run(args.loader),
         Command::Status(args) => status(&args),
         Command::Config(command) => configuration(command),
-        Command::Doctor(_) => Ok(()),
-        Command::Version => {
-            println!("mpsec {}", cli::version(object));
-            Ok(())
-        }
+        Command::Doctor(args) => return doctor(&args),
+        Command::Version => say(&format!("mpsec {}\n", cli::version(object))),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -41,8 +40,7 @@ fn run(loader: Loader) -> anyhow::Result<()> {
 
 fn status(args: &StatusArgs) -> anyhow::Result<()> {
     let status = client::status(&args.control_socket)?;
-    print!("{}", if args.json { format!("{status:#}\n") } else { client::table(&status) });
-    Ok(())
+    say(&if args.json { format!("{status:#}\n") } else { client::table(&status) })
 }
 
 fn configuration(command: ConfigCommand) -> anyhow::Result<()> {
@@ -54,6 +52,23 @@ fn configuration(command: ConfigCommand) -> anyhow::Result<()> {
         ConfigCommand::Show(args) => Show(&args.loader.load()?).to_string(),
         ConfigCommand::Default => config::default_toml(),
     };
-    print!("{text}");
-    Ok(())
+    say(&text)
+}
+
+/// Exits with 1 where MPSec cannot work.
+fn doctor(args: &DoctorArgs) -> ExitCode {
+    let report = Report::new();
+    let text = if args.json { format!("{:#}\n", report.to_json()) } else { report.to_text(Style::of_stdout()) };
+    match say(&text) {
+        Ok(()) if report.is_fit() => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("mpsec: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    cli::print(text).context("standard output")
 }

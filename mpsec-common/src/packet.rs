@@ -302,7 +302,7 @@ fn icmp_message<P: Packet>(packet: &P, cursor: Cursor, icmp: u8) -> Result<Layou
     if !cursor.has(8) {
         return cursor.found(Class::Malformed);
     }
-    let message_type = packet.read::<Byte>(cursor.at)?.value;
+    let message_type = packet.read::<Pair>(cursor.at)?.first;
     let discovery = icmp == protocol::ICMPV6 && matches!(message_type, 133..=137);
     cursor.found(if discovery { Class::NeighborDiscovery } else { Class::Icmp })
 }
@@ -328,6 +328,10 @@ fn tcp<P: Packet>(packet: &P, cursor: Cursor) -> Result<Layout, Short> {
 const TIMESTAMP_FIRST: u32 = 0x0101_080a;
 /// Length in bytes of those options.
 const TIMESTAMP_LEN: u32 = 12;
+/// Option kind that ends the list.
+const KIND_END: u8 = 0;
+/// Option kind without a length.
+const KIND_NO_OPERATION: u8 = 1;
 /// Option kind of MPTCP (RFC 8684 section 3).
 const KIND_MPTCP: u8 = 30;
 
@@ -357,28 +361,27 @@ pub const OPTION_BYTES: usize = 64;
 
 /// Walks over the first `len` bytes (up to 40) of TCP options.
 ///
-/// Every step ends in the same place and every index is masked, because the verifier would otherwise follow each mix of
-/// option kinds on its own.
+/// The verifier would follow each mix of option kinds on its own, up to its limit. So every step begins with an offset of
+/// which it knows nothing, every index is masked, and comparisons are made on differences, from which it learns nothing
+/// about the offset and the length themselves.
 #[inline(always)]
 pub fn scan(options: &[u8; OPTION_BYTES], len: u32) -> Options {
-    let mut at = 0u32;
+    let mut next = 0u32;
     for _ in 0..40 {
-        if at >= len {
+        let at = core::hint::black_box(next);
+        let remaining = len.wrapping_sub(at) as i32;
+        if remaining <= 0 {
             break;
         }
         let kind = options[at as usize & (OPTION_BYTES - 1)];
-        let option_len = options[(at as usize + 1) & (OPTION_BYTES - 1)] as u32;
-        if kind == 0 {
-            break;
+        let option_len = options[(at as usize + 1) & (OPTION_BYTES - 1)] as i32;
+        match kind {
+            KIND_END => break,
+            KIND_NO_OPERATION => next = at.wrapping_add(1),
+            _ if option_len < 2 || remaining.wrapping_sub(option_len) < 0 => return Options::Illegal,
+            KIND_MPTCP => return Options::Mptcp,
+            _ => next = at.wrapping_add(option_len as u32),
         }
-        let step = if kind == 1 { 1 } else { option_len };
-        if kind != 1 && (option_len < 2 || at + 1 >= len || option_len > len - at) {
-            return Options::Illegal;
-        }
-        if kind == KIND_MPTCP {
-            return Options::Mptcp;
-        }
-        at = (at + step) & 0x7f;
     }
     Options::Plain
 }
@@ -421,7 +424,8 @@ fn udp<P: Packet>(packet: &P, context: &Context, cursor: Cursor) -> Result<Layou
 #[inline(always)]
 fn nat_traversal<P: Packet>(packet: &P, at: u32, payload: u32, here: u32) -> Result<Class, Short> {
     if payload == 1 && here == 1 {
-        let keepalive = packet.read::<Byte>(at)?.value == 0xff;
+        // Read with the last byte of the header.
+        let keepalive = packet.read::<Pair>(at - 1)?.second == 0xff;
         return Ok(if keepalive { Class::NatKeepalive } else { Class::Udp });
     }
     if here < 4 {

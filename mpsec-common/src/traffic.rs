@@ -41,6 +41,12 @@ macro_rules! classes {
                 match self { $(Class::$variant => $name),* }
             }
 
+            /// The class with this number.
+            #[inline(always)]
+            pub const fn from_number(number: u8) -> Option<Class> {
+                match number { $($number => Some(Class::$variant),)* _ => None }
+            }
+
             /// What this class means for confidentiality.
             pub const fn protection(self) -> Protection {
                 match self { $(Class::$variant => Protection::$protection),* }
@@ -150,6 +156,7 @@ mod tests {
     fn numbers_are_indices() {
         for (index, class) in Class::ALL.iter().enumerate() {
             assert_eq!(*class as usize, index);
+            assert_eq!(Class::from_number(index as u8), Some(*class));
         }
     }
 

@@ -1,9 +1,11 @@
 //! The TC classifier: which class a packet is of, how much of the wire it takes, and where that is counted.
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
+use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::debug;
 use mpsec_common::maps::{Event, InterfaceSlot};
 use mpsec_common::packet::Context;
-use mpsec_common::traffic::Counter;
+use mpsec_common::traffic::{CLASS_SLOTS, Counter};
 use mpsec_common::headers::VLAN_LEN;
 use mpsec_common::{classify, Class, Direction, Layout, Link, Packet as _};
 
@@ -18,9 +20,22 @@ pub fn count(skb: *mut __sk_buff, direction: Direction) -> i32 {
     let interface = record::interface(buffer.ifindex);
     let layout = layout(skb, interface, direction);
     let amount = amount(skb, interface, direction, &layout);
+    if layout.class == Class::Malformed {
+        log_malformed(skb);
+    }
     record::traffic(interface.slot, direction, layout.class, &amount);
     // The same number as TCX_NEXT.
     TC_ACT_UNSPEC
+}
+
+/// Says where a malformed packet came by. The loader sets the log level in a read-only global, so that this is not in the
+/// program at all unless it was asked for.
+#[inline(never)]
+fn log_malformed(skb: *mut __sk_buff) {
+    // SAFETY: as in `count`.
+    let buffer = unsafe { &*skb };
+    let (ifindex, len, protocol) = (buffer.ifindex, buffer.len, u16::from_be(buffer.protocol as u16));
+    debug!(&TcContext::new(skb), "malformed packet: ifindex {} length {} ethertype 0x{:x}", ifindex, len, protocol);
 }
 
 /// Class and headers: from the linear part where that is enough, else from the whole packet.
@@ -32,7 +47,7 @@ fn layout(skb: *mut __sk_buff, interface: &InterfaceSlot, direction: Direction) 
             return layout;
         }
     }
-    unpack(layout_of_whole(skb, interface.link as u32, direction as u32))
+    unpack(mpsec_layout_of_whole(skb, interface.link as u32, direction as u32))
 }
 
 /// How the frame begins, as far as the kernel tells.
@@ -58,9 +73,11 @@ fn link_header_len(buffer: &__sk_buff, direction: Direction) -> u32 {
     }
 }
 
-/// [`layout`] by copying header after header: slower, and right for every buffer.
+/// [`layout`] by copying header after header: slower, and right for every buffer. A global function, so that the verifier
+/// follows it once.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn layout_of_whole(skb: *mut __sk_buff, link: u32, direction: u32) -> u64 {
+pub extern "C" fn mpsec_layout_of_whole(skb: *mut __sk_buff, link: u32, direction: u32) -> u64 {
     let direction = if direction == Direction::Rx as u32 { Direction::Rx } else { Direction::Tx };
     record::event(Event::NonLinear);
     let mut context = context(skb, link == Link::Ethernet as u32, direction);
@@ -85,7 +102,8 @@ fn pack(layout: &Layout) -> u64 {
 
 #[inline(always)]
 fn unpack(packed: u64) -> Layout {
-    let class = Class::ALL.get(packed as usize & 0xff).copied().unwrap_or(Class::Other);
+    // Masked, so that the verifier knows a bound, which the function that packed it does not tell.
+    let class = Class::from_number(packed as u8 & (CLASS_SLOTS as u8 - 1)).unwrap_or(Class::Other);
     Layout { class, l3_offset: (packed >> 8) as u32 & 0xffff, payload_offset: (packed >> 24) as u32 & 0xffff }
 }
 
@@ -97,7 +115,7 @@ fn amount(skb: *mut __sk_buff, interface: &InterfaceSlot, direction: Direction, 
     let (packets, wire_len) = if buffer.gso_size == 0 {
         (1, buffer.len as u64)
     } else {
-        let unfolded = unfold(skb, direction as u32, layout.payload_offset, layout.class as u32);
+        let unfolded = mpsec_unfold(skb, direction as u32, layout.payload_offset, layout.class as u32);
         (unfolded >> 32, unfolded & 0xffff_ffff)
     };
     let stripped_tag = if buffer.vlan_present != 0 { VLAN_LEN as u64 } else { 0 };
@@ -110,8 +128,10 @@ fn amount(skb: *mut __sk_buff, interface: &InterfaceSlot, direction: Direction, 
 }
 
 /// Packets (upper half) and bytes (lower half) on the wire of a super-packet: each segment repeats the headers.
+/// A global function, as above.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn unfold(skb: *mut __sk_buff, direction: u32, header_len: u32, class: u32) -> u64 {
+pub extern "C" fn mpsec_unfold(skb: *mut __sk_buff, direction: u32, header_len: u32, class: u32) -> u64 {
     // SAFETY: as in `count`.
     let buffer = unsafe { &*skb };
     let tunnel = class == Class::Udp as u32 || class == Class::OtherIp as u32;

@@ -1,5 +1,7 @@
 //! The two readers that the classifier is run with: the linear part of a socket buffer, and the whole of it.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative};
 use mpsec_common::packet::{scan, Options, OPTION_BYTES};
@@ -83,7 +85,7 @@ impl Packet for Whole {
 
     #[inline(always)]
     fn read<T: Pod>(&self, offset: u32) -> Result<T, Short> {
-        let mut value = core::mem::MaybeUninit::<T>::uninit();
+        let mut value = MaybeUninit::<T>::uninit();
         if load(self.skb, offset, value.as_mut_ptr().cast(), size_of::<T>() as u32, self.from_network_header) {
             // SAFETY: the helper filled all of it, and every byte pattern is a `T`.
             Ok(unsafe { value.assume_init() })
@@ -116,16 +118,38 @@ fn load(skb: *mut __sk_buff, offset: u32, to: *mut u8, len: u32, from_network_he
     result == 0
 }
 
-/// Copies the options out and walks over them. A function of its own: the verifier then follows its loop once, and the
-/// usual packet does not carry its registers.
-#[inline(never)]
+/// [`Packet::scan_options`] for both readers.
+#[inline(always)]
 fn scan_options(skb: *mut __sk_buff, offset: u32, len: u32, from_network_header: bool) -> Result<Options, Short> {
-    let mut options = [0u64; OPTION_BYTES / 8];
-    // Without this the compiler proves the bounds away, and the verifier, which cannot follow, refuses the program.
-    let len = core::hint::black_box(len);
-    if !(2..=40).contains(&len) || !load(skb, offset, options.as_mut_ptr().cast(), len, from_network_header) {
-        return Err(Short);
+    match mpsec_scan_options(skb, offset, len, from_network_header as u32) {
+        PLAIN => Ok(Options::Plain),
+        MPTCP => Ok(Options::Mptcp),
+        ILLEGAL => Ok(Options::Illegal),
+        _ => Err(Short),
     }
-    // SAFETY: eight words are sixty-four bytes.
-    Ok(scan(unsafe { &*options.as_ptr().cast::<[u8; OPTION_BYTES]>() }, len))
+}
+
+const PLAIN: u32 = Options::Plain as u32;
+const MPTCP: u32 = Options::Mptcp as u32;
+const ILLEGAL: u32 = Options::Illegal as u32;
+const SHORT: u32 = 3;
+
+/// Copies the options out and walks over them. A global function: the verifier follows its loop once, and not anew on
+/// each way that leads here.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mpsec_scan_options(skb: *mut __sk_buff, offset: u32, len: u32, from_network_header: u32) -> u32 {
+    let mut options = MaybeUninit::<[u64; OPTION_BYTES / 8]>::uninit();
+    let words: *mut u64 = options.as_mut_ptr().cast();
+    for index in 0..OPTION_BYTES / 8 {
+        // SAFETY: the index is within the array. Volatile, because the compiler would call memset otherwise.
+        unsafe { words.add(index).write_volatile(0) };
+    }
+    // The verifier must see that this is 1 to 64, and the compiler must not see that it need not be said.
+    let len = (core::hint::black_box(len.wrapping_sub(1)) & (OPTION_BYTES as u32 - 1)) + 1;
+    if !load(skb, offset, words.cast(), len, from_network_header != 0) {
+        return SHORT;
+    }
+    // SAFETY: eight words are sixty-four bytes, and all of them were written.
+    scan(unsafe { &*words.cast::<[u8; OPTION_BYTES]>() }, len) as u32
 }

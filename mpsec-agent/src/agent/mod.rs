@@ -115,11 +115,14 @@ struct Agent {
 
 impl Agent {
     fn start(config: Config, loader: Loader, log: LogHandle, front: &Front) -> anyhow::Result<Agent> {
-        let kernel = Kernel::load(&Settings {
+        let mut kernel = Kernel::load(&Settings {
             max_interfaces: config.interfaces.max_interfaces,
             wireguard_ports: config.classify.wireguard_ports.padded(),
-            log_level: config.log.kernel.into(),
+            log_level: config.log.kernel as u8,
         })?;
+        if let Some(log) = kernel.take_log() {
+            tokio::spawn(log.follow());
+        }
         std::fs::create_dir_all(&config.agent.state_dir)
             .with_context(|| format!("cannot make the directory {}", config.agent.state_dir.display()))?;
         let wanted = match config.interfaces.attach {

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Who may come in.
 pub(super) struct Users {
@@ -16,8 +16,29 @@ pub(super) struct Users {
     salt: [u8; 32],
     /// Salted digests of passwords that were right. Only a right password enters, so there is one a user at most.
     known: Mutex<HashMap<String, [u8; 32]>>,
-    /// bcrypt takes a core for a tenth of a second or more. One at a time leaves the others to the host.
-    turns: Arc<Semaphore>,
+    turns: Turns,
+}
+
+/// bcrypt takes a core for a tenth of a second or more. One at a time leaves the others to the host, and a short queue
+/// keeps guessers from filling all connections with requests that wait.
+#[derive(Clone)]
+struct Turns {
+    waiting: Arc<Semaphore>,
+    running: Arc<Semaphore>,
+}
+
+/// How many passwords may wait for bcrypt.
+const MAX_WAITING: usize = 16;
+
+/// What a password is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is this user's.
+    Right,
+    /// It is not, or there is no such user.
+    Wrong,
+    /// Too many others are being checked.
+    Busy,
 }
 
 impl Users {
@@ -25,70 +46,62 @@ impl Users {
     pub(super) fn new(hashes: BTreeMap<String, String>, before: Option<&Users>) -> Option<Users> {
         let decoy = hashes.values().max_by_key(|hash| cost(hash))?.clone();
         let salt = before.map_or_else(random, |users| users.salt);
-        let mut known = before
-            .map(|users| users.known().clone())
-            .unwrap_or_default();
+        let mut known = before.map(|users| users.known().clone()).unwrap_or_default();
         known.retain(|user, _| {
             let then = before.and_then(|users| users.hashes.get(user));
             then.is_some() && then == hashes.get(user)
         });
         // Old and new users take turns together, so a reload under load starts no second queue.
-        let turns = before.map_or_else(|| Arc::new(Semaphore::new(1)), |users| users.turns.clone());
-        Some(Users {
-            hashes,
-            decoy,
-            salt,
-            known: Mutex::new(known),
-            turns,
-        })
+        let turns = before.map_or_else(Turns::new, |users| users.turns.clone());
+        Some(Users { hashes, decoy, salt, known: Mutex::new(known), turns })
     }
 
-    /// Whether this is a user's password. Slow the first time, and whenever it is not.
-    pub(super) async fn check(&self, user: String, password: Vec<u8>) -> bool {
+    /// Judges a password. Slow the first time, and whenever it is wrong.
+    pub(super) async fn check(&self, user: String, password: Vec<u8>) -> Verdict {
         let digest = self.digest(&password);
-        if self
-            .known()
-            .get(&user)
-            .is_some_and(|known| same(known, &digest))
-        {
-            return true;
+        if self.has_proven(&user, &digest) {
+            return Verdict::Right;
+        }
+        let Some(turn) = self.turns.take().await else { return Verdict::Busy };
+        // Another connection of this user may have been before in the queue.
+        if self.has_proven(&user, &digest) {
+            return Verdict::Right;
         }
         let hash = self.hashes.get(&user).unwrap_or(&self.decoy).clone();
-        let Ok(_turn) = self.turns.acquire().await else {
-            return false;
-        };
-        // Another connection of this user may have been before in the queue.
-        if self
-            .known()
-            .get(&user)
-            .is_some_and(|known| same(known, &digest))
-        {
-            return true;
+        // The turn goes along: a client that goes away does not end its bcrypt.
+        let verify = move || (bcrypt::verify(password, &hash), turn);
+        let verified = tokio::task::spawn_blocking(verify).await;
+        if !matches!(verified, Ok((Ok(true), _))) || !self.hashes.contains_key(&user) {
+            return Verdict::Wrong;
         }
-        let verified = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash)).await;
-        let right = matches!(verified, Ok(Ok(true))) && self.hashes.contains_key(&user);
-        if right {
-            self.known().insert(user, digest);
-        }
-        right
+        self.known().insert(user, digest);
+        Verdict::Right
+    }
+
+    fn has_proven(&self, user: &str, digest: &[u8; 32]) -> bool {
+        self.known().get(user).is_some_and(|known| same(known, digest))
     }
 
     fn digest(&self, password: &[u8]) -> [u8; 32] {
-        Sha256::new()
-            .chain_update(self.salt)
-            .chain_update(password)
-            .finalize()
-            .into()
+        Sha256::new().chain_update(self.salt).chain_update(password).finalize().into()
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, [u8; 32]>> {
         // An insertion is whole or has not happened.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    #[cfg(test)]
-    pub(super) fn known_users(&self) -> usize {
-        self.known().len()
+impl Turns {
+    fn new() -> Self {
+        Turns { waiting: Arc::new(Semaphore::new(MAX_WAITING)), running: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Waits for a turn, unless too many do already.
+    async fn take(&self) -> Option<OwnedSemaphorePermit> {
+        let _waiting = self.waiting.try_acquire().ok()?;
+        // Never closed, so it does not fail.
+        self.running.clone().acquire_owned().await.ok()
     }
 }
 
@@ -109,10 +122,9 @@ pub(super) fn hash_problem(hash: &str) -> Option<String> {
     let expected = "expected a bcrypt hash such as `htpasswd -nBC 10 \"\"` writes, $2y$10$...";
     match hash.parse::<bcrypt::HashParts>() {
         Err(error) => Some(format!("{error}; {expected}")),
-        Ok(parts) if !(4..=MAX_COST).contains(&parts.get_cost()) => Some(format!(
-            "bcrypt cost {}: expected 4 to {MAX_COST}; {expected}",
-            parts.get_cost()
-        )),
+        Ok(parts) if !(4..=MAX_COST).contains(&parts.get_cost()) => {
+            Some(format!("bcrypt cost {}: expected 4 to {MAX_COST}; {expected}", parts.get_cost()))
+        }
         Ok(_) => None,
     }
 }
@@ -121,25 +133,19 @@ pub(super) fn hash_problem(hash: &str) -> Option<String> {
 const MAX_COST: u32 = 18;
 
 fn cost(hash: &str) -> u32 {
-    hash.parse::<bcrypt::HashParts>()
-        .map_or(0, |parts| parts.get_cost())
+    hash.parse::<bcrypt::HashParts>().map_or(0, |parts| parts.get_cost())
 }
 
 /// Compares without telling by the time where the difference is.
 fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
-    let difference = a
-        .iter()
-        .zip(b)
-        .fold(0, |difference, (a, b)| black_box(difference | (a ^ b)));
+    let difference = a.iter().zip(b).fold(0, |difference, (a, b)| black_box(difference | (a ^ b)));
     difference == 0
 }
 
 fn random() -> [u8; 32] {
     let mut bytes = [0; 32];
     let source = rustls::crypto::ring::default_provider().secure_random;
-    source
-        .fill(&mut bytes)
-        .expect("getrandom(2) fails only on kernels older than those that the agent runs on");
+    source.fill(&mut bytes).expect("getrandom(2) fails only on kernels older than those that the agent runs on");
     bytes
 }
 
@@ -180,13 +186,7 @@ mod tests {
 
     fn users(list: &[(&str, &str)], before: Option<&Users>) -> Users {
         let hash = |password: &str| bcrypt::hash(password, 4).unwrap();
-        Users::new(
-            list.iter()
-                .map(|(user, password)| ((*user).to_owned(), hash(password)))
-                .collect(),
-            before,
-        )
-        .unwrap()
+        Users::new(list.iter().map(|(user, password)| ((*user).to_owned(), hash(password))).collect(), before).unwrap()
     }
 
     #[test]
@@ -204,11 +204,7 @@ mod tests {
             ("Y=Q=", None),
         ];
         for (encoded, decoded) in table {
-            assert_eq!(
-                base64(encoded.as_bytes()),
-                decoded.map(|text| text.as_bytes().to_vec()),
-                "{encoded:?}"
-            );
+            assert_eq!(base64(encoded.as_bytes()), decoded.map(|text| text.as_bytes().to_vec()), "{encoded:?}");
         }
     }
 
@@ -224,53 +220,53 @@ mod tests {
 
     #[test]
     fn hashes_are_checked_before_use() {
-        assert_eq!(
-            hash_problem("$2y$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi"),
-            None
-        );
-        assert!(
-            hash_problem("hunter2")
-                .unwrap()
-                .contains("expected a bcrypt hash")
-        );
+        assert_eq!(hash_problem("$2y$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi"), None);
+        assert!(hash_problem("hunter2").unwrap().contains("expected a bcrypt hash"));
         let costly = "$2y$31$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi";
         assert!(hash_problem(costly).unwrap().contains("expected 4 to 18"));
+    }
+
+    async fn is_right(users: &Users, user: &str, password: &str) -> bool {
+        users.check(user.into(), password.into()).await == Verdict::Right
     }
 
     #[tokio::test]
     async fn only_right_passwords_are_remembered_and_only_with_their_hash() {
         let first = users(&[("ann", "apple"), ("bob", "beer")], None);
-        assert!(!first.check("ann".into(), b"beer".to_vec()).await);
-        assert!(
-            !first.check("eve".into(), b"apple".to_vec()).await,
-            "unknown"
-        );
-        assert!(!first.check(String::new(), Vec::new()).await);
-        assert_eq!(first.known_users(), 0);
-        assert!(first.check("ann".into(), b"apple".to_vec()).await);
-        assert!(first.check("bob".into(), b"beer".to_vec()).await);
-        assert!(
-            first.check("ann".into(), b"apple".to_vec()).await,
-            "remembered"
-        );
-        assert!(!first.check("ann".into(), b"apples".to_vec()).await);
-        assert_eq!(first.known_users(), 2);
+        assert!(!is_right(&first, "ann", "beer").await);
+        assert!(!is_right(&first, "eve", "apple").await, "unknown");
+        assert!(!is_right(&first, "", "").await);
+        assert_eq!(first.known().len(), 0);
+        assert!(is_right(&first, "ann", "apple").await);
+        assert!(is_right(&first, "bob", "beer").await);
+        assert!(is_right(&first, "ann", "apple").await, "remembered");
+        assert!(!is_right(&first, "ann", "apples").await);
+        assert_eq!(first.known().len(), 2);
 
         let mut hashes = first.hashes.clone();
         hashes.insert("bob".into(), bcrypt::hash("bread", 4).unwrap());
         let second = Users::new(hashes, Some(&first)).unwrap();
-        assert_eq!(second.known_users(), 1, "bob has a new password");
-        assert!(!second.check("bob".into(), b"beer".to_vec()).await);
-        assert!(second.check("bob".into(), b"bread".to_vec()).await);
+        assert_eq!(second.known().len(), 1, "bob has a new password");
+        assert!(!is_right(&second, "bob", "beer").await);
+        assert!(is_right(&second, "bob", "bread").await);
     }
 
     #[tokio::test]
     async fn the_decoy_never_lets_in() {
         let users = users(&[("ann", "apple")], None);
         assert_eq!(&users.decoy, users.hashes.values().next().unwrap());
-        assert!(
-            !users.check("unknown".into(), b"apple".to_vec()).await,
-            "the password of the decoy"
-        );
+        assert!(!is_right(&users, "unknown", "apple").await, "the password of the decoy");
+    }
+
+    #[tokio::test]
+    async fn guessers_fill_a_short_queue_and_the_known_pass_by_it() {
+        let users = users(&[("ann", "apple")], None);
+        assert!(is_right(&users, "ann", "apple").await);
+        let running = users.turns.running.clone().acquire_owned().await.unwrap();
+        let waiting = users.turns.waiting.clone().try_acquire_many_owned(MAX_WAITING as u32).unwrap();
+        assert_eq!(users.check("ann".into(), b"guess".to_vec()).await, Verdict::Busy);
+        assert!(is_right(&users, "ann", "apple").await);
+        drop((running, waiting));
+        assert_eq!(users.check("ann".into(), b"guess".to_vec()).await, Verdict::Wrong);
     }
 }

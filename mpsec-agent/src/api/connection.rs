@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-use super::limits::{Limits, Streaming};
+use super::limits::{Limits, Phase, Progress, Streaming};
 use super::registry::{Connection, Place, Registry};
 use super::routes::plain;
 use super::stats::{HttpStats, OTHER_HANDLER, count};
@@ -56,18 +56,21 @@ pub(super) async fn run(
             return Poll::Ready(());
         }
         // The work has just gone as far as it can: now it is known by when it must go on.
-        let Some(due) = connection.progress().deadline(&shared.limits) else {
-            return Poll::Pending;
-        };
+        let progress = connection.progress();
+        let Some(due) = progress.deadline(&shared.limits) else { return Poll::Pending };
         if alarm.deadline() != due {
             alarm.as_mut().reset(due);
         }
-        alarm
-            .as_mut()
-            .poll(cx)
-            .map(|()| count(&shared.stats.timed_out))
+        alarm.as_mut().poll(cx).map(|()| note_timeout(&progress, &shared.stats))
     })
     .await;
+}
+
+fn note_timeout(progress: &Progress, stats: &HttpStats) {
+    // Who has had the answer and only keeps the connection open has done no wrong.
+    if progress.phase != Phase::Closing {
+        count(&stats.timed_out);
+    }
 }
 
 async fn talk(
@@ -134,9 +137,7 @@ async fn handshake(
 async fn speak_plainly(stream: &mut TcpStream) -> io::Result<()> {
     let text = "this port speaks HTTPS: use https://\n";
     let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n";
-    stream
-        .write_all(format!("{head}Content-Length: {}\r\n\r\n{text}", text.len()).as_bytes())
-        .await?;
+    stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{text}", text.len()).as_bytes()).await?;
     stream.shutdown().await?;
     // Unread bytes would turn the close into a reset that overtakes the answer; the handshake's timeout bounds the wait.
     let mut rest = [0; 1024];
@@ -173,7 +174,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send>(
                 return;
             }
             _ = stopped.wait_for(|stopped| *stopped), if !stopping => {
-                if !connection.in_request() {
+                if connection.progress().phase != Phase::Busy {
                     return;
                 }
                 http.as_mut().graceful_shutdown();

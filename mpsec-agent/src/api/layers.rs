@@ -10,7 +10,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use http_body_util::Limited;
 
-use super::auth::credentials;
+use super::auth::{Verdict, credentials};
 use super::limits::Limits;
 use super::routes::plain;
 use super::stats::{HttpStats, OTHER_HANDLER, count};
@@ -24,17 +24,8 @@ struct Around {
 }
 
 /// Puts the layers around a router, fallbacks included; the first to see a request is counting.
-pub(super) fn around(
-    router: Router,
-    config: Arc<WebConfig>,
-    stats: Arc<HttpStats>,
-    limits: &Limits,
-) -> Router {
-    let around = Around {
-        config,
-        stats,
-        max_body_bytes: limits.max_body_bytes,
-    };
+pub(super) fn around(router: Router, config: Arc<WebConfig>, stats: Arc<HttpStats>, limits: &Limits) -> Router {
+    let around = Around { config, stats, max_body_bytes: limits.max_body_bytes };
     router
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(around.clone(), limit_body))
@@ -51,9 +42,7 @@ async fn count_requests(State(around): State<Around>, request: Request, next: Ne
     around.config.refresh(&around.stats);
     let response = next.run(request).await;
     let handler = pattern.as_ref().map_or(OTHER_HANDLER, MatchedPath::as_str);
-    around
-        .stats
-        .count_request(handler, response.status().as_u16());
+    around.stats.count_request(handler, response.status().as_u16());
     response
 }
 
@@ -69,13 +58,12 @@ async fn limit_rate(State(around): State<Around>, request: Request, next: Next) 
     if around.config.allows_by_rate() {
         return next.run(request).await;
     }
-    let mut response = plain(
-        StatusCode::TOO_MANY_REQUESTS,
-        "more requests than rate_limit allows\n",
-    );
-    response
-        .headers_mut()
-        .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    later(StatusCode::TOO_MANY_REQUESTS, "more requests than rate_limit allows\n")
+}
+
+fn later(status: StatusCode, text: &'static str) -> Response {
+    let mut response = plain(status, text);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }
 
@@ -83,20 +71,15 @@ async fn authenticate(State(around): State<Around>, request: Request, next: Next
     let Some(users) = around.config.users() else {
         return next.run(request).await;
     };
-    let given = request
-        .headers()
-        .get(AUTHORIZATION)
-        .and_then(|value| credentials(value.as_bytes()));
+    let given = request.headers().get(AUTHORIZATION).and_then(|value| credentials(value.as_bytes()));
     if let Some((user, password)) = given {
-        if users.check(user, password).await {
-            return next.run(request).await;
+        match users.check(user, password).await {
+            Verdict::Right => return next.run(request).await,
+            Verdict::Wrong => count(&around.stats.auth_failures),
+            Verdict::Busy => return later(StatusCode::SERVICE_UNAVAILABLE, "too many passwords are being checked\n"),
         }
-        count(&around.stats.auth_failures);
     }
-    let mut response = plain(
-        StatusCode::UNAUTHORIZED,
-        "a user name and password are required\n",
-    );
+    let mut response = plain(StatusCode::UNAUTHORIZED, "a user name and password are required\n");
     let challenge = HeaderValue::from_static("Basic realm=\"mpsec\", charset=\"UTF-8\"");
     response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     response
@@ -105,10 +88,7 @@ async fn authenticate(State(around): State<Around>, request: Request, next: Next
 async fn limit_body(State(around): State<Around>, request: Request, next: Next) -> Response {
     let limit = around.max_body_bytes;
     if content_length(request.headers()).is_some_and(|length| length > limit as u64) {
-        return plain(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a request's body may have {limit} bytes\n"),
-        );
+        return plain(StatusCode::PAYLOAD_TOO_LARGE, format!("a request's body may have {limit} bytes\n"));
     }
     // A body of unknown length fails where it is read, as soon as it is too long.
     let request = request.map(|body| axum::body::Body::new(Limited::new(body, limit)));

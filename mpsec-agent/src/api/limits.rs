@@ -100,20 +100,15 @@ impl Progress {
 }
 
 /// Which connection to close for another: the one without a request that has been so longest; failing that, of those whose
-/// client takes nothing, the one with the oldest request.
-pub(super) fn victim<K: Copy>(
-    connections: impl Iterator<Item = (K, Progress)> + Clone,
-) -> Option<K> {
-    let idle = connections
-        .clone()
-        .filter(|(_, progress)| !progress.in_request());
-    let oldest = idle.min_by_key(|(_, progress)| progress.since);
-    let stuck = || {
-        connections
-            .filter(|(_, p)| p.blocked_since.is_some())
-            .min_by_key(|(_, p)| p.since)
+/// client takes nothing, the one with the oldest request; failing that, the oldest that has no end.
+pub(super) fn victim<K: Copy>(connections: impl Iterator<Item = (K, Progress)> + Clone) -> Option<K> {
+    let oldest = |spare: fn(&Progress) -> bool| {
+        let candidates = connections.clone().filter(|(_, progress)| spare(progress));
+        candidates.min_by_key(|(_, progress)| progress.since).map(|(key, _)| key)
     };
-    oldest.or_else(stuck).map(|(key, _)| key)
+    oldest(|progress| !progress.in_request())
+        .or_else(|| oldest(|progress| progress.blocked_since.is_some()))
+        .or_else(|| oldest(|progress| progress.phase == Phase::Streaming))
 }
 
 /// Which connections to close so that `more` bytes can wait beside what already does: those stuck longest, and only those
@@ -124,23 +119,14 @@ pub(super) fn victims_for_bytes<K: Copy>(
     limits: &Limits,
     now: Instant,
 ) -> Option<Vec<K>> {
-    let pending: u64 = connections
-        .clone()
-        .map(|(_, progress)| progress.pending_bytes)
-        .sum();
+    let pending: u64 = connections.clone().map(|(_, progress)| progress.pending_bytes).sum();
     // One answer always has room, whatever its size.
     if pending == 0 || pending + more <= limits.max_pending_bytes {
         return Some(Vec::new());
     }
     let mut excess = pending + more - limits.max_pending_bytes;
-    let stuck_for = |progress: &Progress| {
-        progress
-            .blocked_since
-            .map_or(Duration::ZERO, |since| now - since)
-    };
-    let mut stuck: Vec<_> = connections
-        .filter(|(_, progress)| stuck_for(progress) >= Duration::from_secs(1))
-        .collect();
+    let stuck_for = |progress: &Progress| progress.blocked_since.map_or(Duration::ZERO, |since| now - since);
+    let mut stuck: Vec<_> = connections.filter(|(_, progress)| stuck_for(progress) >= Duration::from_secs(1)).collect();
     stuck.sort_by_key(|(_, progress)| progress.blocked_since);
     let mut victims = Vec::new();
     for (key, progress) in stuck {
@@ -157,18 +143,8 @@ pub(super) fn victims_for_bytes<K: Copy>(
 mod tests {
     use super::*;
 
-    fn progress(
-        phase: Phase,
-        since: Instant,
-        blocked_since: Option<Instant>,
-        pending_bytes: u64,
-    ) -> Progress {
-        Progress {
-            phase,
-            since,
-            blocked_since,
-            pending_bytes,
-        }
+    fn progress(phase: Phase, since: Instant, blocked_since: Option<Instant>, pending_bytes: u64) -> Progress {
+        Progress { phase, since, blocked_since, pending_bytes }
     }
 
     #[test]
@@ -182,7 +158,9 @@ mod tests {
         let pick = |list: &[(char, Progress)]| victim(list.iter().copied());
         assert_eq!(pick(&[working, stuck, idle, slow_head]), Some('h'));
         assert_eq!(pick(&[working, stuck, idle]), Some('i'));
-        assert_eq!(pick(&[working, stuck]), Some('s'));
+        let stream = ('e', progress(Phase::Streaming, at(0), None, 0));
+        assert_eq!(pick(&[working, stuck, stream]), Some('s'));
+        assert_eq!(pick(&[working, stream]), Some('e'));
         assert_eq!(pick(&[working]), None);
         assert_eq!(pick(&[]), None);
     }
@@ -191,35 +169,24 @@ mod tests {
     fn stuck_clients_make_room_for_bytes() {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
-        let limits = Limits {
-            max_pending_bytes: 100,
-            ..Limits::default()
-        };
+        let limits = Limits { max_pending_bytes: 100, ..Limits::default() };
         let first = ('1', progress(Phase::Busy, at(0), Some(at(2)), 40));
         let second = ('2', progress(Phase::Busy, at(0), Some(at(1)), 40));
         let moving = ('m', progress(Phase::Busy, at(0), Some(at(5)), 20));
-        let pick =
-            |more| victims_for_bytes([first, second, moving].into_iter(), more, &limits, at(5));
+        let pick = |more| victims_for_bytes([first, second, moving].into_iter(), more, &limits, at(5));
         assert_eq!(pick(0), Some(vec![]));
         assert_eq!(pick(30), Some(vec!['2']));
         assert_eq!(pick(80), Some(vec!['2', '1']));
         assert_eq!(pick(81), None);
         let alone = [('a', progress(Phase::Busy, at(0), None, 0))];
-        assert_eq!(
-            victims_for_bytes(alone.into_iter(), 1000, &limits, at(5)),
-            Some(vec![])
-        );
+        assert_eq!(victims_for_bytes(alone.into_iter(), 1000, &limits, at(5)), Some(vec![]));
     }
 
     #[test]
     fn deadlines_follow_the_phase() {
         let limits = Limits::default();
         let now = Instant::now();
-        let left = |phase, blocked| {
-            progress(phase, now, blocked, 0)
-                .deadline(&limits)
-                .map(|due| (due - now).as_secs())
-        };
+        let left = |phase, blocked| progress(phase, now, blocked, 0).deadline(&limits).map(|due| (due - now).as_secs());
         assert_eq!(left(Phase::Opening, None), Some(10));
         assert_eq!(left(Phase::Head, None), Some(10));
         assert_eq!(left(Phase::Idle, None), Some(60));

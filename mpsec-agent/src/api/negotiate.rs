@@ -84,11 +84,7 @@ impl Encoding {
             (gzip.or(others).unwrap_or(0), Encoding::Gzip),
             (zstd.or(others).unwrap_or(0), Encoding::Zstd),
         ];
-        wanted
-            .into_iter()
-            .filter(|(q, _)| *q > 0)
-            .max()
-            .map_or(Encoding::Identity, |(_, encoding)| encoding)
+        wanted.into_iter().filter(|(q, _)| *q > 0).max().map_or(Encoding::Identity, |(_, encoding)| encoding)
     }
 
     /// The name in `Content-Encoding`, which identity does not have.
@@ -148,20 +144,13 @@ struct Item<'a> {
 
 fn items<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = Item<'a>> {
     let values = headers.get_all(name).into_iter();
-    values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(item)
+    values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).filter_map(item)
 }
 
 fn item(text: &str) -> Option<Item<'_>> {
     let mut parts = text.split(';').map(str::trim);
     let name = parts.next().filter(|name| !name.is_empty())?;
-    let mut item = Item {
-        name,
-        version: None,
-        q: 1000,
-    };
+    let mut item = Item { name, version: None, q: 1000 };
     for (key, value) in parts.filter_map(|part| part.split_once('=')) {
         let value = value.trim().trim_matches('"');
         match key.trim() {
@@ -176,11 +165,7 @@ fn item(text: &str) -> Option<Item<'_>> {
 /// A weight such as `0.75`; what is no weight counts as if it were not there.
 fn thousandths(q: &str) -> u16 {
     match q.parse::<f32>() {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "clamped to 0..=1 before"
-        )]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=1 before")]
         Ok(q) if q.is_finite() => (q.clamp(0.0, 1.0) * 1000.0).round() as u16,
         _ => 1000,
     }
@@ -193,10 +178,7 @@ mod tests {
     use super::*;
 
     fn headers(name: HeaderName, values: &[&str]) -> HeaderMap {
-        values
-            .iter()
-            .map(|value| (name.clone(), value.parse().unwrap()))
-            .collect()
+        values.iter().map(|value| (name.clone(), value.parse().unwrap())).collect()
     }
 
     #[test]
@@ -222,32 +204,19 @@ mod tests {
             (&[protobuf], OpenMetrics),
             (&[text_first], Classic),
             (&["application/openmetrics-text"], OpenMetrics),
-            (
-                &["Application/OpenMetrics-Text; version=\"1.0.0\""],
-                OpenMetrics,
-            ),
+            (&["Application/OpenMetrics-Text; version=\"1.0.0\""], OpenMetrics),
             (&["application/openmetrics-text;version=0.0.1"], OpenMetrics),
             (&["application/openmetrics-text;version=2.0.0"], Classic),
             (&["application/openmetrics-text;q=0"], Classic),
-            (
-                &["application/openmetrics-text;q=0.5, text/plain;q=0.6"],
-                Classic,
-            ),
+            (&["application/openmetrics-text;q=0.5, text/plain;q=0.6"], Classic),
             (&["*/*, application/openmetrics-text"], OpenMetrics),
             (&["text/plain, application/openmetrics-text"], Classic),
-            (
-                &["text/plain;q=0.1", "application/openmetrics-text;q=0.2"],
-                OpenMetrics,
-            ),
+            (&["text/plain;q=0.1", "application/openmetrics-text;q=0.2"], OpenMetrics),
             (&["application/openmetrics-text;q=nonsense"], OpenMetrics),
             (&["application/json"], Classic),
         ];
         for (accept, format) in table {
-            assert_eq!(
-                Format::from_headers(&headers(ACCEPT, accept)),
-                *format,
-                "{accept:?}"
-            );
+            assert_eq!(Format::from_headers(&headers(ACCEPT, accept)), *format, "{accept:?}");
         }
     }
 
@@ -275,11 +244,7 @@ mod tests {
             (&["deflate", "gzip"], Gzip),
         ];
         for (accept, encoding) in table {
-            assert_eq!(
-                Encoding::from_headers(&headers(ACCEPT_ENCODING, accept)),
-                *encoding,
-                "{accept:?}"
-            );
+            assert_eq!(Encoding::from_headers(&headers(ACCEPT_ENCODING, accept)), *encoding, "{accept:?}");
         }
     }
 
@@ -288,15 +253,10 @@ mod tests {
         let body = Bytes::from("mpsec_subflow_sent_bytes_total{path=\"a\"} 17\n".repeat(5000));
         let gzipped = Encoding::Gzip.encode(body.clone()).unwrap();
         let mut back = Vec::new();
-        flate2::read::GzDecoder::new(&*gzipped)
-            .read_to_end(&mut back)
-            .unwrap();
+        flate2::read::GzDecoder::new(&*gzipped).read_to_end(&mut back).unwrap();
         assert_eq!(back, body);
         let zstd = Encoding::Zstd.encode(body.clone()).unwrap();
         assert_eq!(zstd::decode_all(&*zstd).unwrap(), body);
-        assert_eq!(
-            Encoding::Identity.encode(body.clone()).unwrap().as_ptr(),
-            body.as_ptr()
-        );
+        assert_eq!(Encoding::Identity.encode(body.clone()).unwrap().as_ptr(), body.as_ptr());
     }
 }

@@ -48,11 +48,7 @@ pub(super) struct Place {
 
 impl Registry {
     pub(super) fn new(limits: Limits, stats: Arc<HttpStats>) -> Self {
-        Registry {
-            limits,
-            stats,
-            connections: Mutex::default(),
-        }
+        Registry { limits, stats, connections: Mutex::default() }
     }
 
     /// Takes a place, if need be that of the connection that can best be spared; `None` when all are at work.
@@ -70,11 +66,7 @@ impl Registry {
         count(&self.stats.connections);
         count(&self.stats.open_connections);
         drop(connections);
-        Some(Place {
-            registry: self.clone(),
-            id,
-            connection,
-        })
+        Some(Place { registry: self.clone(), id, connection })
     }
 
     /// Closes the connection that can best be spared.
@@ -90,8 +82,7 @@ impl Registry {
     /// Whether an answer of this size can wait for its client, if need be in the place of clients that are stuck.
     pub(super) fn make_room_for_bytes(&self, bytes: u64) -> bool {
         let mut connections = self.lock();
-        let victims =
-            victims_for_bytes(connections.snapshot(), bytes, &self.limits, Instant::now());
+        let victims = victims_for_bytes(connections.snapshot(), bytes, &self.limits, Instant::now());
         let enough = victims.is_some();
         for id in victims.into_iter().flatten() {
             self.evict(&mut connections, id);
@@ -108,17 +99,13 @@ impl Registry {
 
     fn lock(&self) -> MutexGuard<'_, Connections> {
         // Insertions and removals are whole after any panic.
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Connections {
     fn snapshot(&self) -> impl Iterator<Item = (u64, Progress)> + Clone {
-        self.open
-            .iter()
-            .map(|(&id, connection)| (id, connection.progress()))
+        self.open.iter().map(|(&id, connection)| (id, connection.progress()))
     }
 }
 
@@ -131,27 +118,12 @@ impl Drop for Place {
 
 impl Connection {
     fn new() -> Self {
-        let progress = Progress {
-            phase: Phase::Opening,
-            since: Instant::now(),
-            blocked_since: None,
-            pending_bytes: 0,
-        };
-        Connection {
-            progress: Mutex::new(Tracked {
-                progress,
-                answer_taken: false,
-            }),
-            evicted: Notify::new(),
-        }
+        let progress = Progress { phase: Phase::Opening, since: Instant::now(), blocked_since: None, pending_bytes: 0 };
+        Connection { progress: Mutex::new(Tracked { progress, answer_taken: false }), evicted: Notify::new() }
     }
 
     pub(super) fn progress(&self) -> Progress {
         self.lock().progress
-    }
-
-    pub(super) fn in_request(&self) -> bool {
-        self.progress().in_request()
     }
 
     /// Ends when another connection takes the place of this one.
@@ -239,10 +211,7 @@ mod tests {
 
     fn registry(max_connections: usize) -> (Arc<Registry>, Arc<HttpStats>) {
         let stats = Arc::new(HttpStats::default());
-        let limits = Limits {
-            max_connections,
-            ..Limits::default()
-        };
+        let limits = Limits { max_connections, ..Limits::default() };
         (Arc::new(Registry::new(limits, stats.clone())), stats)
     }
 
@@ -272,11 +241,7 @@ mod tests {
         connection.request_began();
         connection.answer_began(10, false);
         connection.flushed();
-        assert_eq!(
-            connection.progress().phase,
-            Phase::Busy,
-            "a flush before the end of the answer"
-        );
+        assert_eq!(connection.progress().phase, Phase::Busy, "a flush before the end of the answer");
         connection.answer_taken();
         connection.flushed();
         assert_eq!(connection.progress().phase, Phase::Idle);

@@ -47,18 +47,11 @@ pub enum SiteError {
 ///
 /// Further routes are merged into it, or it into them; only this one brings a fallback.
 pub fn router(site: Arc<dyn Site>, stats: Arc<HttpStats>) -> Router {
-    let scrapes = Arc::new(Scrapes {
-        site,
-        stats,
-        compressions: Semaphore::new(COMPRESSIONS),
-    });
+    let scrapes = Arc::new(Scrapes { site, stats, compressions: Arc::new(Semaphore::new(COMPRESSIONS)) });
     Router::new()
         .route("/", get(landing))
         .route("/metrics", get(metrics))
-        .route(
-            "/-/healthy",
-            get(|| async { plain(StatusCode::OK, "healthy\n") }),
-        )
+        .route("/-/healthy", get(|| async { plain(StatusCode::OK, "healthy\n") }))
         .route("/-/ready", get(ready))
         .method_not_allowed_fallback(wrong_method)
         .fallback(not_found)
@@ -75,7 +68,7 @@ const WORTH_A_THREAD: usize = 256 * 1024;
 struct Scrapes {
     site: Arc<dyn Site>,
     stats: Arc<HttpStats>,
-    compressions: Semaphore,
+    compressions: Arc<Semaphore>,
 }
 
 async fn metrics(State(scrapes): State<Arc<Scrapes>>, headers: HeaderMap) -> Response {
@@ -86,7 +79,8 @@ async fn metrics(State(scrapes): State<Arc<Scrapes>>, headers: HeaderMap) -> Res
             return plain(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
         }
         Err(error) => {
-            tracing::error!("/metrics: {error}");
+            // The answer says why, and counts; a log line a scrape would tell no more.
+            tracing::debug!("/metrics: {error}");
             return plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"));
         }
     };
@@ -95,10 +89,7 @@ async fn metrics(State(scrapes): State<Arc<Scrapes>>, headers: HeaderMap) -> Res
     scrapes.stats.count_scrape_bytes(encoding, body.len());
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static(format.content_type()),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
     if let Some(name) = encoding.header_value() {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
@@ -116,8 +107,9 @@ impl Scrapes {
         let encoded = if body.len() < WORTH_A_THREAD {
             wanted.encode(input)
         } else {
-            let _permit = self.compressions.acquire().await;
-            match tokio::task::spawn_blocking(move || wanted.encode(input)).await {
+            let permit = self.compressions.clone().acquire_owned().await;
+            // The permit goes along: a client that goes away does not end its compression.
+            match tokio::task::spawn_blocking(move || (wanted.encode(input), permit).0).await {
                 Ok(encoded) => encoded,
                 Err(error) => Err(std::io::Error::other(error)),
             }
@@ -125,10 +117,7 @@ impl Scrapes {
         match encoded {
             Ok(encoded) => (wanted, encoded),
             Err(error) => {
-                tracing::warn!(
-                    "cannot compress an answer with {}, sent as it is: {error}",
-                    wanted.name()
-                );
+                tracing::warn!("cannot compress an answer with {}, sent as it is: {error}", wanted.name());
                 (Encoding::Identity, body)
             }
         }
@@ -138,10 +127,7 @@ impl Scrapes {
 async fn ready(State(scrapes): State<Arc<Scrapes>>) -> Response {
     match scrapes.site.ready() {
         Ok(()) => plain(StatusCode::OK, "ready\n"),
-        Err(reason) => plain(
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("not ready: {reason}\n"),
-        ),
+        Err(reason) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
     }
 }
 
@@ -167,24 +153,15 @@ async fn not_found(uri: Uri) -> Response {
 
 /// The router adds `Allow`.
 async fn wrong_method(method: Method, uri: Uri) -> Response {
-    plain(
-        StatusCode::METHOD_NOT_ALLOWED,
-        format!("{method} is not for {}: use GET or HEAD\n", uri.path()),
-    )
+    plain(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not for {}: use GET or HEAD\n", uri.path()))
 }
 
 /// A plain text answer that no cache keeps.
 pub(super) fn plain(status: StatusCode, text: impl Into<Body>) -> Response {
-    let headers = [
-        (CONTENT_TYPE, "text/plain; charset=utf-8"),
-        (CACHE_CONTROL, "no-store"),
-    ];
+    let headers = [(CONTENT_TYPE, "text/plain; charset=utf-8"), (CACHE_CONTROL, "no-store")];
     (status, headers, text.into()).into_response()
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -6,9 +6,7 @@ use std::net::IpAddr;
 
 /// Its DNS names, e-mail addresses, URIs and IP addresses. A certificate that cannot be read has none.
 pub(super) fn names(certificate: &[u8]) -> Vec<String> {
-    extension(certificate)
-        .and_then(parse_names)
-        .unwrap_or_default()
+    extension(certificate).and_then(parse_names).unwrap_or_default()
 }
 
 const SEQUENCE: u8 = 0x30;
@@ -76,9 +74,7 @@ trait Der<'a> {
 
     /// The content of the next value, if it has this tag.
     fn expect_tag(&mut self, tag: u8) -> Option<&'a [u8]> {
-        self.next_value()
-            .filter(|(found, _)| *found == tag)
-            .map(|(_, content)| content)
+        self.next_value().filter(|(found, _)| *found == tag).map(|(_, content)| content)
     }
 }
 
@@ -89,12 +85,8 @@ impl<'a> Der<'a> for &'a [u8] {
         if first >= 0x80 {
             // Three bytes of length are 16 MiB, more than any certificate.
             let size = usize::from(first & 0x7f);
-            let (bytes, after) = rest
-                .split_at_checked(size)
-                .filter(|_| (1..=3).contains(&size))?;
-            length = bytes
-                .iter()
-                .fold(0, |length, &byte| length << 8 | usize::from(byte));
+            let (bytes, after) = rest.split_at_checked(size).filter(|_| (1..=3).contains(&size))?;
+            length = bytes.iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
             rest = after;
         }
         let (content, rest) = rest.split_at_checked(length)?;
@@ -112,11 +104,7 @@ mod tests {
     fn certificate(sans: Vec<SanType>) -> Vec<u8> {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.subject_alt_names = sans;
-        params
-            .self_signed(&KeyPair::generate().unwrap())
-            .unwrap()
-            .der()
-            .to_vec()
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
     }
 
     #[test]
@@ -128,13 +116,8 @@ mod tests {
             SanType::IpAddress("192.0.2.7".parse().unwrap()),
             SanType::IpAddress("2001:db8::7".parse().unwrap()),
         ];
-        let expected = [
-            "prometheus.example",
-            "ops@example.org",
-            "spiffe://example/prometheus",
-            "192.0.2.7",
-            "2001:db8::7",
-        ];
+        let expected =
+            ["prometheus.example", "ops@example.org", "spiffe://example/prometheus", "192.0.2.7", "2001:db8::7"];
         assert_eq!(names(&certificate(sans)), expected);
         assert!(names(&certificate(Vec::new())).is_empty());
     }

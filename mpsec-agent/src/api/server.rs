@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -23,6 +23,8 @@ use super::web_config::{Protection, WebConfig};
 
 /// How long to wait for descriptors or memory when accept(2) finds none.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// Connections to close when the agent runs out of descriptors: enough to leave some to its own work.
+const SHORTAGE_VICTIMS: usize = 16;
 /// At most one log line in this time about accept(2).
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -65,70 +67,55 @@ impl Server {
         stats: Arc<HttpStats>,
     ) -> Result<Server, BindError> {
         let mut listeners = Vec::with_capacity(addrs.len());
-        for &addr in addrs {
-            listeners.push(
-                TcpListener::bind(addr)
-                    .await
-                    .map_err(|source| BindError { addr, source })?,
-            );
+        let mut addrs = addrs.to_vec();
+        // `[::]` first: it may take IPv4 along (ip(7), IPV6_V6ONLY), and then leaves `0.0.0.0` nothing to do.
+        addrs.sort_by_key(|addr| !(addr.is_ipv6() && addr.ip().is_unspecified()));
+        for &addr in &addrs {
+            match TcpListener::bind(addr).await {
+                Ok(listener) => listeners.push(listener),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_covered(addr, &addrs) => {}
+                Err(source) => return Err(BindError { addr, source }),
+            }
         }
-        if let Some(warning) = exposure(addrs, config.protection()) {
+        if let Some(warning) = exposure(&addrs, config.protection()) {
             tracing::warn!("{warning}");
         }
-        Ok(Server {
-            listeners,
-            config,
-            limits,
-            stats,
-        })
+        Ok(Server { listeners, config, limits, stats })
     }
 
     /// The addresses that it listens on, with the ports that the kernel chose.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.listeners
-            .iter()
-            .filter_map(|listener| listener.local_addr().ok())
-            .collect()
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     /// Serves until `shutdown`, then lets requests in progress end, for as long as the limits grant.
     pub async fn serve(self, router: Router, shutdown: impl Future<Output = ()>) {
         let registry = Arc::new(Registry::new(self.limits.clone(), self.stats.clone()));
         let shared = Arc::new(Shared {
-            router: layers::around(
-                router,
-                self.config.clone(),
-                self.stats.clone(),
-                &self.limits,
-            ),
+            router: layers::around(router, self.config.clone(), self.stats.clone(), &self.limits),
             config: self.config,
             registry,
             limits: self.limits,
             stats: self.stats,
         });
         let (stop, stopped) = watch::channel(false);
-        let mut acceptor = Acceptor {
-            shared: shared.clone(),
-            stopped,
-            tasks: JoinSet::new(),
-            quiet_until: None,
-        };
+        let mut acceptor = Acceptor { shared: shared.clone(), stopped, tasks: JoinSet::new(), quiet_until: None };
         acceptor.run(&self.listeners, shutdown).await;
         drop(self.listeners);
         // Fails only when no connection is left to hear it.
         let _ = stop.send(true);
         let mut tasks = acceptor.tasks;
         let all_ended = async { while tasks.join_next().await.is_some() {} };
-        if timeout(shared.limits.shutdown_timeout, all_ended)
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                "{} HTTP requests did not end in time and were cut off",
-                tasks.len()
-            );
+        if timeout(shared.limits.shutdown_timeout, all_ended).await.is_err() {
+            tracing::warn!("{} HTTP requests did not end in time and were cut off", tasks.len());
         }
     }
+}
+
+/// Whether this is all of IPv4, on a port where all of IPv6 is listened on as well.
+fn is_covered(addr: SocketAddr, addrs: &[SocketAddr]) -> bool {
+    let all_ipv6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, addr.port()));
+    addr.is_ipv4() && addr.ip().is_unspecified() && addrs.contains(&all_ipv6)
 }
 
 struct Acceptor {
@@ -162,13 +149,7 @@ impl Acceptor {
         let Some(place) = self.shared.registry.enter() else {
             return;
         };
-        self.tasks.spawn(connection::run(
-            stream,
-            peer,
-            place,
-            self.shared.clone(),
-            self.stopped.clone(),
-        ));
+        self.tasks.spawn(connection::run(stream, peer, place, self.shared.clone(), self.stopped.clone()));
         // A flood of connections must not keep those that it evicts from closing, nor the others from their work.
         tokio::task::yield_now().await;
     }
@@ -180,18 +161,22 @@ impl Acceptor {
             tracing::warn!("cannot accept HTTP connections: {error}");
             self.quiet_until = Some(now + ACCEPT_LOG_INTERVAL);
         }
-        if is_shortage(error) {
-            self.shared.registry.make_room();
+        if !is_shortage(error) {
+            return;
+        }
+        let freed = (0..SHORTAGE_VICTIMS).take_while(|_| self.shared.registry.make_room()).count();
+        let ours_alone = error.raw_os_error() == Some(libc::EMFILE);
+        if freed > 0 && ours_alone {
+            // The closed connections' tasks run before the next try.
+            tokio::task::yield_now().await;
+        } else {
             sleep(ACCEPT_BACKOFF).await;
         }
     }
 }
 
 /// The next connection from any listener, beginning after the one that gave the last.
-async fn accept(
-    listeners: &[TcpListener],
-    first: &mut usize,
-) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept(listeners: &[TcpListener], first: &mut usize) -> io::Result<(TcpStream, SocketAddr)> {
     std::future::poll_fn(|cx| {
         for offset in 0..listeners.len() {
             let index = (*first + offset) % listeners.len();
@@ -208,50 +193,33 @@ async fn accept(
 /// Whether the host lacks something that closing connections or time may bring back. Other errors of accept(2) are those
 /// of a connection that ended before it was accepted.
 fn is_shortage(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 /// What listening on these addresses exposes to the network, and what to do about it.
 pub fn exposure(addrs: &[SocketAddr], protection: Protection) -> Option<String> {
     let reachable = |addr: &&SocketAddr| !addr.ip().to_canonical().is_loopback();
-    let exposed: Vec<_> = addrs
-        .iter()
-        .filter(reachable)
-        .map(ToString::to_string)
-        .collect();
+    let exposed: Vec<_> = addrs.iter().filter(reachable).map(ToString::to_string).collect();
     if exposed.is_empty() {
         return None;
     }
     let danger = match protection {
-        Protection {
-            tls: true,
-            basic_auth,
-            client_certs,
-        } if basic_auth || client_certs => return None,
+        Protection { tls: true, basic_auth, client_certs } if basic_auth || client_certs => return None,
         Protection { tls: true, .. } => {
             "whoever reaches it can read this host's addresses and traffic, as TLS alone asks \
                                          nobody who they are; add basic_auth_users or client_ca_file"
         }
-        Protection {
-            basic_auth: true, ..
-        } => "passwords and metrics cross the network in clear; add tls_server_config",
+        Protection { basic_auth: true, .. } => {
+            "passwords and metrics cross the network in clear; add tls_server_config"
+        }
         Protection { .. } => {
             "whoever reaches it can read this host's addresses and traffic, without TLS or a password; listen on 127.0.0.1, \
              or add tls_server_config and basic_auth_users"
         }
     };
-    let where_to = if protection == Protection::default() {
-        " in a --web-config file"
-    } else {
-        " in the web configuration"
-    };
-    Some(format!(
-        "listening on {}: {danger}{where_to}",
-        exposed.join(", ")
-    ))
+    let where_to =
+        if protection == Protection::default() { " in a --web-config file" } else { " in the web configuration" };
+    Some(format!("listening on {}: {danger}{where_to}", exposed.join(", ")))
 }
 
 #[cfg(test)]
@@ -260,41 +228,15 @@ mod tests {
 
     #[test]
     fn exposure_is_told_by_address_and_protection() {
-        let open: &[SocketAddr] = &[
-            "127.0.0.1:9475".parse().unwrap(),
-            "0.0.0.0:9475".parse().unwrap(),
-        ];
+        let open: &[SocketAddr] = &["127.0.0.1:9475".parse().unwrap(), "0.0.0.0:9475".parse().unwrap()];
         let local: &[SocketAddr] = &["127.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap()];
-        let of = |tls, basic_auth, client_certs| {
-            exposure(
-                open,
-                Protection {
-                    tls,
-                    basic_auth,
-                    client_certs,
-                },
-            )
-        };
+        let of = |tls, basic_auth, client_certs| exposure(open, Protection { tls, basic_auth, client_certs });
         assert_eq!(exposure(local, Protection::default()), None);
         let bare = of(false, false, false).unwrap();
-        assert!(
-            bare.starts_with("listening on 0.0.0.0:9475: whoever reaches it can read"),
-            "{bare}"
-        );
-        assert!(
-            bare.contains("add tls_server_config and basic_auth_users"),
-            "{bare}"
-        );
-        assert!(
-            of(false, true, false)
-                .unwrap()
-                .contains("passwords and metrics cross the network in clear")
-        );
-        assert!(
-            of(true, false, false)
-                .unwrap()
-                .contains("add basic_auth_users or client_ca_file")
-        );
+        assert!(bare.starts_with("listening on 0.0.0.0:9475: whoever reaches it can read"), "{bare}");
+        assert!(bare.contains("add tls_server_config and basic_auth_users"), "{bare}");
+        assert!(of(false, true, false).unwrap().contains("passwords and metrics cross the network in clear"));
+        assert!(of(true, false, false).unwrap().contains("add basic_auth_users or client_ca_file"));
         assert_eq!(of(true, true, false), None);
         assert_eq!(of(true, false, true), None);
     }
@@ -302,9 +244,7 @@ mod tests {
     #[test]
     fn shortages_are_told_from_lost_connections() {
         assert!(is_shortage(&io::Error::from_raw_os_error(libc::EMFILE)));
-        assert!(!is_shortage(&io::Error::from_raw_os_error(
-            libc::ECONNABORTED
-        )));
+        assert!(!is_shortage(&io::Error::from_raw_os_error(libc::ECONNABORTED)));
     }
 
     #[tokio::test]
@@ -312,14 +252,21 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = taken.local_addr().unwrap();
         let stats = Arc::new(HttpStats::default());
-        let error = Server::bind(&[addr], Arc::default(), Limits::default(), stats)
-            .await
-            .err()
-            .unwrap();
+        let error = Server::bind(&[addr], Arc::default(), Limits::default(), stats).await.err().unwrap();
         let expected = "address already in use; another agent? choose another with --listen";
-        assert_eq!(
-            error.to_string(),
-            format!("cannot listen on {addr}: {expected}")
-        );
+        assert_eq!(error.to_string(), format!("cannot listen on {addr}: {expected}"));
+    }
+
+    #[tokio::test]
+    async fn all_of_ipv4_beside_all_of_ipv6_is_no_conflict() {
+        let Ok(probe) = TcpListener::bind("[::]:0").await else {
+            eprintln!("skipped: this host has no IPv6");
+            return;
+        };
+        let port = probe.local_addr().unwrap().port();
+        drop(probe);
+        let addrs = [format!("0.0.0.0:{port}"), format!("[::]:{port}")].map(|addr| addr.parse().unwrap());
+        let server = Server::bind(&addrs, Arc::default(), Limits::default(), Arc::default()).await.unwrap();
+        assert!(!server.local_addrs().is_empty());
     }
 }

@@ -66,12 +66,7 @@ impl HttpStats {
     pub fn snapshot(&self) -> HttpSnapshot {
         HttpSnapshot {
             requests: self.request_counts(),
-            scrape_bytes: Encoding::ALL.map(|encoding| {
-                (
-                    encoding,
-                    self.encoded_bytes[encoding as usize].load(Relaxed),
-                )
-            }),
+            scrape_bytes: Encoding::ALL.map(|encoding| (encoding, self.encoded_bytes[encoding as usize].load(Relaxed))),
             open_connections: self.open_connections.load(Relaxed),
             connections: self.connections.load(Relaxed),
             closed_for_room: self.closed_for_room.load(Relaxed),
@@ -100,11 +95,7 @@ impl HttpStats {
     fn request_counts(&self) -> Vec<RequestCount> {
         let requests = self.lock();
         let rows = requests.iter().flat_map(|(handler, codes)| {
-            codes.iter().map(|(&code, &count)| RequestCount {
-                handler: handler.clone(),
-                code,
-                count,
-            })
+            codes.iter().map(|(&code, &count)| RequestCount { handler: handler.clone(), code, count })
         });
         rows.collect()
     }
@@ -127,30 +118,12 @@ mod tests {
     #[test]
     fn requests_come_in_a_stable_order() {
         let stats = HttpStats::default();
-        for (handler, code) in [
-            ("/metrics", 500),
-            ("other", 404),
-            ("/metrics", 200),
-            ("/", 200),
-            ("/metrics", 200),
-        ] {
+        for (handler, code) in [("/metrics", 500), ("other", 404), ("/metrics", 200), ("/", 200), ("/metrics", 200)] {
             stats.count_request(handler, code);
         }
-        let rows: Vec<_> = stats
-            .snapshot()
-            .requests
-            .into_iter()
-            .map(|row| (row.handler, row.code, row.count))
-            .collect();
-        let expected = [
-            ("/", 200, 1),
-            ("/metrics", 200, 2),
-            ("/metrics", 500, 1),
-            ("other", 404, 1),
-        ];
-        assert_eq!(
-            rows,
-            expected.map(|(handler, code, count)| (handler.to_owned(), code, count))
-        );
+        let rows: Vec<_> =
+            stats.snapshot().requests.into_iter().map(|row| (row.handler, row.code, row.count)).collect();
+        let expected = [("/", 200, 1), ("/metrics", 200, 2), ("/metrics", 500, 1), ("other", 404, 1)];
+        assert_eq!(rows, expected.map(|(handler, code, count)| (handler.to_owned(), code, count)));
     }
 }

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{
-    CryptoProvider, SupportedKxGroup, ring, verify_tls12_signature, verify_tls13_signature,
-};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore,
-    ServerConfig, SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion, version,
+    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, ServerConfig,
+    SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion, version,
 };
 
 use super::san::names;
@@ -49,17 +47,11 @@ pub(super) enum ClientAuth {
 
 impl ClientAuth {
     pub(super) fn verifies(self) -> bool {
-        matches!(
-            self,
-            ClientAuth::VerifyClientCertIfGiven | ClientAuth::RequireAndVerifyClientCert
-        )
+        matches!(self, ClientAuth::VerifyClientCertIfGiven | ClientAuth::RequireAndVerifyClientCert)
     }
 
     pub(super) fn requires(self) -> bool {
-        matches!(
-            self,
-            ClientAuth::RequireAnyClientCert | ClientAuth::RequireAndVerifyClientCert
-        )
+        matches!(self, ClientAuth::RequireAnyClientCert | ClientAuth::RequireAndVerifyClientCert)
     }
 }
 
@@ -78,10 +70,7 @@ pub(super) struct TlsProblem {
 }
 
 fn problem(key: &'static str, message: impl ToString) -> TlsProblem {
-    TlsProblem {
-        key,
-        message: message.to_string(),
-    }
+    TlsProblem { key, message: message.to_string() }
 }
 
 /// Builds what accepts connections.
@@ -94,12 +83,9 @@ pub(super) fn server_config(settings: &TlsSettings) -> Result<ServerConfig, TlsP
     let certs = certificates(&settings.cert).map_err(|message| problem("cert", message))?;
     let key = PrivateKeyDer::from_pem_slice(&settings.key)
         .map_err(|error| problem("key", format!("{error}; expected a private key in PEM")))?;
-    let mut config = builder.with_single_cert(certs, key).map_err(|error| {
-        problem(
-            "key",
-            format!("the certificate and the key cannot serve: {error}"),
-        )
-    })?;
+    let mut config = builder
+        .with_single_cert(certs, key)
+        .map_err(|error| problem("key", format!("the certificate and the key cannot serve: {error}")))?;
     config.ignore_client_order = settings.prefer_server_cipher_suites;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
@@ -108,9 +94,7 @@ pub(super) fn server_config(settings: &TlsSettings) -> Result<ServerConfig, TlsP
 fn provider(settings: &TlsSettings) -> CryptoProvider {
     let mut provider = ring::default_provider();
     if let Some(suites) = &settings.tls12_suites {
-        provider
-            .cipher_suites
-            .retain(|suite| suite.tls13().is_some());
+        provider.cipher_suites.retain(|suite| suite.tls13().is_some());
         provider.cipher_suites.extend(suites);
     }
     if let Some(curves) = &settings.curves {
@@ -120,16 +104,9 @@ fn provider(settings: &TlsSettings) -> CryptoProvider {
 }
 
 fn versions(settings: &TlsSettings) -> Result<Vec<&'static SupportedProtocolVersion>, TlsProblem> {
-    let all = [
-        (TlsVersion::Tls13, &version::TLS13),
-        (TlsVersion::Tls12, &version::TLS12),
-    ];
+    let all = [(TlsVersion::Tls13, &version::TLS13), (TlsVersion::Tls12, &version::TLS12)];
     let range = settings.min_version..=settings.max_version;
-    let within: Vec<_> = all
-        .into_iter()
-        .filter(|(v, _)| range.contains(v))
-        .map(|(_, version)| version)
-        .collect();
+    let within: Vec<_> = all.into_iter().filter(|(v, _)| range.contains(v)).map(|(_, version)| version).collect();
     if within.is_empty() {
         return Err(problem("max_version", "is lower than min_version"));
     }
@@ -142,30 +119,19 @@ fn client_verifier(
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsProblem> {
     let verifier: Arc<dyn ClientCertVerifier> = match settings.client_auth {
         ClientAuth::NoClientCert => return Ok(WebPkiClientVerifier::no_client_auth()),
-        ClientAuth::RequestClientCert => Arc::new(AnyCertificate {
-            mandatory: false,
-            provider,
-        }),
-        ClientAuth::RequireAnyClientCert => Arc::new(AnyCertificate {
-            mandatory: true,
-            provider,
-        }),
+        ClientAuth::RequestClientCert => Arc::new(AnyCertificate { mandatory: false, provider }),
+        ClientAuth::RequireAnyClientCert => Arc::new(AnyCertificate { mandatory: true, provider }),
         ClientAuth::VerifyClientCertIfGiven | ClientAuth::RequireAndVerifyClientCert => {
             let builder = WebPkiClientVerifier::builder_with_provider(roots(settings)?, provider);
             let builder = match settings.client_auth.requires() {
                 true => builder,
                 false => builder.allow_unauthenticated(),
             };
-            builder
-                .build()
-                .map_err(|error| problem("client_ca", error))?
+            builder.build().map_err(|error| problem("client_ca", error))?
         }
     };
     Ok(match &settings.client_allowed_sans {
-        Some(allowed) => Arc::new(AllowedNames {
-            verifier,
-            allowed: allowed.clone(),
-        }),
+        Some(allowed) => Arc::new(AllowedNames { verifier, allowed: allowed.clone() }),
         None => verifier,
     })
 }
@@ -174,9 +140,7 @@ fn roots(settings: &TlsSettings) -> Result<Arc<RootCertStore>, TlsProblem> {
     let pem = settings.client_ca.as_deref().unwrap_or_default();
     let mut roots = RootCertStore::empty();
     for cert in certificates(pem).map_err(|message| problem("client_ca", message))? {
-        roots
-            .add(cert)
-            .map_err(|error| problem("client_ca", error))?;
+        roots.add(cert).map_err(|error| problem("client_ca", error))?;
     }
     Ok(Arc::new(roots))
 }
@@ -221,12 +185,7 @@ impl ClientCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -235,18 +194,11 @@ impl ClientCertVerifier for AnyCertificate {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -277,17 +229,13 @@ impl ClientCertVerifier for AllowedNames {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self
-            .verifier
-            .verify_client_cert(end_entity, intermediates, now)?;
+        let verified = self.verifier.verify_client_cert(end_entity, intermediates, now)?;
         let names = names(end_entity);
         if names.iter().any(|name| self.allowed.contains(name)) {
             return Ok(verified);
         }
         let refused = OtherError(Arc::new(NameNotAllowed(names)));
-        Err(rustls::Error::InvalidCertificate(CertificateError::Other(
-            refused,
-        )))
+        Err(rustls::Error::InvalidCertificate(CertificateError::Other(refused)))
     }
 
     fn verify_tls12_signature(

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use aya::maps::{Array, Map, MapData, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use mpsec_common::maps::{
     Event, InterfaceSlot, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_INTERFACES, PROGRAM_EGRESS, PROGRAM_INGRESS,
     WIREGUARD_PORTS,
@@ -66,12 +67,15 @@ pub struct Settings {
     pub max_interfaces: u32,
     /// UDP ports of WireGuard; 0 for none.
     pub wireguard_ports: [u16; WIREGUARD_PORTS],
+    /// How much the programs log: 0 nothing, 1 errors, up to 5, traces. What is not logged is not in the loaded program.
+    pub log_level: u8,
 }
 
 /// The loaded programs and maps.
 pub struct Kernel {
     programs: [OwnedFd; 2],
     cpus: u32,
+    log: Option<KernelLog>,
     /// The counters.
     pub counters: Counters,
     interfaces: Array<MapData, Slot>,
@@ -86,6 +90,22 @@ pub struct MapCapacity {
     pub name: &'static str,
     /// Room for so many entries.
     pub entries: u32,
+}
+
+/// The log records of the programs, on their way to the agent's own log.
+pub struct KernelLog(EbpfLogger<&'static dyn log::Log>);
+
+impl KernelLog {
+    /// Hands records on for as long as it is polled.
+    pub async fn follow(self) -> io::Result<()> {
+        // SAFETY: the logger owns its descriptor and keeps it until it is dropped, after the registration.
+        let mut logger = unsafe { tokio::io::unix::AsyncFd::register(self.0) }?;
+        loop {
+            let mut ready = logger.readable_mut().await?;
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    }
 }
 
 /// Keeps the kernel's accounting of the run time of programs on, for all programs of the host, until it is dropped.
@@ -131,7 +151,9 @@ impl Kernel {
         for (name, value) in offsets.globals() {
             loader.override_global(name, value, true);
         }
+        loader.override_global(aya_log::LEVEL, &settings.log_level, true);
         let mut object = loader.load(OBJECT).map_err(|error| not_permitted_or(error.into()))?;
+        let log = (settings.log_level > 0).then(|| EbpfLogger::init(&mut object)).transpose().map_err(other)?;
         let programs = [load(&mut object, PROGRAM_INGRESS)?, load(&mut object, PROGRAM_EGRESS)?];
         let counters = match take(&mut object, MAP_COUNTERS)? {
             Map::Array(map) => map.fd().as_fd().try_clone_to_owned().map_err(other)?,
@@ -140,6 +162,7 @@ impl Kernel {
         Ok(Kernel {
             programs,
             cpus,
+            log: log.map(KernelLog),
             counters: Counters::new(counters, cpus, slots).map_err(other)?,
             interfaces: take(&mut object, MAP_INTERFACES)?.try_into().map_err(other)?,
             events: take(&mut object, MAP_EVENTS)?.try_into().map_err(other)?,
@@ -154,6 +177,11 @@ impl Kernel {
     /// The program for a direction.
     pub fn program(&self, direction: Direction) -> BorrowedFd<'_> {
         self.programs[direction as usize].as_fd()
+    }
+
+    /// What the programs log, if they were told to.
+    pub fn take_log(&mut self) -> Option<KernelLog> {
+        self.log.take()
     }
 
     /// Writes an entry of the interface table.

@@ -119,7 +119,8 @@ fn process(text: &mut BytesMut, dialect: Dialect) {
         for metric in family.get_metric() {
             text.put_slice(name.as_bytes());
             labels(text, std::iter::empty());
-            let value = if kind == Kind::Counter { metric.get_counter().value() } else { metric.get_gauge().value() };
+            let value =
+                if kind == Kind::Counter { metric.get_counter().get_value() } else { metric.get_gauge().get_value() };
             number(text, Value::Float(value));
         }
     }

@@ -33,11 +33,7 @@ struct Toy {
 
 impl Default for Toy {
     fn default() -> Self {
-        Toy {
-            bytes: 0,
-            ready: Ok(()),
-            delay: Duration::ZERO,
-        }
+        Toy { bytes: 0, ready: Ok(()), delay: Duration::ZERO }
     }
 }
 
@@ -48,9 +44,7 @@ impl Site for Toy {
         let body = format!("# {format:?}\n{}", "toy 1\n".repeat(self.bytes / 6));
         Box::pin(async move {
             tokio::time::sleep(delay).await;
-            ready
-                .map(|()| Bytes::from(body))
-                .map_err(SiteError::NotReady)
+            ready.map(|()| Bytes::from(body)).map_err(SiteError::NotReady)
         })
     }
 
@@ -73,23 +67,20 @@ struct Running {
 
 impl Running {
     async fn start(site: Toy, config: WebConfig, limits: Limits) -> Running {
+        Running::start_with(axum::Router::new(), site, config, limits).await
+    }
+
+    async fn start_with(more: axum::Router, site: Toy, config: WebConfig, limits: Limits) -> Running {
         let stats = Arc::new(HttpStats::default());
         let addr = "127.0.0.1:0".parse().unwrap();
-        let server = Server::bind(&[addr], Arc::new(config), limits, stats.clone())
-            .await
-            .unwrap();
+        let server = Server::bind(&[addr], Arc::new(config), limits, stats.clone()).await.unwrap();
         let addr = server.local_addrs()[0];
         let (stop, stopped) = oneshot::channel();
-        let router = router(Arc::new(site), stats.clone());
+        let router = router(Arc::new(site), stats.clone()).merge(more);
         let task = tokio::spawn(server.serve(router, async {
             let _ = stopped.await;
         }));
-        Running {
-            addr,
-            stats,
-            stop: Some(stop),
-            task,
-        }
+        Running { addr, stats, stop: Some(stop), task }
     }
 
     async fn plain() -> Running {
@@ -151,18 +142,12 @@ impl Answer {
         let end = end.unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(bytes)));
         let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Answer {
-            status,
-            head,
-            body: bytes[end + 4..].to_vec(),
-        }
+        Answer { status, head, body: bytes[end + 4..].to_vec() }
     }
 
     fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines
-            .find(|(found, _)| found.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        lines.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     fn text(&self) -> &str {
@@ -196,12 +181,8 @@ impl Files {
     }
 
     fn error(&self) -> String {
-        let error = WebConfig::load(&self.path("web.yml"))
-            .err()
-            .expect("an error");
+        let error = WebConfig::load(&self.path("web.yml")).err().expect("an error");
         let dir: &Path = self.0.path();
-        error
-            .to_string()
-            .replace(&format!("{}/", dir.display()), "")
+        error.to_string().replace(&format!("{}/", dir.display()), "")
     }
 }

@@ -29,10 +29,7 @@ async fn a_change_is_taken_up_and_a_bad_one_keeps_what_was() {
 
 #[tokio::test]
 async fn a_change_takes_no_protection_away() {
-    let files = Files::new(&format!(
-        "basic_auth_users:\n  ann: {}\n",
-        bcrypt::hash("apple", 4).unwrap()
-    ));
+    let files = Files::new(&format!("basic_auth_users:\n  ann: {}\n", bcrypt::hash("apple", 4).unwrap()));
     let server = Running::start(Toy::default(), files.load(), Limits::default()).await;
     for content in ["", "http_server_config:\n", "basic_auth_users: {}\n"] {
         files.write("web.yml", content);
@@ -46,20 +43,9 @@ async fn an_open_connection_sees_a_change() {
     let files = Files::new("");
     let server = Running::start(Toy::default(), files.load(), Limits::default()).await;
     let mut stream = server.connect().await;
-    stream
-        .write_all(b"GET /-/healthy HTTP/1.1\r\nHost: toy\r\n\r\n")
-        .await
-        .unwrap();
-    server
-        .until(|stats| stats.requests.iter().any(|row| row.code == 200))
-        .await;
-    files.write(
-        "web.yml",
-        &format!(
-            "basic_auth_users:\n  ann: {}\n",
-            bcrypt::hash("apple", 4).unwrap()
-        ),
-    );
+    stream.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: toy\r\n\r\n").await.unwrap();
+    server.until(|stats| stats.requests.iter().any(|row| row.code == 200)).await;
+    files.write("web.yml", &format!("basic_auth_users:\n  ann: {}\n", bcrypt::hash("apple", 4).unwrap()));
     let both = exchange(&mut stream, &get("/metrics", "")).await;
     assert!(both.text().contains("HTTP/1.1 401"), "{both:?}");
 }

@@ -6,8 +6,8 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use axum::http::header::{
-    CONTENT_SECURITY_POLICY, HeaderName, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
-    X_FRAME_OPTIONS, X_XSS_PROTECTION,
+    CONTENT_SECURITY_POLICY, HeaderName, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    X_XSS_PROTECTION,
 };
 use rustls::SupportedCipherSuite;
 use rustls::crypto::SupportedKxGroup;
@@ -62,17 +62,11 @@ pub(super) struct RateLimit {
 
 /// A TLS 1.2 cipher suite by Go's name, with rustls' where it has it.
 #[derive(Clone, Copy)]
-pub(super) struct Suite(
-    pub(super) &'static str,
-    pub(super) Option<SupportedCipherSuite>,
-);
+pub(super) struct Suite(pub(super) &'static str, pub(super) Option<SupportedCipherSuite>);
 
 /// A key exchange group by Go's name, with rustls' where it has it.
 #[derive(Clone, Copy)]
-pub(super) struct Curve(
-    pub(super) &'static str,
-    pub(super) Option<&'static dyn SupportedKxGroup>,
-);
+pub(super) struct Curve(pub(super) &'static str, pub(super) Option<&'static dyn SupportedKxGroup>);
 
 /// Headers to add to every answer.
 #[derive(Default)]
@@ -97,14 +91,8 @@ impl FromText for ClientAuth {
             ("NoClientCert", ClientAuth::NoClientCert),
             ("RequestClientCert", ClientAuth::RequestClientCert),
             ("RequireAnyClientCert", ClientAuth::RequireAnyClientCert),
-            (
-                "VerifyClientCertIfGiven",
-                ClientAuth::VerifyClientCertIfGiven,
-            ),
-            (
-                "RequireAndVerifyClientCert",
-                ClientAuth::RequireAndVerifyClientCert,
-            ),
+            ("VerifyClientCertIfGiven", ClientAuth::VerifyClientCertIfGiven),
+            ("RequireAndVerifyClientCert", ClientAuth::RequireAndVerifyClientCert),
         ];
         match text {
             "" => Ok(ClientAuth::NoClientCert),
@@ -118,23 +106,15 @@ impl FromText for ClientAuth {
 impl FromText for TlsVersion {
     fn from_text(text: &str) -> Result<Self, String> {
         match text {
-            "TLS10" | "TLS11" => Err(format!(
-                "{text} is insecure and not supported, expected TLS12 or TLS13"
-            )),
-            _ => one_of(
-                &[("TLS12", TlsVersion::Tls12), ("TLS13", TlsVersion::Tls13)],
-                text,
-            ),
+            "TLS10" | "TLS11" => Err(format!("{text} is insecure and not supported, expected TLS12 or TLS13")),
+            _ => one_of(&[("TLS12", TlsVersion::Tls12), ("TLS13", TlsVersion::Tls13)], text),
         }
     }
 }
 
 impl FromText for Suite {
     fn from_text(text: &str) -> Result<Self, String> {
-        let known = one_of(
-            &SUITES.map(|(name, suite)| (name, Suite(name, Some(suite)))),
-            text,
-        );
+        let known = one_of(&SUITES.map(|(name, suite)| (name, Suite(name, Some(suite)))), text);
         match LEGACY_SUITES.iter().find(|name| **name == text) {
             Some(name) => Ok(Suite(name, None)),
             None => known,
@@ -161,13 +141,9 @@ impl FromText for Interval {
         let mut rest = text;
         let mut seconds = 0.0;
         while !rest.is_empty() {
-            let digits = rest
-                .find(|c: char| !c.is_ascii_digit() && c != '.')
-                .unwrap_or(rest.len());
+            let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
             let (number, after) = rest.split_at(digits);
-            let unit_end = after
-                .find(|c: char| c.is_ascii_digit() || c == '.')
-                .unwrap_or(after.len());
+            let unit_end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
             let (unit, after) = after.split_at(unit_end);
             let scale = match unit {
                 "ns" => 1e-9,
@@ -183,52 +159,23 @@ impl FromText for Interval {
             seconds += number.parse::<f64>().map_err(|_| error())? * scale;
             rest = after;
         }
-        let duration = Duration::try_from_secs_f64(seconds)
-            .ok()
-            .filter(|_| !text.is_empty());
+        let duration = Duration::try_from_secs_f64(seconds).ok().filter(|_| !text.is_empty());
         duration.map(Interval).ok_or_else(error)
     }
 }
 
 const SUITES: [(&str, SupportedCipherSuite); 11] = [
-    (
-        "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
-        suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-    ),
-    (
-        "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
-        suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-    ),
-    (
-        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
-        suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-    ),
-    (
-        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305",
-        suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-    ),
-    (
-        "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
-        suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-    ),
-    (
-        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
-        suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-    ),
-    (
-        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
-        suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-    ),
-    (
-        "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305",
-        suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-    ),
+    ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
+    ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+    ("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
+    ("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305", suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
+    ("TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
+    ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
+    ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
+    ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305", suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
     ("TLS_AES_256_GCM_SHA384", suite::TLS13_AES_256_GCM_SHA384),
     ("TLS_AES_128_GCM_SHA256", suite::TLS13_AES_128_GCM_SHA256),
-    (
-        "TLS_CHACHA20_POLY1305_SHA256",
-        suite::TLS13_CHACHA20_POLY1305_SHA256,
-    ),
+    ("TLS_CHACHA20_POLY1305_SHA256", suite::TLS13_CHACHA20_POLY1305_SHA256),
 ];
 
 /// Suites that Go has or had and rustls refuses: without forward secrecy, or CBC.
@@ -247,11 +194,7 @@ const LEGACY_SUITES: [&str; 8] = [
 const HEADERS: [(&str, HeaderName, &[&str]); 5] = [
     ("Content-Security-Policy", CONTENT_SECURITY_POLICY, &[]),
     ("X-Frame-Options", X_FRAME_OPTIONS, &["deny", "sameorigin"]),
-    (
-        "X-Content-Type-Options",
-        X_CONTENT_TYPE_OPTIONS,
-        &["nosniff"],
-    ),
+    ("X-Content-Type-Options", X_CONTENT_TYPE_OPTIONS, &["nosniff"]),
     ("X-XSS-Protection", X_XSS_PROTECTION, &[]),
     ("Strict-Transport-Security", STRICT_TRANSPORT_SECURITY, &[]),
 ];
@@ -299,32 +242,21 @@ trait Entries: Default {
 
 impl Entries for Headers {
     fn add(&mut self, key: &str, value: String) -> Result<(), String> {
-        let known = HEADERS
-            .iter()
-            .find(|(name, ..)| name.eq_ignore_ascii_case(key));
+        let known = HEADERS.iter().find(|(name, ..)| name.eq_ignore_ascii_case(key));
         let Some((_, name, allowed)) = known else {
             return Err(format!(
                 "header `{key}` cannot be set, expected one of {}",
                 HEADERS.map(|row| row.0).join(", ")
             ));
         };
-        let fits = allowed.is_empty()
-            || allowed
-                .iter()
-                .any(|allowed| value.eq_ignore_ascii_case(allowed));
+        let fits = allowed.is_empty() || allowed.iter().any(|allowed| value.eq_ignore_ascii_case(allowed));
         // A blank value leaves the header unset.
         if value.is_empty() {
             return Ok(());
         }
         if !fits || value.bytes().any(|byte| byte.is_ascii_control()) {
-            let expected = if allowed.is_empty() {
-                "a text of one line".into()
-            } else {
-                allowed.join(" or ")
-            };
-            return Err(format!(
-                "`{value}` is no value for {key}, expected {expected}"
-            ));
+            let expected = if allowed.is_empty() { "a text of one line".into() } else { allowed.join(" or ") };
+            return Err(format!("`{value}` is no value for {key}, expected {expected}"));
         }
         self.0.push((name.clone(), value));
         Ok(())
@@ -334,9 +266,7 @@ impl Entries for Headers {
 impl Entries for UserHashes {
     fn add(&mut self, user: &str, hash: String) -> Result<(), String> {
         if user.is_empty() || user.contains(':') {
-            return Err(format!(
-                "user name `{user}`: expected a name without a colon"
-            ));
+            return Err(format!("user name `{user}`: expected a name without a colon"));
         }
         if let Some(problem) = hash_problem(&hash) {
             return Err(format!("user `{user}`: {problem}"));
@@ -362,10 +292,7 @@ impl<'de, T: Entries> Visitor<'de> for EntriesVisitor<T> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
         let mut entries = T::default();
         while let Some(key) = map.next_key::<String>()? {
-            map.next_value_seed(EntryVisitor {
-                entries: &mut entries,
-                key,
-            })?;
+            map.next_value_seed(EntryVisitor { entries: &mut entries, key })?;
         }
         Ok(entries)
     }
@@ -393,9 +320,7 @@ impl<T: Entries> Visitor<'_> for EntryVisitor<'_, T> {
     }
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
-        self.entries
-            .add(&self.key, value.to_owned())
-            .map_err(E::custom)
+        self.entries.add(&self.key, value.to_owned()).map_err(E::custom)
     }
 }
 
@@ -429,11 +354,7 @@ mod tests {
             ("1d", None),
         ];
         for (text, ms) in table {
-            assert_eq!(
-                Interval::from_text(text).ok(),
-                ms.map(Duration::from_millis).map(Interval),
-                "{text}"
-            );
+            assert_eq!(Interval::from_text(text).ok(), ms.map(Duration::from_millis).map(Interval), "{text}");
         }
     }
 }

@@ -71,25 +71,14 @@ impl WebConfig {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let state = State {
-            active: loaded.active,
-            stamps,
-            checked: Some(Instant::now()),
-        };
-        Ok(WebConfig {
-            path: Some(path.to_owned()),
-            check_interval: CHECK_INTERVAL,
-            state: Mutex::new(state),
-        })
+        let state = State { active: loaded.active, stamps, checked: Some(Instant::now()) };
+        Ok(WebConfig { path: Some(path.to_owned()), check_interval: CHECK_INTERVAL, state: Mutex::new(state) })
     }
 
     /// Reads a configuration file, and looks for changes as often as it is asked.
     #[cfg(test)]
     pub(super) fn load_eager(path: &Path) -> Result<WebConfig, WebConfigError> {
-        WebConfig::load(path).map(|config| WebConfig {
-            check_interval: Duration::ZERO,
-            ..config
-        })
+        WebConfig::load(path).map(|config| WebConfig { check_interval: Duration::ZERO, ..config })
     }
 
     /// What protects the server.
@@ -103,10 +92,7 @@ impl WebConfig {
         let Some(path) = &self.path else { return };
         let mut state = self.lock();
         let now = Instant::now();
-        if state
-            .checked
-            .is_some_and(|checked| now - checked < self.check_interval)
-        {
+        if state.checked.is_some_and(|checked| now - checked < self.check_interval) {
             return;
         }
         state.checked = Some(now);
@@ -162,14 +148,8 @@ impl WebConfig {
 fn kept(path: &Path, before: Protection, after: Protection) -> Result<(), WebConfigError> {
     let lost = [
         (before.tls && !after.tls, "TLS"),
-        (
-            before.basic_auth && !after.basic_auth,
-            "basic authentication",
-        ),
-        (
-            before.client_certs && !after.client_certs,
-            "client certificates",
-        ),
+        (before.basic_auth && !after.basic_auth, "basic authentication"),
+        (before.client_certs && !after.client_certs, "client certificates"),
     ];
     match lost.iter().find(|(is_lost, _)| *is_lost) {
         None => Ok(()),

@@ -16,13 +16,7 @@ fn load_text(text: &str) -> Result<load::Loaded, String> {
 
 #[test]
 fn a_file_may_ask_for_nothing() {
-    for text in [
-        "",
-        "# nothing\n",
-        "---\n",
-        "{}\n",
-        "tls_server_config:\nbasic_auth_users:\nhttp_server_config:\n",
-    ] {
+    for text in ["", "# nothing\n", "---\n", "{}\n", "tls_server_config:\nbasic_auth_users:\nhttp_server_config:\n"] {
         let loaded = load_text(text).unwrap_or_else(|error| panic!("{text:?}: {error}"));
         assert_eq!(loaded.active.protection, Protection::default());
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
@@ -32,10 +26,7 @@ fn a_file_may_ask_for_nothing() {
 #[test]
 fn errors_tell_the_line_and_what_is_expected() {
     let table = [
-        (
-            "tls_config:\n",
-            "1: unknown field `tls_config`, expected one of `tls_server_config`",
-        ),
+        ("tls_config:\n", "1: unknown field `tls_config`, expected one of `tls_server_config`"),
         (
             "tls_server_config:\n  cert_fil: x\n",
             "2: tls_server_config: unknown field `cert_fil`, expected one of `cert`",
@@ -44,22 +35,10 @@ fn errors_tell_the_line_and_what_is_expected() {
             "\ntls_server_config:\n  cert_file: [x]\n",
             "3: tls_server_config.cert_file: invalid type: sequence, expected a string",
         ),
-        (
-            "tls_server_config:\n  cert_file: a\n  cert_file: b\n",
-            "2: tls_server_config: duplicate field `cert_file`",
-        ),
-        (
-            "tls_server_config:\n  key_file: x\n",
-            "1: TLS needs cert_file (or cert)",
-        ),
-        (
-            "tls_server_config:\n  cert: x\n",
-            "1: TLS needs key_file (or key)",
-        ),
-        (
-            "tls_server_config:\n  cert: x\n  cert_file: y\n",
-            "3: cert and cert_file exclude each other",
-        ),
+        ("tls_server_config:\n  cert_file: a\n  cert_file: b\n", "2: tls_server_config: duplicate field `cert_file`"),
+        ("tls_server_config:\n  key_file: x\n", "1: TLS needs cert_file (or cert)"),
+        ("tls_server_config:\n  cert: x\n", "1: TLS needs key_file (or key)"),
+        ("tls_server_config:\n  cert: x\n  cert_file: y\n", "3: cert and cert_file exclude each other"),
         (
             "tls_server_config:\n  min_version: TLS10\n",
             "2: tls_server_config.min_version: TLS10 is insecure and not supported, expected TLS12 or TLS13",
@@ -96,10 +75,7 @@ fn errors_tell_the_line_and_what_is_expected() {
             "tls_server_config:\n  cert: x\n  key: y\n  cipher_suites: [TLS_RSA_WITH_AES_128_CBC_SHA]\n",
             "4: none of these is supported, expected secure suites",
         ),
-        (
-            "tls_server_config:\n  cert: x\n  key: y\n",
-            "2: cert: holds no certificate; expected PEM",
-        ),
+        ("tls_server_config:\n  cert: x\n  key: y\n", "2: cert: holds no certificate; expected PEM"),
         (
             "http_server_config:\n  http2: maybe\n",
             "2: http_server_config.http2: invalid type: string \"maybe\", expected a boolean",
@@ -112,18 +88,12 @@ fn errors_tell_the_line_and_what_is_expected() {
             "http_server_config:\n  headers:\n    X-Other: a\n",
             "3: http_server_config.headers.X-Other: header `X-Other` cannot be set, expected one of Content-Security-Policy, ",
         ),
-        (
-            "basic_auth_users:\n  ann: secret\n",
-            "2: basic_auth_users.ann: user `ann`: Invalid hash",
-        ),
+        ("basic_auth_users:\n  ann: secret\n", "2: basic_auth_users.ann: user `ann`: Invalid hash"),
         (
             "rate_limit:\n  interval: 5\n",
             "2: rate_limit.interval: `5` is no duration, expected one such as 100ms, 1s or 1m30s",
         ),
-        (
-            "rate_limit:\n  interval: 1s\n",
-            "1: rate_limit needs burst: 1 or more",
-        ),
+        ("rate_limit:\n  interval: 1s\n", "1: rate_limit needs burst: 1 or more"),
         ("rate_limit: {\n", "2: did not find expected node content"),
     ];
     let wrong = table.iter().filter_map(|(text, expected)| {
@@ -136,25 +106,15 @@ fn errors_tell_the_line_and_what_is_expected() {
 
 #[test]
 fn secrets_do_not_enter_errors() {
-    let error = load_text("basic_auth_users:\n  ann: hunter2\n")
-        .err()
-        .unwrap();
+    let error = load_text("basic_auth_users:\n  ann: hunter2\n").err().unwrap();
     assert!(!error.contains("hunter2"), "{error}");
 }
 
 #[test]
 fn what_has_no_effect_is_said() {
     let loaded = load_text("http_server_config:\n  http2: true\n").unwrap();
-    assert!(
-        loaded.warnings[0]
-            .ends_with(":2: HTTP/2 is not supported; all clients are served over HTTP/1.1")
-    );
-    assert!(
-        load_text("http_server_config:\n  http2: false\n")
-            .unwrap()
-            .warnings
-            .is_empty()
-    );
+    assert!(loaded.warnings[0].ends_with(":2: HTTP/2 is not supported; all clients are served over HTTP/1.1"));
+    assert!(load_text("http_server_config:\n  http2: false\n").unwrap().warnings.is_empty());
 }
 
 #[test]
@@ -162,15 +122,6 @@ fn headers_may_be_blank_or_numbers() {
     let text = "http_server_config:\n  headers:\n    X-XSS-Protection: 0\n    X-Frame-Options: \"\"\n    \
                 X-Content-Type-Options: nosniff\n";
     let headers = load_text(text).unwrap().active.headers;
-    let values: Vec<_> = headers
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
-        .collect();
-    assert_eq!(
-        values,
-        [
-            ("x-xss-protection", "0"),
-            ("x-content-type-options", "nosniff")
-        ]
-    );
+    let values: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+    assert_eq!(values, [("x-xss-protection", "0"), ("x-content-type-options", "nosniff")]);
 }
