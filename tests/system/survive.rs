@@ -88,6 +88,7 @@ fn restart(attach: &str, signal: libc::c_int) -> Result<()> {
 fn leaves_nothing(attach: &str, signal: libc::c_int) -> Result<()> {
     needs(attach)?;
     let pair = Pair::bare()?;
+    let pinned = pinned(&pair.left)?;
     let mut agent = start(attach, &pair.left)?;
     counts_exactly(&agent, 5)?;
     ensure!(!interfaces(&agent.scrape()?).is_empty(), "nothing was counted");
@@ -98,10 +99,14 @@ fn leaves_nothing(attach: &str, signal: libc::c_int) -> Result<()> {
         ensure!(left.is_empty(), "{device} still has {left:?}");
         ensure!(!hooks::has_clsact(&pair.left, device)?, "{device} still has the qdisc");
     }
-    let pinned = pair.left.output("find", &["/sys/fs/bpf", "-mindepth", "1"])?;
-    ensure!(pinned.is_empty(), "still pinned: {pinned}");
+    ensure!(self::pinned(&pair.left)? == pinned, "pinned before: {pinned}, now: {}", self::pinned(&pair.left)?);
     ensure!(!agent.folder().join("mpsec.sock").exists(), "the socket is still there");
     Ok(())
+}
+
+/// The pinned objects. A fresh BPF file system has some of the kernel's own.
+fn pinned(netns: &Netns) -> Result<String> {
+    netns.output("find", &["/sys/fs/bpf"])
 }
 
 /// What somebody else has put on `west`: a clsact qdisc, a BPF filter and another filter, and a TCX program.

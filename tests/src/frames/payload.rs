@@ -76,7 +76,7 @@ pub(super) fn mend_checksum(packet: &Packet, protocol: u8, bytes: &mut [u8]) {
 fn ipsec() -> Vec<Payload> {
     let esp = [&[0xc0, 0xff, 0xee, 1, 0, 0, 0, 9][..], &noise(40)].concat();
     let ah = [&[TCP, 4, 0, 0, 0xc0, 0xff, 0xee, 2, 0, 0, 0, 7][..], &noise(12), &tcp(&[], 20)].concat();
-    vec![Payload::new("esp", ESP, esp, 8, class::ESP), Payload::new("ah around tcp", AH, ah, 12, class::AH)]
+    vec![Payload::new("esp", ESP, esp, 8, class::ESP), Payload::new("ah around tcp", AH, ah, 24, class::AH)]
 }
 
 fn udp_samples() -> Vec<Payload> {
