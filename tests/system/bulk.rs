@@ -108,8 +108,8 @@ fn vxlan(offload: Offload) -> Result<()> {
         let inside = top(sent);
         Counted::new(inside.packets, inside.bytes + inside.packets * (VXLAN - ETHERNET), ETHERNET)
     };
-    tops[0].equals("tcp", top(transfer.down), top(transfer.up))?;
-    tops[1].equals("tcp", top(transfer.up), top(transfer.down))?;
+    tops[0].equals_from_l3("tcp", top(transfer.down), top(transfer.up))?;
+    tops[1].equals_from_l3("tcp", top(transfer.up), top(transfer.down))?;
     wires[0].equals("udp", wire(transfer.down), wire(transfer.up))?;
     wires[1].equals("udp", wire(transfer.up), wire(transfer.down))
 }

@@ -12,7 +12,7 @@ use mpsec_tests::counted::{Classes, interfaces};
 use mpsec_tests::frames;
 use mpsec_tests::need;
 use mpsec_tests::netns::Netns;
-use mpsec_tests::send::{Buffer, Sender};
+use mpsec_tests::packet_socket::PacketSocket;
 use mpsec_tests::trial::trial;
 use mpsec_tests::wait;
 
@@ -35,13 +35,13 @@ fn run(attach: &str) -> Result<()> {
     if attach == "tcx" {
         need::tcx()?;
     }
-    let (here, there) = (Arc::new(Netns::new()?), Netns::new()?);
+    let here = Arc::new(Netns::new()?);
     let agent = Options::default().with(&format!("--attach {attach} --include flood*")).start(&here)?;
     // The first round fills caches; what is held after it is the measure.
-    round(&agent, &here, &there)?;
+    round(&agent, &here)?;
     let (files, memory) = (agent.open_files()?, agent.resident_bytes()?);
     for _ in 1..ROUNDS {
-        round(&agent, &here, &there)?;
+        round(&agent, &here)?;
     }
     wait::until(FOLLOW, || {
         let (files_now, memory_now) = (agent.open_files()?, agent.resident_bytes()?);
@@ -51,17 +51,19 @@ fn run(attach: &str) -> Result<()> {
     })
 }
 
-/// Adds all wires, lets each carry one frame, sees all counted, and removes them.
-fn round(agent: &Agent, here: &Netns, there: &Netns) -> Result<()> {
+/// Adds all wires, lets each carry one frame, sees all counted, and lets all of them go at once.
+fn round(agent: &Agent, here: &Netns) -> Result<()> {
+    let there = Netns::new()?;
     batch(here, |number| {
         format!("link add name flood{number} type veth peer name far{number} netns {}\n", there.path())
     })?;
-    batch(there, |number| format!("link set dev far{number} arp off up\n"))?;
+    batch(&there, |number| format!("link set dev far{number} arp off up\n"))?;
     batch(here, |number| format!("link set dev flood{number} arp off up\n"))?;
     wait::until(FOLLOW, || agent_has_all(agent))?;
     let frame = &frames::all()[0].bytes;
+    let socket = PacketSocket::unbound(here)?;
     for number in 0..WIRES {
-        Sender::new(here, &format!("flood{number}"), Buffer::Linear)?.send(frame)?;
+        socket.send_through(here.ifindex(&format!("flood{number}"))?, frame)?;
     }
     wait::until(FOLLOW, || {
         let now = agent.scrape()?;
@@ -71,7 +73,8 @@ fn round(agent: &Agent, here: &Netns, there: &Netns) -> Result<()> {
         }
         Ok(())
     })?;
-    batch(here, |number| format!("link del dev flood{number}\n"))?;
+    // With the namespace go its ends of the wires, and with each end the other.
+    drop(there);
     wait::until(FOLLOW, || {
         let left = interfaces(&agent.scrape()?).len();
         ensure!(left == 0, "{left} devices are still shown");
