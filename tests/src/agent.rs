@@ -242,7 +242,8 @@ fn collect(pipe: impl std::io::Read, log: &Mutex<String>) {
     }
 }
 
-fn die_with_parent() -> std::io::Result<()> {
+/// Ends a child when the thread that started it ends. For `pre_exec`.
+pub(crate) fn die_with_parent() -> std::io::Result<()> {
     // SAFETY: prctl with this option takes a signal number and no pointers.
     match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
         0 => Ok(()),

@@ -10,6 +10,7 @@
 //! | make bulk traffic of known size | [`bulk`] |
 //! | run the agent and read its metrics | [`agent`], [`http`], [`exposition`], [`counted`] |
 //! | see and disturb what is attached to a device | [`hooks`], [`bpf`] |
+//! | let Prometheus scrape it, and read dashboards as Grafana does | [`prometheus`], [`grafana`] |
 //! | wait without sleeping blindly | [`wait`] |
 
 pub mod agent;
@@ -19,12 +20,14 @@ pub mod capture;
 pub mod counted;
 pub mod exposition;
 pub mod frames;
+pub mod grafana;
 pub mod hooks;
 pub mod http;
 pub mod link;
 pub mod need;
 pub mod netns;
 pub mod packet_socket;
+pub mod prometheus;
 pub mod send;
 pub mod topology;
 pub mod trial;

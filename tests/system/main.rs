@@ -9,6 +9,7 @@ mod hotplug;
 mod http;
 mod names;
 mod overflow;
+mod prometheus;
 mod refuse;
 mod survive;
 mod watch;
@@ -30,6 +31,7 @@ fn main() {
         refuse::trials(),
         http::trials(),
         flood::trials(),
+        prometheus::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }
