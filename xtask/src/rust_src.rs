@@ -18,20 +18,18 @@ pub fn find_or_fetch(root: &Path, rustc_version: &str) -> Result<PathBuf> {
     let component = Path::new(sysroot.trim()).join("lib/rustlib/src/rust");
     let number = rustc::number(rustc_version);
     let fetched = tools::tools_dir(root).join("rust-src").join(number);
-    let named = env::var_os("MPSEC_RUST_SRC").map(PathBuf::from);
-    for place in [Some(&component), named.as_ref(), Some(&fetched)]
-        .into_iter()
-        .flatten()
-    {
-        if has_core(place) {
-            return Ok(place.clone());
-        }
-    }
-    if let Some(named) = named {
-        bail!(
+    if let Some(named) = env::var_os("MPSEC_RUST_SRC").map(PathBuf::from) {
+        ensure!(
+            has_core(&named),
             "MPSEC_RUST_SRC is {}, which has no library/core",
             named.display()
         );
+        return Ok(named);
+    }
+    for place in [&component, &fetched] {
+        if has_core(place) {
+            return Ok(place.clone());
+        }
     }
     let rustup = add_component(root).and_then(|()| {
         ensure!(has_core(&component), "rustup added it, and it is not there");
