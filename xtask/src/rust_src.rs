@@ -137,7 +137,9 @@ fn unpack(scratch: &Path, number: &str, to: &Path) -> Result<()> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .context("apt fetched no package")?;
-    fs::create_dir_all(to)?;
+    // Whole or not at all: a half of it would look like all of it the next time.
+    let part = to.with_added_extension("part");
+    fs::create_dir_all(&part)?;
     let mut reader = Command::new("dpkg-deb")
         .arg("--fsys-tarfile")
         .arg(package)
@@ -149,13 +151,13 @@ fn unpack(scratch: &Path, number: &str, to: &Path) -> Result<()> {
         Command::new("tar")
             .args(["-x", "--strip-components=4"])
             .arg("-C")
-            .arg(to)
+            .arg(&part)
             .arg(format!("./usr/src/rustc-{number}/library"))
             .stdin(archive),
     )?;
     ensure!(reader.wait()?.success(), "dpkg-deb failed");
-    ensure!(has_core(to), "the package has no library/core");
-    Ok(())
+    ensure!(has_core(&part), "the package has no library/core");
+    fs::rename(&part, to).context("moving the source of core to its place")
 }
 
 /// A Debian archive: its address, and the options that apt needs to trust it.
