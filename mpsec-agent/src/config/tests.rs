@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+//! Tests of the settings: files, flags, environment, and what is said of bad ones.
 
 use std::path::{Path, PathBuf};
 
