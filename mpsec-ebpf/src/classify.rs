@@ -3,11 +3,11 @@
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
+use mpsec_common::headers::VLAN_LEN;
 use mpsec_common::maps::{Event, InterfaceSlot};
 use mpsec_common::packet::Context;
 use mpsec_common::traffic::{CLASS_SLOTS, Counter};
-use mpsec_common::headers::VLAN_LEN;
-use mpsec_common::{classify, Class, Direction, Layout, Link, Packet as _};
+use mpsec_common::{Class, Direction, Layout, Link, Packet as _, classify};
 
 use crate::packet::{Linear, Whole};
 use crate::{kernel, record};

@@ -4,9 +4,9 @@
 //! read-only globals before it loads the object, so the verifier sees constants. An offset of [`ABSENT`] means that this
 //! kernel has no such member, or that the agent may not read kernel memory.
 
+use aya_ebpf::Global;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use aya_ebpf::Global;
 use mpsec_common::Packet as _;
 use mpsec_common::headers::{Ipv4, Ipv6, TcpTail, UDP_LEN, protocol};
 
@@ -35,7 +35,9 @@ static SKB_MAC_HEADER: Global<u32> = Global::new(ABSENT);
 /// encapsulated (VXLAN, Geneve, GRE, IP in IP) with TCP or UDP inside.
 #[inline(always)]
 pub fn inner_payload_offset(skb: *mut __sk_buff) -> Option<u32> {
-    if [&SKB_ENCAPSULATION, &SKB_INNER_TRANSPORT, &SKB_INNER_NETWORK, &SKB_MAC_HEADER].iter().any(|o| o.load() == ABSENT)
+    if [&SKB_ENCAPSULATION, &SKB_INNER_TRANSPORT, &SKB_INNER_NETWORK, &SKB_MAC_HEADER]
+        .iter()
+        .any(|o| o.load() == ABSENT)
     {
         return None;
     }

@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative};
-use mpsec_common::packet::{scan, Options, OPTION_BYTES};
+use mpsec_common::packet::{OPTION_BYTES, Options, scan};
 use mpsec_common::{Packet, Pod, Short};
 
 /// Offsets count from the network header (`enum bpf_hdr_start_off`).

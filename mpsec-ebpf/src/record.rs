@@ -1,14 +1,14 @@
 //! The maps and the settings: the only place that declares them, and the only place that writes to a map.
 
+use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray};
-use aya_ebpf::Global;
-use mpsec_common::maps::{Event, InterfaceSlot, INTERFACE_ENTRIES, INTERFACE_PROBES, WIREGUARD_PORTS};
-use mpsec_common::maps::{counter_index, slot_index, OTHER_SLOT};
-use mpsec_common::traffic::{Counter, InterfaceCounters, CLASS_SLOTS};
-use mpsec_common::{Class, Direction, Link, LAYOUT_VERSION};
+use mpsec_common::maps::{Event, INTERFACE_ENTRIES, INTERFACE_PROBES, InterfaceSlot, WIREGUARD_PORTS};
+use mpsec_common::maps::{OTHER_SLOT, counter_index, slot_index};
+use mpsec_common::traffic::{CLASS_SLOTS, Counter, InterfaceCounters};
+use mpsec_common::{Class, Direction, LAYOUT_VERSION, Link};
 
 /// By its name the agent tells that the layout of the maps is the one that it knows.
 #[used]
@@ -82,4 +82,3 @@ pub fn event(event: Event) {
         unsafe { *count += 1 };
     }
 }
-

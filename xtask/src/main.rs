@@ -1,2 +1,46 @@
-//! `cargo xtask`: MPSec's build, test and measurement commands.
-fn main() {}
+//! `cargo xtask`: MPSec's build, test and measurement commands. Parses and dispatches, nothing else.
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use xtask::{check, ebpf, run, rustc, test};
+
+/// MPSec's build, test and measurement commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the agent and run it on this machine (as root; through sudo where it is there)
+    Run(run::Args),
+    /// Run every test that this machine can run, and sum up
+    Test(test::Args),
+    /// Run the gate: format, lints, documentation, dependencies, tidiness
+    Check(check::Args),
+    /// Build the kernel side into mpsec-ebpf/prebuilt, or prove that what lies there is what the sources give
+    Ebpf(ebpf::Args),
+}
+
+fn main() -> ExitCode {
+    dispatch().unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn dispatch() -> Result<ExitCode> {
+    if let Some(code) = rustc::act_as_wrapper()? {
+        return Ok(code);
+    }
+    let root = xtask::tree::root()?;
+    match Cli::parse().command {
+        Command::Run(args) => run::main(&root, &args),
+        Command::Test(args) => test::main(&root, &args),
+        Command::Check(args) => check::main(&root, &args),
+        Command::Ebpf(args) => ebpf::main(&root, &args),
+    }
+}

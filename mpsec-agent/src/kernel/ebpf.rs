@@ -23,7 +23,7 @@ pub static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../mpsec-ebpf/prebuilt/mpsec.bpf.o"));
 /// SHA-256 of [`OBJECT`], in hexadecimal.
 pub static OBJECT_SHA256: &str =
-    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../mpsec-ebpf/prebuilt/mpsec.bpf.o.sha256"));
+    include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../mpsec-ebpf/prebuilt/mpsec.bpf.o.sha256")).split_at(64).0;
 
 /// Why the kernel side could not be loaded.
 #[derive(Debug, thiserror::Error)]

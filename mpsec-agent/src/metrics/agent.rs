@@ -14,7 +14,7 @@ pub const AGENT: &[Metric] = &[
         kind: Kind::Gauge,
         unit: Unit::None,
         labels: &["version", "object_sha256"],
-        samples: |_, sample| sample(&[env!("CARGO_PKG_VERSION"), OBJECT_SHA256.trim()], Value::Integer(1)),
+        samples: |_, sample| sample(&[env!("CARGO_PKG_VERSION"), OBJECT_SHA256], Value::Integer(1)),
     },
     Metric {
         name: "mpsec_attach_failures",
