@@ -1,10 +1,15 @@
 //! Devices: making them, switching their offloads, reading their own counters.
 
 use std::ops::Sub;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::netns::Netns;
+use crate::wait;
+
+/// How long the kernel may take to put a route in place.
+const ROUTE: Duration = Duration::from_secs(5);
 
 /// A veth pair, one end in each namespace (which may be the same), both up, ARP off: nothing crosses it unasked.
 pub fn veth(left: (&Netns, &str), right: (&Netns, &str)) -> Result<()> {
@@ -37,10 +42,22 @@ pub fn make(netns: &Netns, kind: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Gives a device an address (with its prefix length), without duplicate address detection.
+/// Gives a device an address (with its prefix length), without duplicate address detection. The address receives when
+/// this returns.
 pub fn address(netns: &Netns, device: &str, address: &str) -> Result<()> {
-    let nodad = if address.contains(':') { "nodad" } else { "" };
-    netns.ip(&format!("addr add {address} dev {device} {nodad}")).map(drop)
+    if !address.contains(':') {
+        return netns.ip(&format!("addr add {address} dev {device}")).map(drop);
+    }
+    netns.ip(&format!("addr add {address} dev {device} nodad"))?;
+    // The kernel leaves the route to an IPv6 address of its own to a worker (`addrconf_dad_work` in net/ipv6/addrconf.c,
+    // Linux 6.18); until then it drops what comes for it.
+    let (host, _) = address.split_once('/').context("an address without a prefix length")?;
+    let wanted = format!("local {host} dev {device} ");
+    wait::until(ROUTE, || {
+        let routes = netns.ip("-6 route show table local")?;
+        ensure!(routes.contains(&wanted), "no route to {host}: {routes}");
+        Ok(())
+    })
 }
 
 /// Tells two devices of each other's addresses, so that neither has to ask.

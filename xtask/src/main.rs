@@ -29,7 +29,7 @@ enum Command {
 
 fn main() -> ExitCode {
     dispatch().unwrap_or_else(|error| {
-        eprintln!("xtask: {error:#}");
+        eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
 }
