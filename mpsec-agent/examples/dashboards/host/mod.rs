@@ -14,7 +14,10 @@ use crate::promql::{Expr, Select, number, of, process, share, target};
 
 /// Interfaces whose traffic is no host's leak: the loopback, and those inside of a tunnel or of this host. What they
 /// carry shows again, as it leaves the host, on another one.
-pub const INNER: &str = "lo|(wg|tun|tap|xfrm|ipsec|vti|gre|veth|docker|br-|virbr|cni|flannel|cali|ifb).*";
+///
+/// No backslash may be in it: Grafana would double it.
+pub const INNER: &str = "lo|(wg|tun|tap|xfrm|ipsec|vti|gre|sit|ip6tnl|vxlan|geneve|ifb\
+                         |veth|docker|br-|virbr|cni|flannel|cali|cilium|lxc).*";
 
 /// Grafana's window for rates: wide enough for the scrape interval and the zoom.
 const WINDOW: &str = "$__rate_interval";
