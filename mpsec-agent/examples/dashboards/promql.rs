@@ -220,3 +220,47 @@ pub fn share(encrypted: Expr, judged: Expr) -> Expr {
     let nothing = judged.clone().op("*", number(0));
     encrypted.op("or", nothing).op("/", judged.op(">", number(0)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metric::{ATTACHED, BYTES};
+
+    #[test]
+    fn operations_keep_their_operands_together() {
+        let bits = of(BYTES).is("class", "esp").rate("5m").sum_by(&["class"]).op("*", number(8));
+        assert_eq!(bits.to_string(), r#"sum by (class) (rate(mpsec_interface_bytes_total{class="esp"}[5m])) * 8"#);
+        let missing = number(1).op("-", of(ATTACHED).now()).op("*", number(2));
+        assert_eq!(missing.to_string(), "(1 - mpsec_interface_attached) * 2");
+    }
+
+    #[test]
+    #[should_panic(expected = "mpsec_interface_bytes_total has no label colour")]
+    fn a_label_that_is_not_there_stops() {
+        let _ = of(BYTES).is("colour", "red");
+    }
+
+    #[test]
+    #[should_panic(expected = "has no label class")]
+    fn a_label_that_was_summed_away_stops() {
+        let _ = of(BYTES).rate("5m").sum_by(&["interface"]).sum_by(&["class"]);
+    }
+
+    #[test]
+    #[should_panic(expected = "differ")]
+    fn series_with_different_labels_do_not_meet() {
+        let _ = of(BYTES).rate("5m").op("/", of(ATTACHED).now());
+    }
+
+    #[test]
+    #[should_panic(expected = "is a counter")]
+    fn the_value_of_a_counter_is_not_taken_for_a_gauge() {
+        let _ = of(BYTES).now();
+    }
+
+    #[test]
+    #[should_panic(expected = "names the label \"class\"")]
+    fn a_legend_has_no_hole() {
+        of(BYTES).rate("5m").sum_by(&["interface"]).check_template("{{interface}} {{class}}", "{{", "}}");
+    }
+}
