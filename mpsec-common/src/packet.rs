@@ -406,8 +406,9 @@ fn udp<P: Packet>(packet: &P, context: &Context, cursor: Cursor) -> Result<Layou
         }
         total_len - UDP_LEN
     };
-    // A first fragment holds less than the datagram's length says.
-    let here = cursor.end - cursor.at - UDP_LEN;
+    // A first fragment holds less than the datagram's length says; and what lies behind a datagram that is shorter than
+    // the packet is none of its payload (RFC 9868).
+    let here = (cursor.end - cursor.at - UDP_LEN).min(payload);
     let class = if header.has_port(PORT_NAT_T) {
         nat_traversal(packet, cursor.at + UDP_LEN, payload, here)?
     } else if header.has_port(PORT_IKE) {

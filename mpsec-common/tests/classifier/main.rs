@@ -1,0 +1,3 @@
+//! The packet classifier against frames of known class, arbitrary bytes, an independent parser, and the fuzzer's corpus.
+
+mod named;

@@ -1,0 +1,35 @@
+//! Frames that once were misread, or that a standard has something to say about.
+
+use mpsec_common::Class;
+use mpsec_common::packet::{Context, classify_slice};
+
+fn class(frame: &[u8]) -> Class {
+    classify_slice(frame, &Context::ETHERNET).class
+}
+
+fn ipv4(protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![2; 12];
+    frame.extend([0x08, 0x00, 0x45, 0]);
+    frame.extend((20 + payload.len() as u16).to_be_bytes());
+    frame.extend([0, 0, 0, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    frame.extend(payload);
+    frame
+}
+
+/// A UDP datagram that says that it is `len` bytes long, whatever it carries.
+fn udp(source: u16, destination: u16, len: u16, payload: &[u8]) -> Vec<u8> {
+    let mut bytes: Vec<u8> = [source, destination, len, 0].into_iter().flat_map(u16::to_be_bytes).collect();
+    bytes.extend(payload);
+    bytes
+}
+
+#[test]
+fn what_lies_behind_a_datagram_is_no_marker() {
+    let zeros = [0; 8];
+    assert_eq!(class(&ipv4(17, &udp(1024, 4500, 8, &zeros))), Class::Udp, "an empty datagram");
+    assert_eq!(class(&ipv4(17, &udp(1024, 4500, 11, &zeros))), Class::Udp, "half a marker");
+    assert_eq!(class(&ipv4(17, &udp(1024, 4500, 12, &zeros))), Class::Ike, "a marker");
+    assert_eq!(class(&ipv4(17, &udp(1024, 4500, 9, &[0xff, 0, 0, 0]))), Class::NatKeepalive);
+    let message = [1, 0, 0, 0];
+    assert_eq!(class(&ipv4(17, &udp(1024, 51820, 8, &message))), Class::Udp);
+}
