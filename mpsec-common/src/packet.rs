@@ -273,7 +273,8 @@ fn transport<P: Packet>(p: &P, context: &Context, cursor: Cursor, number: u8, ic
         protocol::ESP => esp(cursor),
         protocol::AH => ah(p, cursor),
         _ if number == icmp => icmp_message(p, cursor, icmp),
-        _ => cursor.found(Class::OtherIp),
+        // An extension header may have led beyond the end.
+        _ => cursor.found(if cursor.has(0) { Class::OtherIp } else { Class::Malformed }),
     }
 }
 

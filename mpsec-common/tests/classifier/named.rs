@@ -16,6 +16,16 @@ fn ipv4(protocol: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+fn ipv6(next_header: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![2; 12];
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+    frame.extend((payload.len() as u16).to_be_bytes());
+    frame.extend([next_header, 255]);
+    frame.extend([0x20; 32]);
+    frame.extend(payload);
+    frame
+}
+
 /// A UDP datagram that says that it is `len` bytes long, whatever it carries.
 fn udp(source: u16, destination: u16, len: u16, payload: &[u8]) -> Vec<u8> {
     let mut bytes: Vec<u8> = [source, destination, len, 0].into_iter().flat_map(u16::to_be_bytes).collect();
@@ -32,4 +42,12 @@ fn what_lies_behind_a_datagram_is_no_marker() {
     assert_eq!(class(&ipv4(17, &udp(1024, 4500, 9, &[0xff, 0, 0, 0]))), Class::NatKeepalive);
     let message = [1, 0, 0, 0];
     assert_eq!(class(&ipv4(17, &udp(1024, 51820, 8, &message))), Class::Udp);
+}
+
+#[test]
+fn an_extension_header_ends_within_the_packet() {
+    let ends_with = |len: u8| [&[59, len], &[0; 14][..]].concat();
+    assert_eq!(class(&ipv6(60, &ends_with(1))), Class::OtherIp);
+    assert_eq!(class(&ipv6(60, &ends_with(2))), Class::Malformed);
+    assert_eq!(class(&[&ipv6(60, &ends_with(2))[..], &[0; 46]].concat()), Class::Malformed, "padding is not the packet");
 }
