@@ -206,7 +206,9 @@ fn ipv6<P: Packet>(packet: &P, context: &Context, cursor: &mut Cursor) -> Result
         return Ok(Next::Found(Class::Malformed));
     }
     cursor.at += IPV6_LEN;
-    let jumbogram = header.payload_len() == 0 && header.next_header == protocol::HOP_BY_HOP;
+    // A jumbogram's length is in an option, and is beyond what the field could hold (RFC 2675 section 3).
+    let jumbogram =
+        header.payload_len() == 0 && header.next_header == protocol::HOP_BY_HOP && cursor.at + 0xffff < cursor.end;
     if !context.gso && !jumbogram {
         let end = cursor.at + header.payload_len();
         if end > cursor.end {

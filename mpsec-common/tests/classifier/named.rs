@@ -49,5 +49,23 @@ fn an_extension_header_ends_within_the_packet() {
     let ends_with = |len: u8| [&[59, len], &[0; 14][..]].concat();
     assert_eq!(class(&ipv6(60, &ends_with(1))), Class::OtherIp);
     assert_eq!(class(&ipv6(60, &ends_with(2))), Class::Malformed);
-    assert_eq!(class(&[&ipv6(60, &ends_with(2))[..], &[0; 46]].concat()), Class::Malformed, "padding is not the packet");
+    assert_eq!(
+        class(&[&ipv6(60, &ends_with(2))[..], &[0; 46]].concat()),
+        Class::Malformed,
+        "padding is not the packet"
+    );
+}
+
+#[test]
+fn a_jumbogram_is_longer_than_the_length_field_can_say() {
+    let jumbogram = |rest: usize| {
+        let mut frame = ipv6(0, &[]);
+        frame.extend([50, 0, 0xc2, 4]);
+        frame.extend((rest as u32 + 8).to_be_bytes());
+        frame.extend(vec![7; rest]);
+        frame
+    };
+    assert_eq!(class(&jumbogram(0x10000)), Class::Esp);
+    assert_eq!(class(&jumbogram(64)), Class::Malformed, "the length 0 contradicts the header that follows");
+    assert_eq!(class(&[&ipv6(59, &[])[..], &[0; 6]].concat()), Class::OtherIp, "an empty packet");
 }
