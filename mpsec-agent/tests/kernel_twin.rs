@@ -42,8 +42,9 @@ const MOST: usize = 3000;
 
 fn main() {
     let arguments = Arguments::from_args();
-    let tests: [(&str, Body); 5] = [
+    let tests: [(&str, Body); 6] = [
         ("ethernet_frames", ethernet_frames),
+        ("bare_ip_packets", bare_ip_packets),
         ("frames_read_from_the_network_header", from_the_network_header),
         ("super_packets", super_packets),
         ("buffers_whose_linear_part_is_short", short_linear_part),
@@ -76,6 +77,19 @@ fn ethernet_frames() -> Result<()> {
         twin.agrees(&frame, &Skb::default())?;
     }
     twin.came_upon_every_class()
+}
+
+fn bare_ip_packets() -> Result<()> {
+    let mut twin = Twin::load(Link::Ip)?;
+    all_frames()?.iter().filter_map(|frame| bare(frame)).try_for_each(|packet| twin.agrees(&packet, &Skb::default()))
+}
+
+/// The IP packet in an untagged frame. A test run takes bytes 12 and 13 for the EtherType whatever the frame is, so the
+/// source address, which is there, is made to say the right thing.
+fn bare(frame: &[u8]) -> Option<Vec<u8>> {
+    let mut packet = is_untagged_ip(frame).then(|| frame[14..].to_vec())?;
+    packet.get_mut(12..14)?.copy_from_slice(&frame[12..14]);
+    (packet.len() >= LEAST).then_some(packet)
 }
 
 fn from_the_network_header() -> Result<()> {
@@ -252,8 +266,10 @@ impl Twin {
 
     fn expected_layout(&self, frame: &[u8], skb: &Skb) -> Layout {
         let mut context = Context { gso: skb.segments > 0, ..Context::ETHERNET };
-        if self.link == Link::Foreign {
+        if self.link != Link::Ethernet {
             context.ethertype = Some(u16::from_be_bytes([frame[12], frame[13]]));
+        }
+        if self.link == Link::Foreign {
             context.start = 14;
         }
         classify_slice(frame, &context)

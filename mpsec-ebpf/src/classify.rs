@@ -88,7 +88,7 @@ pub extern "C" fn mpsec_layout_of_whole(skb: *mut __sk_buff, link: u32, directio
     record::event(Event::NonLinear);
     let mut context = context(skb, link == Link::Ethernet as u32, direction);
     if link == Link::Foreign as u32 {
-        // `bpf_skb_load_bytes_relative` reads the linear part only (net/core/filter.c, 6.1 to 7.2), so it is the last
+        // `bpf_skb_load_bytes_relative` reads the linear part only (net/core/filter.c, shown on 6.18), so it is the last
         // resort.
         if let Some(link_len) = kernel::link_header_len(skb) {
             let packet = Whole::new(skb);
