@@ -148,7 +148,8 @@ pub extern "C" fn mpsec_unfold(skb: *mut __sk_buff, direction: u32, header_len: 
     // SAFETY: as in `count`.
     let buffer = unsafe { &*skb };
     let tunnel = class == Class::Udp as u32 || class == Class::OtherIp as u32;
-    let header_len = if tunnel { kernel::inner_payload_offset(skb).unwrap_or(header_len) } else { header_len };
+    let inner_header_len = if tunnel { kernel::inner_payload_offset(skb) } else { None };
+    let header_len = inner_header_len.unwrap_or(header_len);
     let segments = match buffer.gso_segs {
         // Whoever made the super-packet (a guest, the owner of a tun device) left the count to others.
         0 => {
@@ -157,8 +158,9 @@ pub extern "C" fn mpsec_unfold(skb: *mut __sk_buff, direction: u32, header_len: 
         }
         segments => segments,
     };
-    let wire_len = if direction == Direction::Tx as u32 {
-        // The kernel has worked it out already (qdisc_pkt_len_init, net/core/dev.c).
+    let wire_len = if direction == Direction::Tx as u32 && inner_header_len.is_none() {
+        // The kernel has worked it out already (qdisc_pkt_len_init, net/core/dev.c), but before 6.17 it takes the outer
+        // headers of a tunnel for all of them.
         buffer.wire_len
     } else {
         buffer.len.wrapping_add(segments.saturating_sub(1).wrapping_mul(header_len))
