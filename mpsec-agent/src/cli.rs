@@ -194,7 +194,6 @@ fn given(key: &'static Key, matches: &ArgMatches) -> Option<Override> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
     use super::*;
 

@@ -122,7 +122,6 @@ fn names_stream(stream: &str, dev: u64, ino: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
 
     use super::*;
 

@@ -1,1 +1,32 @@
-//! tests
+//! What MPSec's tests stand on: network namespaces, devices, crafted frames, traffic with known sums, and a guard around
+//! the agent. Nothing here asks the agent's own code what is right.
+//!
+//! | to | use |
+//! | --- | --- |
+//! | declare a test, skip it with its reason | [`trial`], [`need`] |
+//! | make namespaces, devices and networks | [`netns`], [`link`], [`topology`] |
+//! | know frames and what must be said of them | [`frames`] |
+//! | send and receive them | [`send`], [`capture`], [`tuntap`] |
+//! | make bulk traffic of known size | [`bulk`] |
+//! | run the agent and read its metrics | [`agent`], [`http`], [`exposition`], [`counted`] |
+//! | see and disturb what is attached to a device | [`hooks`], [`bpf`] |
+//! | wait without sleeping blindly | [`wait`] |
+
+pub mod agent;
+pub mod bpf;
+pub mod bulk;
+pub mod capture;
+pub mod counted;
+pub mod exposition;
+pub mod frames;
+pub mod hooks;
+pub mod http;
+pub mod link;
+pub mod need;
+pub mod netns;
+pub mod packet_socket;
+pub mod send;
+pub mod topology;
+pub mod trial;
+pub mod tuntap;
+pub mod wait;

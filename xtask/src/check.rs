@@ -114,9 +114,9 @@ fn deny(root: &Path, manifest: &str, checks: &[&str]) -> Result<Outcome> {
     };
     let mut deny = Command::new(program);
     deny.current_dir(root)
-        .args(["--color", "never", "--log-level", "warn", "--manifest-path", manifest])
-        .args(["--all-features", "--locked", "check", "--config"])
-        .arg(root.join("deny.toml"))
+        .args(["--color", "never", "--log-level", "warn"])
+        .args(["--all-features", "--locked", "--config", "deny.toml"])
+        .args(["--manifest-path", manifest, "check"])
         .args(checks);
     Ok(match judge(&mut deny)? {
         Outcome::Failed(output) if is_unreachable(&output) => {

@@ -27,7 +27,7 @@ enum Command {
 
 fn main() -> ExitCode {
     dispatch().unwrap_or_else(|error| {
-        eprintln!("xtask: {error:#}");
+        eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
 }

@@ -18,14 +18,14 @@ pub fn find_or_fetch(root: &Path, rustc_version: &str) -> Result<PathBuf> {
     let component = Path::new(sysroot.trim()).join("lib/rustlib/src/rust");
     let number = rustc::number(rustc_version);
     let fetched = tools::tools_dir(root).join("rust-src").join(number);
-    let named = env::var_os("MPSEC_RUST_SRC").map(PathBuf::from);
-    for place in [Some(&component), named.as_ref(), Some(&fetched)].into_iter().flatten() {
+    if let Some(named) = env::var_os("MPSEC_RUST_SRC").map(PathBuf::from) {
+        ensure!(has_core(&named), "MPSEC_RUST_SRC is {}, which has no library/core", named.display());
+        return Ok(named);
+    }
+    for place in [&component, &fetched] {
         if has_core(place) {
             return Ok(place.clone());
         }
-    }
-    if let Some(named) = named {
-        bail!("MPSEC_RUST_SRC is {}, which has no library/core", named.display());
     }
     let rustup = add_component(root).and_then(|()| {
         ensure!(has_core(&component), "rustup added it, and it is not there");
@@ -123,7 +123,9 @@ fn unpack(scratch: &Path, number: &str, to: &Path) -> Result<()> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .context("apt fetched no package")?;
-    fs::create_dir_all(to)?;
+    // Whole or not at all: a half of it would look like all of it the next time.
+    let part = to.with_added_extension("part");
+    fs::create_dir_all(&part)?;
     let mut reader = Command::new("dpkg-deb")
         .arg("--fsys-tarfile")
         .arg(package)
@@ -135,13 +137,13 @@ fn unpack(scratch: &Path, number: &str, to: &Path) -> Result<()> {
         Command::new("tar")
             .args(["-x", "--strip-components=4"])
             .arg("-C")
-            .arg(to)
+            .arg(&part)
             .arg(format!("./usr/src/rustc-{number}/library"))
             .stdin(archive),
     )?;
     ensure!(reader.wait()?.success(), "dpkg-deb failed");
-    ensure!(has_core(to), "the package has no library/core");
-    Ok(())
+    ensure!(has_core(&part), "the package has no library/core");
+    fs::rename(&part, to).context("moving the source of core to its place")
 }
 
 /// A Debian archive: its address, and the options that apt needs to trust it.

@@ -38,11 +38,11 @@ pub struct Server {
 
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {addr}: {}", reason(source))]
+#[error("cannot listen on {addr}: {}", reason(error))]
 pub struct BindError {
     /// The address that was asked for.
     pub addr: SocketAddr,
-    source: io::Error,
+    error: io::Error,
 }
 
 fn reason(error: &io::Error) -> String {
@@ -74,7 +74,7 @@ impl Server {
             match TcpListener::bind(addr).await {
                 Ok(listener) => listeners.push(listener),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_covered(addr, &addrs) => {}
-                Err(source) => return Err(BindError { addr, source }),
+                Err(error) => return Err(BindError { addr, error }),
             }
         }
         if let Some(warning) = exposure(&addrs, config.protection()) {

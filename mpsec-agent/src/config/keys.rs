@@ -68,7 +68,7 @@ pub static KEYS: &[Key] = &[
         placeholder: "FILE",
         doc: "File with TLS certificates and users, in the format of Prometheus' exporters. Empty means none: plain \
               HTTP without a password. What the file holds is read again when it changes.",
-        restart: false,
+        restart: true,
         set: |config, value| value.item(optional_path).map(|path| config.http.web_config = path),
         get: |config| Value::path(config.http.web_config.clone().unwrap_or_default()),
     },
@@ -116,7 +116,7 @@ pub static KEYS: &[Key] = &[
         kind: Kind::Number,
         placeholder: "N",
         doc: "Interfaces counted at a time, from 1 to 16384: the size of tables in the kernel. Traffic of an interface \
-              beyond it is counted as overflow, never dropped.",
+              beyond it is counted as interface _other.",
         restart: true,
         set: |config, value| value.number(1..=16384).map(|n| config.interfaces.max_interfaces = n),
         get: |config| Value::Number(config.interfaces.max_interfaces.into()),

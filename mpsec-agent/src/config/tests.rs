@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+//! Tests of the settings: files, flags, environment, and what is said of bad ones.
 
 use std::path::{Path, PathBuf};
 
@@ -194,7 +194,7 @@ fn a_reload_names_what_it_cannot_change() {
     let old = Config::default();
     let new =
         parse("[http]\nlisten = \"a:1\"\nweb_config = \"x\"\n[interfaces]\nexclude = \"a\"\nattach = \"tcx\"").unwrap();
-    assert_eq!(old.needs_restart(&new), ["http.listen", "interfaces.attach"]);
+    assert_eq!(old.needs_restart(&new), ["http.listen", "http.web_config", "interfaces.attach"]);
     assert_eq!(old.changed_keys(&new).len(), 4);
     assert!(old.needs_restart(&old).is_empty());
 }

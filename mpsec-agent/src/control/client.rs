@@ -20,7 +20,6 @@ pub enum ClientError {
         /// The socket.
         path: PathBuf,
         /// Why it cannot be used.
-        #[source]
         error: io::Error,
     },
     /// The connection broke.

@@ -35,7 +35,6 @@ pub enum SocketError {
         /// Where it was to be.
         path: PathBuf,
         /// Why it could not.
-        #[source]
         error: io::Error,
     },
 }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use mpsec_common::Direction;
 use mpsec_common::maps::{PROGRAM_EGRESS, PROGRAM_INGRESS};
 
-use super::netlink::{Client, NetlinkError, Request, attribute, string, u32_at};
+use super::netlink::{CREATE, Client, EXCLUSIVE, NetlinkError, Request, attribute, string, u32_at};
 
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
@@ -107,7 +107,7 @@ impl Clsact {
     }
 
     fn make_qdisc(&mut self, ifindex: u32) -> Result<(), NetlinkError> {
-        let flags = libc::NLM_F_CREATE as u16 | libc::NLM_F_EXCL as u16;
+        let flags = CREATE | EXCLUSIVE;
         let header = tc_header(ifindex, CLSACT_HANDLE, CLSACT_PARENT, 0);
         match self.client.execute(Request::new(RTM_NEWQDISC, flags, &header).string(TCA_KIND, "clsact")) {
             Ok(()) => {
@@ -126,7 +126,7 @@ impl Clsact {
         direction: Direction,
         priority: u32,
     ) -> Result<(), NetlinkError> {
-        let flags = libc::NLM_F_CREATE as u16 | libc::NLM_F_EXCL as u16;
+        let flags = CREATE | EXCLUSIVE;
         let header = tc_header(ifindex, 0, parent(direction), (priority << 16) | ALL_PROTOCOLS);
         let request = Request::new(RTM_NEWTFILTER, flags, &header).string(TCA_KIND, "bpf").nested(TCA_OPTIONS, |r| {
             r.attribute(TCA_BPF_FD, &(program.as_raw_fd() as u32).to_ne_bytes())

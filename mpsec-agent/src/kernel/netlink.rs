@@ -8,6 +8,12 @@ use std::time::Duration;
 
 use netlink_sys::{Socket, SocketAddr};
 
+/// Request flag: make what is not there.
+pub const CREATE: u16 = libc::NLM_F_CREATE as u16;
+/// Request flag: refuse if it is there.
+pub const EXCLUSIVE: u16 = libc::NLM_F_EXCL as u16;
+/// Request flag: replace what is there.
+pub const REPLACE: u16 = libc::NLM_F_REPLACE as u16;
 /// Length of `struct nlmsghdr` in bytes.
 const HEADER_LEN: usize = 16;
 /// Bytes that one read can take: what the kernel puts into one dump message at most, and more.
@@ -26,7 +32,7 @@ const NLA_TYPE_MASK: u16 = 0x3fff;
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     /// The kernel refused; `text` is its own explanation (extended acknowledgement), if it gave one.
-    #[error("{error}{}", text.as_ref().map(|text| format!(" ({text})")).unwrap_or_default())]
+    #[error("{}", text.clone().unwrap_or_else(|| error.to_string()))]
     Refused {
         /// The error number as an error.
         error: io::Error,

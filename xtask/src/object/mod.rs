@@ -1,6 +1,7 @@
 //! The built kernel side, as files: what is in an object, what must not be, and which sources it came from.
 //!
 //! Nothing here needs a toolchain, so tests can ask the same questions on any machine.
+mod btf;
 mod inspect;
 mod sources;
 mod strip;

@@ -1,4 +1,5 @@
-//! Drops debug information from an object and keeps BTF, as `llvm-strip -g` would, without LLVM on the machine.
+//! Drops debug information from an object and keeps BTF, as `llvm-strip -g` would, without LLVM on the machine; and
+//! puts BTF into one order.
 use anyhow::{Context, Result};
 use object::{
     build::elf::{Builder, SectionData},
@@ -13,6 +14,11 @@ pub fn strip(raw: &[u8]) -> Result<Vec<u8>> {
     for section in &mut elf.sections {
         let is_about_debug = section.sh_info_section.is_some_and(|id| debug.contains(&id));
         section.delete = debug.contains(&section.id()) || is_about_debug;
+    }
+    for section in elf.sections.iter_mut().filter(|section| section.name[..] == b".BTF"[..]) {
+        if let SectionData::Data(btf) = &mut section.data {
+            *btf = super::btf::with_sorted_forwards(btf)?.into();
+        }
     }
     name_sections_apart(&mut elf);
     let mut stripped = Vec::new();

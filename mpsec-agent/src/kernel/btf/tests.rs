@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+//! Tests of the BTF reader: against the running kernel, bpftool and damaged input.
 
 use std::process::Command;
 use std::sync::LazyLock;

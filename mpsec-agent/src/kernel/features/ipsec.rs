@@ -3,9 +3,9 @@
 use std::io;
 
 use super::host::module_remedy;
-use super::netlink::{CREATE, EXCL, Message, Netlink, Refusal};
 use super::traffic::absent;
 use super::{Id, Verdict, Verdicts};
+use crate::kernel::netlink::{CREATE, Client, EXCLUSIVE, NetlinkError, Request};
 
 pub(super) const ESP: [Id; 3] = [Id::EspAesGcm, Id::EspChacha, Id::EspAesCbc];
 
@@ -18,7 +18,7 @@ const STATE_BYTES: usize = 224;
 
 /// Whether there is an interface to IPsec at all.
 pub(super) fn probe_netlink() -> (Verdicts, bool) {
-    let verdict = match Netlink::open(libc::NETLINK_XFRM) {
+    let verdict = match Client::open(libc::NETLINK_XFRM as isize) {
         Ok(_) => Verdict::available(),
         Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => {
             Verdict::missing("this kernel does not know it").remedy(module_remedy("xfrm_user", "CONFIG_XFRM_USER"))
@@ -34,27 +34,27 @@ pub(super) fn probe_esp(xfrm: bool) -> Verdicts {
     if !xfrm {
         return ESP.map(|id| (id, Verdict::missing("there is no XFRM netlink to set it up with"))).into();
     }
-    let netlink = match Netlink::open(libc::NETLINK_XFRM) {
-        Ok(netlink) => netlink,
+    let mut client = match Client::open(libc::NETLINK_XFRM as isize) {
+        Ok(client) => client,
         Err(error) => return ESP.map(|id| (id, Verdict::unknown(error.to_string()))).into(),
     };
     let verdict = |(index, id): (usize, Id)| {
-        let message = Message::new(XFRM_MSG_NEWSA, CREATE | EXCL, &state(index as u32 + 0x100));
-        (id, judge(id, netlink.request(algorithms(id, message))))
+        let message = Request::new(XFRM_MSG_NEWSA, CREATE | EXCLUSIVE, &state(index as u32 + 0x100));
+        (id, judge(id, client.execute(algorithms(id, message))))
     };
     ESP.into_iter().enumerate().map(verdict).collect()
 }
 
 /// EPROTONOSUPPORT: no ESP (xfrm_init_state); ENOSYS: no such algorithm (attach_aead and its like in
 /// net/xfrm/xfrm_user.c, Linux 6.18).
-fn judge(id: Id, answer: Result<(), Refusal>) -> Verdict {
+fn judge(id: Id, answer: Result<(), NetlinkError>) -> Verdict {
     let Err(refusal) = answer else { return Verdict::available() };
     let (module, option) = match id {
         Id::EspAesGcm => ("gcm", "CONFIG_CRYPTO_GCM and CONFIG_CRYPTO_SEQIV"),
         Id::EspChacha => ("chacha20poly1305", "CONFIG_CRYPTO_CHACHA20POLY1305"),
         _ => ("authenc", "CONFIG_CRYPTO_CBC, CONFIG_CRYPTO_SHA256 and CONFIG_CRYPTO_AUTHENC"),
     };
-    match refusal.errno {
+    match refusal.errno().unwrap_or_default() {
         libc::EPROTONOSUPPORT => Verdict::missing(format!("this kernel has no ESP: {refusal}"))
             .remedy(module_remedy("esp4", "CONFIG_INET_ESP and CONFIG_INET6_ESP")),
         libc::ENOENT => {
@@ -79,13 +79,13 @@ fn state(spi: u32) -> [u8; STATE_BYTES] {
     bytes
 }
 
-fn algorithms(id: Id, message: Message) -> Message {
+fn algorithms(id: Id, message: Request) -> Request {
     match id {
-        Id::EspAesGcm => message.attr(XFRMA_ALG_AEAD, &algorithm("rfc4106(gcm(aes))", 20, Some(128))),
-        Id::EspChacha => message.attr(XFRMA_ALG_AEAD, &algorithm("rfc7539esp(chacha20,poly1305)", 36, Some(128))),
+        Id::EspAesGcm => message.attribute(XFRMA_ALG_AEAD, &algorithm("rfc4106(gcm(aes))", 20, Some(128))),
+        Id::EspChacha => message.attribute(XFRMA_ALG_AEAD, &algorithm("rfc7539esp(chacha20,poly1305)", 36, Some(128))),
         _ => message
-            .attr(XFRMA_ALG_CRYPT, &algorithm("cbc(aes)", 16, None))
-            .attr(XFRMA_ALG_AUTH, &algorithm("hmac(sha256)", 32, None)),
+            .attribute(XFRMA_ALG_CRYPT, &algorithm("cbc(aes)", 16, None))
+            .attribute(XFRMA_ALG_AUTH, &algorithm("hmac(sha256)", 32, None)),
     }
 }
 

@@ -6,7 +6,6 @@
 mod host;
 mod ipsec;
 mod mptcp;
-mod netlink;
 mod netns;
 mod programs;
 mod syscall;

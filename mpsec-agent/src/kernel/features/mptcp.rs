@@ -8,8 +8,8 @@ use aya::sys::{BpfHelper, is_helper_supported};
 
 use super::super::btf::KernelBtf;
 use super::host::{Capabilities, sysctl};
-use super::netlink::{Message, Netlink};
 use super::{Id, Verdict, Verdicts};
+use crate::kernel::netlink::{Client, NetlinkError, Request};
 
 const NO_MPTCP: &str = "this kernel has no MPTCP";
 const BUILD: &str = "boot a kernel built with CONFIG_MPTCP";
@@ -60,11 +60,12 @@ fn path_manager() -> Verdict {
     const GENL_ID_CTRL: u16 = 0x10;
     const CTRL_CMD_GETFAMILY: u8 = 3;
     const CTRL_ATTR_FAMILY_NAME: u16 = 2;
-    let message = Message::new(GENL_ID_CTRL, 0, &[CTRL_CMD_GETFAMILY, 1, 0, 0]).text(CTRL_ATTR_FAMILY_NAME, "mptcp_pm");
-    let netlink = Netlink::open(libc::NETLINK_GENERIC).map_err(Into::into);
-    match netlink.and_then(|netlink| netlink.request(message)) {
+    let message =
+        Request::new(GENL_ID_CTRL, 0, &[CTRL_CMD_GETFAMILY, 1, 0, 0]).string(CTRL_ATTR_FAMILY_NAME, "mptcp_pm");
+    let client = Client::open(libc::NETLINK_GENERIC as isize).map_err(NetlinkError::from);
+    match client.and_then(|mut client| client.execute(message)) {
         Ok(()) => Verdict::available(),
-        Err(refusal) if refusal.errno == libc::ENOENT => Verdict::missing(NO_MPTCP).remedy(BUILD),
+        Err(refusal) if refusal.errno() == Some(libc::ENOENT) => Verdict::missing(NO_MPTCP).remedy(BUILD),
         Err(refusal) => Verdict::unknown(refusal.to_string()),
     }
 }

@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, reason = "a failing unwrap is a failing test")]
+//! Tests of the feature probes on the running kernel.
 
 use std::time::Instant;
 

@@ -1,14 +1,13 @@
 //! What needs an interface or changes the network: tried in a namespace of its own. Its one interface is a `lo` that
 //! nothing uses.
 
-use std::io;
 use std::os::fd::AsRawFd;
 
 use aya_obj::generated::bpf_prog_type;
 
 use super::host::{Capabilities, module_remedy};
-use super::netlink::{CREATE, EXCL, Message, Netlink, REPLACE, Refusal};
 use super::{Id, Verdict, Verdicts, ipsec, netns, syscall};
+use crate::kernel::netlink::{CREATE, Client, EXCLUSIVE, NetlinkError, REPLACE, Request};
 
 const LO: i32 = 1;
 const TC_H_ROOT: u32 = 0xffff_ffff;
@@ -53,11 +52,11 @@ pub(super) fn probe(capabilities: Capabilities) -> Verdicts {
         verdicts.extend(untried(verdict));
         return verdicts;
     }
-    match Netlink::open(libc::NETLINK_ROUTE) {
-        Ok(route) => {
-            verdicts.insert(Id::Clsact, clsact(&route));
-            verdicts.extend(QDISCS.map(|(id, kind, module, option)| (id, qdisc(&route, kind, module, option))));
-            verdicts.extend(LINKS.map(|(id, kind, module, option)| (id, link(&route, kind, module, option))));
+    match Client::open(libc::NETLINK_ROUTE as isize) {
+        Ok(mut route) => {
+            verdicts.insert(Id::Clsact, clsact(&mut route));
+            verdicts.extend(QDISCS.map(|(id, kind, module, option)| (id, qdisc(&mut route, kind, module, option))));
+            verdicts.extend(LINKS.map(|(id, kind, module, option)| (id, link(&mut route, kind, module, option))));
         }
         Err(error) => verdicts.extend(untried(Verdict::unknown(format!("netlink: {error}")))),
     }
@@ -65,9 +64,9 @@ pub(super) fn probe(capabilities: Capabilities) -> Verdicts {
     verdicts
 }
 
-fn clsact(route: &Netlink) -> Verdict {
-    let message = Message::new(libc::RTM_NEWQDISC, CREATE | EXCL, &tcmsg(0xffff_0000, TC_H_CLSACT, 0));
-    if let Err(refusal) = route.request(message.text(TCA_KIND, "clsact")) {
+fn clsact(route: &mut Client) -> Verdict {
+    let message = Request::new(libc::RTM_NEWQDISC, CREATE | EXCLUSIVE, &tcmsg(0xffff_0000, TC_H_CLSACT, 0));
+    if let Err(refusal) = route.execute(message.string(TCA_KIND, "clsact")) {
         return absent(&refusal, libc::ENOENT, || module_remedy("sch_ingress", "CONFIG_NET_SCH_INGRESS"));
     }
     let Ok(program) = syscall::load(bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS, None, 0) else {
@@ -75,12 +74,15 @@ fn clsact(route: &Netlink) -> Verdict {
     };
     // Priority 1, ETH_P_ALL in network byte order.
     let info = (1 << 16) | u32::from((libc::ETH_P_ALL as u16).to_be());
-    let message = Message::new(libc::RTM_NEWTFILTER, CREATE | EXCL, &tcmsg(0, CLSACT_INGRESS, info));
-    let message = message.text(TCA_KIND, "bpf").nest(TCA_OPTIONS, |options| {
+    let message = Request::new(libc::RTM_NEWTFILTER, CREATE | EXCLUSIVE, &tcmsg(0, CLSACT_INGRESS, info));
+    let message = message.string(TCA_KIND, "bpf").nested(TCA_OPTIONS, |options| {
         // TCA_BPF_FD, TCA_BPF_NAME and TCA_BPF_FLAGS with TCA_BPF_FLAG_ACT_DIRECT.
-        options.attr(6, &program.as_raw_fd().to_ne_bytes()).text(7, "mpsec-probe").attr(8, &1_u32.to_ne_bytes())
+        options
+            .attribute(6, &program.as_raw_fd().to_ne_bytes())
+            .string(7, "mpsec-probe")
+            .attribute(8, &1_u32.to_ne_bytes())
     });
-    match route.request(message) {
+    match route.execute(message) {
         Ok(()) => Verdict::available(),
         Err(refusal) => absent(&refusal, libc::ENOENT, || module_remedy("cls_bpf", "CONFIG_NET_CLS_BPF")),
     }
@@ -88,10 +90,10 @@ fn clsact(route: &Netlink) -> Verdict {
 
 /// A kind that the kernel knows is made, or refused for lack of options; one that it does not is ENOENT
 /// (qdisc_create in net/sched/sch_api.c, Linux 6.18).
-fn qdisc(route: &Netlink, kind: &str, module: &str, option: &str) -> Verdict {
-    let message = Message::new(libc::RTM_NEWQDISC, CREATE | REPLACE, &tcmsg(0, TC_H_ROOT, 0));
-    match route.request(message.text(TCA_KIND, kind)) {
-        Err(refusal) if refusal.errno != libc::EINVAL => {
+fn qdisc(route: &mut Client, kind: &str, module: &str, option: &str) -> Verdict {
+    let message = Request::new(libc::RTM_NEWQDISC, CREATE | REPLACE, &tcmsg(0, TC_H_ROOT, 0));
+    match route.execute(message.string(TCA_KIND, kind)) {
+        Err(refusal) if refusal.errno() != Some(libc::EINVAL) => {
             absent(&refusal, libc::ENOENT, || module_remedy(module, option))
         }
         _ => Verdict::available(),
@@ -100,13 +102,14 @@ fn qdisc(route: &Netlink, kind: &str, module: &str, option: &str) -> Verdict {
 
 /// A kind that the kernel knows is made, or refused for lack of settings; one that it does not is EOPNOTSUPP
 /// (__rtnl_newlink in net/core/rtnetlink.c, Linux 6.18).
-fn link(route: &Netlink, kind: &str, module: &str, option: &str) -> Verdict {
+fn link(route: &mut Client, kind: &str, module: &str, option: &str) -> Verdict {
     const IFLA_IFNAME: u16 = libc::IFLA_IFNAME;
     const IFLA_LINKINFO: u16 = libc::IFLA_LINKINFO;
     const IFLA_INFO_KIND: u16 = 1;
-    let message = Message::new(libc::RTM_NEWLINK, CREATE | EXCL, &[0; 16]).text(IFLA_IFNAME, &format!("mp-{kind}"));
-    match route.request(message.nest(IFLA_LINKINFO, |info| info.text(IFLA_INFO_KIND, kind))) {
-        Err(refusal) if matches!(refusal.errno, libc::EOPNOTSUPP | libc::EPERM) => {
+    let message =
+        Request::new(libc::RTM_NEWLINK, CREATE | EXCLUSIVE, &[0; 16]).string(IFLA_IFNAME, &format!("mp-{kind}"));
+    match route.execute(message.nested(IFLA_LINKINFO, |info| info.string(IFLA_INFO_KIND, kind))) {
+        Err(refusal) if matches!(refusal.errno(), Some(libc::EOPNOTSUPP | libc::EPERM)) => {
             absent(&refusal, libc::EOPNOTSUPP, || module_remedy(module, option))
         }
         _ => Verdict::available(),
@@ -114,10 +117,10 @@ fn link(route: &Netlink, kind: &str, module: &str, option: &str) -> Verdict {
 }
 
 /// `errno` says that the kernel does not know such a thing; any other says that it could not be tried.
-pub(super) fn absent(refusal: &Refusal, errno: i32, remedy: impl FnOnce() -> String) -> Verdict {
-    match refusal.errno == errno {
+pub(super) fn absent(refusal: &NetlinkError, errno: i32, remedy: impl FnOnce() -> String) -> Verdict {
+    match refusal.errno() == Some(errno) {
         true => Verdict::missing(format!("this kernel does not know it: {refusal}")).remedy(remedy()),
-        false => Verdict::unknown(format!("{refusal} ({})", io::Error::from_raw_os_error(refusal.errno))),
+        false => Verdict::unknown(refusal.to_string()),
     }
 }
 

@@ -1,0 +1,74 @@
+//! What a test needs from the machine. Each function returns a [`Skip`] with the reason where the need is not met.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::netns::Netns;
+use crate::trial::Skip;
+use crate::{bpf, link};
+
+/// Root, as namespaces, raw sockets and BPF need it.
+pub fn root() -> Result<()> {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    if unsafe { libc::geteuid() } == 0 { Ok(()) } else { Err(Skip::because("needs root")) }
+}
+
+/// A program in PATH. Gives its full path.
+pub fn command(name: &str) -> Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+        .ok_or_else(|| Skip::because(format!("needs the program `{name}`")))
+}
+
+/// A file or folder.
+pub fn file(path: &str) -> Result<()> {
+    if Path::new(path).exists() { Ok(()) } else { Err(Skip::because(format!("needs {path}"))) }
+}
+
+/// A kind of network device that this kernel can make, such as `vlan`. Shown by making one.
+pub fn link_kind(kind: &str) -> Result<()> {
+    root()?;
+    let netns = Netns::new()?;
+    link::make(&netns, kind, "probe")
+        .map_err(|error| Skip::because(format!("this kernel makes no {kind} device: {}", error.root_cause())))
+}
+
+/// TCX (Linux 6.6 and later). Shown by attaching a program.
+pub fn tcx() -> Result<()> {
+    root()?;
+    let netns = Netns::new()?;
+    let program = bpf::Program::pass("probe")?;
+    let index = netns.ifindex("lo")?;
+    match netns.run(|| program.attach_tcx(index, bpf::Hook::Ingress)) {
+        Ok(_link) => Ok(()),
+        Err(error) => Err(Skip::because(format!("this kernel has no TCX: {}", error.root_cause()))),
+    }
+}
+
+/// The agent's program: the one that `MPSEC_BIN` names, else the one that cargo built beside this test.
+pub fn mpsec() -> Result<PathBuf> {
+    let (path, from) = match env::var_os("MPSEC_BIN") {
+        Some(path) => (PathBuf::from(path), "MPSEC_BIN"),
+        None => (beside_this_test()?, "`cargo build -p mpsec-agent`"),
+    };
+    let help = Command::new(&path).args(["run", "--help"]).output();
+    match help {
+        Ok(output) if String::from_utf8_lossy(&output.stdout).contains("--listen") => Ok(path),
+        _ => Err(Skip::because(format!("no mpsec binary that can `run` at {} ({from})", path.display()))),
+    }
+}
+
+/// `target/<profile>/mpsec` of the `target/<profile>/deps/system-*` that is running.
+fn beside_this_test() -> Result<PathBuf> {
+    let mut path = env::current_exe()?;
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    Ok(path.join("mpsec"))
+}

@@ -1,0 +1,129 @@
+//! Every frame is counted in its class, exactly, whatever it is and however its bytes lie in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+use mpsec_tests::agent::{Agent, Options};
+use mpsec_tests::counted::{Classes, Counted};
+use mpsec_tests::frames::{self, Case, class};
+use mpsec_tests::link::Counters;
+use mpsec_tests::netns::Netns;
+use mpsec_tests::send::{Buffer, Sender};
+use mpsec_tests::topology::Pair;
+use mpsec_tests::trial::trial;
+use mpsec_tests::{need, wait};
+
+/// How long the agent may take to show what has passed.
+const SHOWN: Duration = Duration::from_secs(3);
+/// How many wrong frames are named.
+const NAMED: usize = 12;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for attach in ["tcx", "clsact"] {
+        for (buffer, kind) in [(Buffer::Linear, "linear"), (Buffer::Paged, "paged")] {
+            for direction in ["rx", "tx"] {
+                let name = format!("classes::{direction}_{attach}_{kind}");
+                trials.push(trial(&name, Duration::from_secs(180), move || run(attach, buffer, direction)));
+            }
+        }
+    }
+    trials
+}
+
+fn run(attach: &str, buffer: Buffer, direction: &'static str) -> Result<()> {
+    need::mpsec()?;
+    if attach == "tcx" {
+        need::tcx()?;
+    }
+    let pair = Pair::bare()?;
+    let [left, right] = pair.ends();
+    let (netns, device) = if direction == "tx" { left } else { right };
+    let agent = Options::default().with(&format!("--attach {attach}")).start(netns)?;
+    let sender = Sender::new(&pair.left, Pair::WEST, buffer)?;
+    let mut bench = Bench { agent, netns, device, direction, sender };
+    let wrong: Vec<String> =
+        class::ALL.into_iter().map(|class| bench.class(class)).collect::<Result<Vec<_>>>()?.concat();
+    let named: Vec<_> = wrong.iter().take(NAMED).map(String::as_str).collect();
+    ensure!(wrong.is_empty(), "{} frames are counted wrongly, such as\n{}", wrong.len(), named.join("\n"));
+    Ok(())
+}
+
+/// One agent, one device, one direction.
+struct Bench<'a> {
+    agent: Agent,
+    netns: &'a Arc<Netns>,
+    device: &'static str,
+    direction: &'static str,
+    sender: Sender,
+}
+
+impl Bench<'_> {
+    /// Sends all frames of a class at once: nothing may show elsewhere. Gives what is wrong, frame by frame.
+    fn class(&mut self, class: &str) -> Result<Vec<String>> {
+        let cases: Vec<Case> = frames::all().into_iter().filter(|case| case.class == class).collect();
+        let expected = expected(&cases);
+        if self.difference(&cases, &expected)?.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut wrong = Vec::new();
+        for case in cases.chunks(1) {
+            if let Some(got) = self.difference(case, &self::expected(case))? {
+                wrong.push(format!("{}: as {got}", case[0].name));
+            }
+            if wrong.len() == NAMED {
+                break;
+            }
+        }
+        if wrong.is_empty() {
+            wrong.push(format!("{} frames of {class}, together but not one by one", cases.len()));
+        }
+        Ok(wrong)
+    }
+
+    /// Sends frames; gives what was counted where that is not what was expected.
+    fn difference(&mut self, cases: &[Case], expected: &Classes) -> Result<Option<String>> {
+        let (before, device_before) = (self.read()?, self.netns.counters(self.device)?);
+        for case in cases {
+            self.sender.send(&case.bytes)?;
+        }
+        self.check_device(device_before, expected)?;
+        let seen = wait::until(SHOWN, || {
+            let seen = self.read()?.since(&before);
+            ensure!(seen.total().packets >= expected.total().packets, "counted {:?}", seen.0);
+            Ok(seen)
+        });
+        Ok(match seen {
+            Ok(seen) if seen == *expected => None,
+            Ok(seen) => Some(format!("{:?} instead of {:?}", seen.0, expected.0)),
+            Err(error) => Some(format!("{error:#} instead of {:?}", expected.0)),
+        })
+    }
+
+    /// The device is the judge of whether all frames passed at all.
+    fn check_device(&self, before: Counters, expected: &Classes) -> Result<()> {
+        let passed = self.netns.counters(self.device)? - before;
+        let total = expected.total();
+        let (packets, bytes) = match self.direction {
+            "tx" => (passed.tx_packets, passed.tx_bytes),
+            _ => (passed.rx_packets, passed.rx_bytes),
+        };
+        ensure!((packets, bytes) == (total.packets, total.bytes), "the device counted {passed:?}, not {total:?}");
+        Ok(())
+    }
+
+    fn read(&self) -> Result<Classes> {
+        Classes::read(&self.agent.scrape()?, self.device, self.direction)
+    }
+}
+
+fn expected(cases: &[Case]) -> Classes {
+    let mut classes: BTreeMap<String, Counted> = BTreeMap::new();
+    for case in cases {
+        *classes.entry(case.class.to_owned()).or_default() += Counted::of(case);
+    }
+    Classes(classes)
+}

@@ -1,0 +1,35 @@
+//! MPSec's tests on real kernel objects. One file a behaviour; each lists its trials.
+
+mod bulk;
+mod classes;
+mod devices;
+mod flood;
+mod harness;
+mod hotplug;
+mod http;
+mod names;
+mod overflow;
+mod refuse;
+mod survive;
+mod watch;
+
+use libtest_mimic::Arguments;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Counts and times are compared with the kernel's own: tests share neither the processors nor the limits.
+    arguments.test_threads.get_or_insert(1);
+    let trials = [
+        harness::trials(),
+        classes::trials(),
+        devices::trials(),
+        bulk::trials(),
+        hotplug::trials(),
+        overflow::trials(),
+        survive::trials(),
+        refuse::trials(),
+        http::trials(),
+        flood::trials(),
+    ];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
+}

@@ -1,0 +1,184 @@
+//! The agent is killed, started again, told to stop, and started wrongly; and it is not alone on its devices.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+use mpsec_tests::agent::{Agent, Options};
+use mpsec_tests::bpf::{Hook, Link, Program};
+use mpsec_tests::counted::{Classes, interfaces};
+use mpsec_tests::hooks::{Attached, Way};
+use mpsec_tests::netns::Netns;
+use mpsec_tests::send::{Buffer, Sender};
+use mpsec_tests::topology::Pair;
+use mpsec_tests::trial::trial;
+use mpsec_tests::{frames, hooks, need, wait};
+
+use crate::watch::SHOWN;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const WEST: &str = Pair::WEST;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for attach in ["tcx", "clsact"] {
+        for (signal, name) in [(libc::SIGKILL, "kill"), (libc::SIGTERM, "term"), (libc::SIGINT, "interrupt")] {
+            let name = format!("survive::{name}_and_restart_counts_once_{attach}");
+            trials.push(trial(&name, LIMIT, move || restart(attach, signal)));
+        }
+        for (signal, name) in [(libc::SIGTERM, "term"), (libc::SIGINT, "interrupt")] {
+            let name = format!("survive::{name}_leaves_nothing_{attach}");
+            trials.push(trial(&name, LIMIT, move || leaves_nothing(attach, signal)));
+        }
+        let name = format!("survive::foreign_things_stay_{attach}");
+        trials.push(trial(&name, LIMIT, move || foreign_things_stay(attach)));
+        let name = format!("survive::foreign_things_stay_after_a_kill_{attach}");
+        trials.push(trial(&name, LIMIT, move || foreign_things_stay_after_a_kill(attach)));
+    }
+    trials
+}
+
+fn needs(attach: &str) -> Result<()> {
+    need::mpsec()?;
+    need::command("tc")?;
+    if attach == "tcx" { need::tcx() } else { Ok(()) }
+}
+
+fn start(attach: &str, netns: &Arc<Netns>) -> Result<Agent> {
+    Options::default().with(&format!("--attach {attach}")).start(netns)
+}
+
+/// Sends frames out of `west`.
+fn send(netns: &Netns, count: u64) -> Result<()> {
+    let mut sender = Sender::new(netns, WEST, Buffer::Linear)?;
+    let frame = &frames::all()[0].bytes;
+    (0..count).try_for_each(|_| sender.send(frame))
+}
+
+fn sent(agent: &Agent) -> Result<u64> {
+    Ok(Classes::read(&agent.scrape()?, WEST, "tx")?.total().packets)
+}
+
+fn counts_exactly(agent: &Agent, count: u64) -> Result<()> {
+    let before = sent(agent)?;
+    send(agent.netns(), count)?;
+    wait::until(SHOWN, || {
+        let got = sent(agent)? - before;
+        ensure!(got == count, "{got} counted instead of {count}");
+        Ok(())
+    })
+}
+
+fn restart(attach: &str, signal: libc::c_int) -> Result<()> {
+    needs(attach)?;
+    let pair = Pair::bare()?;
+    for round in 0..3 {
+        let mut agent = start(attach, &pair.left)?;
+        for hook in Hook::ALL {
+            let there = hooks::attached(&pair.left, WEST, hook)?;
+            ensure!(there.len() == 1, "round {round}, {}: {there:?}", hook.name());
+        }
+        counts_exactly(&agent, 20 + round)?;
+        agent.stop(signal)?;
+    }
+    Ok(())
+}
+
+fn leaves_nothing(attach: &str, signal: libc::c_int) -> Result<()> {
+    needs(attach)?;
+    let pair = Pair::bare()?;
+    let pinned = pinned(&pair.left)?;
+    let mut agent = start(attach, &pair.left)?;
+    counts_exactly(&agent, 5)?;
+    ensure!(!interfaces(&agent.scrape()?).is_empty(), "nothing was counted");
+    let status = agent.stop(signal)?;
+    ensure!(status.success(), "{status}; {}", agent.stderr());
+    for device in [WEST, "lo"] {
+        let left = hooks::attached_anywhere(&pair.left, device)?;
+        ensure!(left.is_empty(), "{device} still has {left:?}");
+        ensure!(!hooks::has_clsact(&pair.left, device)?, "{device} still has the qdisc");
+    }
+    ensure!(self::pinned(&pair.left)? == pinned, "pinned before: {pinned}, now: {}", self::pinned(&pair.left)?);
+    ensure!(!agent.folder().join("mpsec.sock").exists(), "the socket is still there");
+    Ok(())
+}
+
+/// The pinned objects. A fresh BPF file system has some of the kernel's own.
+fn pinned(netns: &Netns) -> Result<String> {
+    netns.output("find", &["/sys/fs/bpf"])
+}
+
+/// What somebody else has put on `west`: a clsact qdisc, a BPF filter and another filter, and a TCX program.
+struct Foreign {
+    netns: Arc<Netns>,
+    before: Vec<Attached>,
+    _links: Vec<Link>,
+}
+
+impl Foreign {
+    fn install(netns: &Arc<Netns>) -> Result<Self> {
+        let program = Program::pass("foreign")?;
+        netns.run(|| program.pin("/sys/fs/bpf/foreign"))?;
+        netns.tc("qdisc add dev west clsact")?;
+        netns.tc("filter add dev west egress protocol all u32 match u32 0 0 classid 1:1")?;
+        for hook in Hook::ALL {
+            let line =
+                format!("filter add dev west {} bpf direct-action object-pinned /sys/fs/bpf/foreign", hook.name());
+            netns.tc(&line)?;
+        }
+        let mut links = Vec::new();
+        if need::tcx().is_ok() {
+            let index = netns.ifindex(WEST)?;
+            for hook in Hook::ALL {
+                links.push(netns.run(|| program.attach_tcx(index, hook))?);
+            }
+        }
+        let before = hooks::attached_anywhere(netns, WEST)?;
+        ensure!(before.iter().any(|one| one.kind == "u32"), "{before:?}");
+        Ok(Self { netns: Arc::clone(netns), before, _links: links })
+    }
+
+    /// What there is now beside what was there before.
+    fn added(&self) -> Result<Vec<Attached>> {
+        let mut now = hooks::attached_anywhere(&self.netns, WEST)?;
+        for one in &self.before {
+            let at = now.iter().position(|other| other == one);
+            let at = at.ok_or_else(|| anyhow::anyhow!("{one} is gone; there is {now:?}"))?;
+            now.remove(at);
+        }
+        Ok(now)
+    }
+
+    fn alone(&self) -> Result<()> {
+        let added = self.added()?;
+        ensure!(added.is_empty(), "left behind: {added:?}");
+        ensure!(hooks::has_clsact(&self.netns, WEST)?, "the foreign qdisc is gone");
+        Ok(())
+    }
+}
+
+fn foreign_things_stay(attach: &str) -> Result<()> {
+    needs(attach)?;
+    let pair = Pair::bare()?;
+    let foreign = Foreign::install(&pair.left)?;
+    let mut agent = start(attach, &pair.left)?;
+    let ours = foreign.added()?;
+    let way = if attach == "tcx" { Way::Tcx } else { Way::Clsact };
+    ensure!(ours.len() == 2 && ours.iter().all(|one| one.way == way), "{ours:?}");
+    counts_exactly(&agent, 20)?;
+    agent.stop(libc::SIGTERM)?;
+    foreign.alone()
+}
+
+fn foreign_things_stay_after_a_kill(attach: &str) -> Result<()> {
+    needs(attach)?;
+    let pair = Pair::bare()?;
+    let foreign = Foreign::install(&pair.left)?;
+    start(attach, &pair.left)?.stop(libc::SIGKILL)?;
+    let mut agent = start(attach, &pair.left)?;
+    ensure!(foreign.added()?.len() == 2, "{:?}", foreign.added()?);
+    counts_exactly(&agent, 20)?;
+    agent.stop(libc::SIGTERM)?;
+    foreign.alone()
+}
