@@ -206,7 +206,9 @@ fn ipv6<P: Packet>(packet: &P, context: &Context, cursor: &mut Cursor) -> Result
         return Ok(Next::Found(Class::Malformed));
     }
     cursor.at += IPV6_LEN;
-    let jumbogram = header.payload_len() == 0 && header.next_header == protocol::HOP_BY_HOP;
+    // A jumbogram's length is in an option, and is beyond what the field could hold (RFC 2675 section 3).
+    let jumbogram =
+        header.payload_len() == 0 && header.next_header == protocol::HOP_BY_HOP && cursor.at + 0xffff < cursor.end;
     if !context.gso && !jumbogram {
         let end = cursor.at + header.payload_len();
         if end > cursor.end {
@@ -273,7 +275,8 @@ fn transport<P: Packet>(p: &P, context: &Context, cursor: Cursor, number: u8, ic
         protocol::ESP => esp(cursor),
         protocol::AH => ah(p, cursor),
         _ if number == icmp => icmp_message(p, cursor, icmp),
-        _ => cursor.found(Class::OtherIp),
+        // An extension header may have led beyond the end.
+        _ => cursor.found(if cursor.has(0) { Class::OtherIp } else { Class::Malformed }),
     }
 }
 
@@ -406,8 +409,9 @@ fn udp<P: Packet>(packet: &P, context: &Context, cursor: Cursor) -> Result<Layou
         }
         total_len - UDP_LEN
     };
-    // A first fragment holds less than the datagram's length says.
-    let here = cursor.end - cursor.at - UDP_LEN;
+    // A first fragment holds less than the datagram's length says; and what lies behind a datagram that is shorter than
+    // the packet is none of its payload (RFC 9868).
+    let here = (cursor.end - cursor.at - UDP_LEN).min(payload);
     let class = if header.has_port(PORT_NAT_T) {
         nat_traversal(packet, cursor.at + UDP_LEN, payload, here)?
     } else if header.has_port(PORT_IKE) {

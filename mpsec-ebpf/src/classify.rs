@@ -57,20 +57,26 @@ fn context(skb: *mut __sk_buff, ethernet: bool, direction: Direction) -> Context
     let buffer = unsafe { &*skb };
     Context {
         ethertype: if ethernet { None } else { Some(u16::from_be(buffer.protocol as u16)) },
-        start: if ethernet { 0 } else { link_header_len(buffer, direction) },
+        start: if ethernet { 0 } else { link_header_len(skb, direction) },
         gso: buffer.gso_size != 0,
         wireguard_ports: record::wireguard_ports(),
     }
 }
 
 /// Length of the link header on an interface that is not Ethernet. On ingress the kernel has recorded the length without
-/// it (`qdisc_pkt_len`, net/core/dev.c, sch_handle_ingress, 6.1 to 6.18); on egress there is none yet.
+/// it (`qdisc_pkt_len`, net/core/dev.c, sch_handle_ingress, 6.1 to 6.18), but from 6.19 on that of a super-packet as its
+/// segments take; on egress there is none yet.
 #[inline(always)]
-fn link_header_len(buffer: &__sk_buff, direction: Direction) -> u32 {
-    match direction {
-        Direction::Rx => buffer.len.saturating_sub(buffer.wire_len) & 0xff,
+fn link_header_len(skb: *mut __sk_buff, direction: Direction) -> u32 {
+    // SAFETY: as in `count`.
+    let buffer = unsafe { &*skb };
+    let recorded = buffer.len.saturating_sub(buffer.wire_len);
+    let len = match direction {
+        Direction::Rx if buffer.gso_size != 0 => kernel::link_header_len(skb).unwrap_or(recorded),
+        Direction::Rx => recorded,
         Direction::Tx => 0,
-    }
+    };
+    len & 0xff
 }
 
 /// [`layout`] by copying header after header: slower, and right for every buffer. A global function, so that the verifier
@@ -82,6 +88,13 @@ pub extern "C" fn mpsec_layout_of_whole(skb: *mut __sk_buff, link: u32, directio
     record::event(Event::NonLinear);
     let mut context = context(skb, link == Link::Ethernet as u32, direction);
     if link == Link::Foreign as u32 {
+        // `bpf_skb_load_bytes_relative` reads the linear part only (net/core/filter.c, shown on 6.18), so it is the last
+        // resort.
+        if let Some(link_len) = kernel::link_header_len(skb) {
+            let packet = Whole::new(skb);
+            context.start = link_len.min(packet.len());
+            return pack(&classify(&packet, &context).unwrap_or(Layout::without_link_header(packet.len())));
+        }
         let link_len = context.start;
         context.start = 0;
         let packet = Whole::from_network_header(skb, link_len);
@@ -135,7 +148,8 @@ pub extern "C" fn mpsec_unfold(skb: *mut __sk_buff, direction: u32, header_len: 
     // SAFETY: as in `count`.
     let buffer = unsafe { &*skb };
     let tunnel = class == Class::Udp as u32 || class == Class::OtherIp as u32;
-    let header_len = if tunnel { kernel::inner_payload_offset(skb).unwrap_or(header_len) } else { header_len };
+    let inner_header_len = if tunnel { kernel::inner_payload_offset(skb) } else { None };
+    let header_len = inner_header_len.unwrap_or(header_len);
     let segments = match buffer.gso_segs {
         // Whoever made the super-packet (a guest, the owner of a tun device) left the count to others.
         0 => {
@@ -144,8 +158,9 @@ pub extern "C" fn mpsec_unfold(skb: *mut __sk_buff, direction: u32, header_len: 
         }
         segments => segments,
     };
-    let wire_len = if direction == Direction::Tx as u32 {
-        // The kernel has worked it out already (qdisc_pkt_len_init, net/core/dev.c).
+    let wire_len = if direction == Direction::Tx as u32 && inner_header_len.is_none() {
+        // The kernel has worked it out already (qdisc_pkt_len_init, net/core/dev.c), but before 6.17 it takes the outer
+        // headers of a tunnel for all of them.
         buffer.wire_len
     } else {
         buffer.len.wrapping_add(segments.saturating_sub(1).wrapping_mul(header_len))
