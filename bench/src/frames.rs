@@ -13,6 +13,29 @@ pub struct Frame {
     pub bytes: Vec<u8>,
 }
 
+/// A short frame of a class.
+pub fn of(class: Class) -> Vec<u8> {
+    let v4 = |protocol, payload: &[u8], len| ethernet(&[], &ipv4(protocol, payload, len));
+    let datagram = |port, payload: &[u8], len| v4(17, &udp(port, port, payload, len - 20), len);
+    match class {
+        Class::Esp => v4(50, &ESP, 60),
+        Class::EspUdp => datagram(4500, &ESP, 60),
+        Class::Ah => v4(51, &[6, 4, 0, 0], 60),
+        Class::Ike => datagram(500, &[], 60),
+        Class::NatKeepalive => datagram(4500, &[0xff], 29),
+        Class::Wireguard => datagram(51820, &[4, 0, 0, 0], 60),
+        Class::Mptcp => v4(6, &tcp(2, &[SYN, MP_CAPABLE].concat()), 64),
+        Class::Tcp => v4(6, &tcp(0x10, TIMESTAMP), 60),
+        Class::Udp => datagram(40000, &[], 60),
+        Class::Icmp => v4(1, &[8, 0, 0, 0], 60),
+        Class::Arp => arp(),
+        Class::NeighborDiscovery => ethernet(&[], &ipv6(58, &[135, 0, 0, 0])),
+        Class::OtherIp => v4(99, &[], 60),
+        Class::Other => [&[0xff; 12][..], &[0x88, 0xcc], &[0; 46]].concat(),
+        Class::Malformed => ethernet(&[], &[0x41; 46]),
+    }
+}
+
 /// What an IP packet measures unless the case says otherwise.
 const MTU: usize = 1500;
 
@@ -49,8 +72,7 @@ const SYN: &[u8] = &[2, 4, 5, 180, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3,
 /// RFC 8684 section 3.1, version 1, HMAC-SHA256.
 const MP_CAPABLE: &[u8] = &[30, 4, 1, 1];
 /// A mapping and an acknowledgement, 8 bytes each (RFC 8684 section 3.3), with four bytes of padding.
-const DSS: &[u8] =
-    &[30, 26, 0x20, 0x0f, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5, 5, 160, 1, 1];
+const DSS: &[u8] = &[30, 26, 0x20, 0x0f, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5, 5, 160, 1, 1];
 /// Security parameter index and sequence number; the ciphertext may be anything.
 const ESP: [u8; 8] = [0xc0, 1, 2, 3, 0, 0, 0, 1];
 
@@ -127,6 +149,9 @@ mod tests {
     fn frames_are_what_they_are_called() {
         for frame in all() {
             assert_eq!(classify_slice(&frame.bytes, &Context::ETHERNET).class, frame.class, "{}", frame.name);
+        }
+        for class in Class::ALL {
+            assert_eq!(classify_slice(&of(*class), &Context::ETHERNET).class, *class);
         }
     }
 }

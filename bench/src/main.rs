@@ -3,6 +3,7 @@
 //! One module a measurement; below them what they share. Every measurement makes its own network namespaces and ends
 //! only the programs that it started.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
@@ -10,13 +11,22 @@ use clap::Parser;
 
 // Measurements.
 mod classify;
+mod memory;
+mod path;
+mod read;
+mod render;
+mod scrape;
+mod tcp;
 
 // What they share.
 mod frames;
 mod measure;
 mod net;
+mod peers;
 mod program;
 mod report;
+mod series;
+mod write;
 
 use report::Section;
 
@@ -35,11 +45,28 @@ pub struct Options {
     /// Shorter runs: to see that it works, not to judge by
     #[arg(long)]
     quick: bool,
+    /// Write what was found to this file, as Markdown
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// The released agent, whose memory is measured
+    #[arg(long, value_name = "FILE")]
+    agent: Option<PathBuf>,
+    /// Serve synthetic metrics, and nothing else: what the measurements of scrapes start
+    #[arg(long, hide = true)]
+    serve: Option<scrape::Server>,
 }
 
 type Bench = fn(&Options) -> Result<Vec<Section>>;
 
-const BENCHES: &[(&str, Bench)] = &[("classify", classify::run)];
+const BENCHES: &[(&str, Bench)] = &[
+    ("classify", classify::run),
+    ("tcp", tcp::run),
+    ("path", path::run),
+    ("read", read::run),
+    ("render", render::run),
+    ("scrape", scrape::run),
+    ("memory", memory::run),
+];
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
@@ -52,6 +79,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<ExitCode> {
+    if let Some(server) = options.serve {
+        return scrape::serve(server).map(|()| ExitCode::SUCCESS);
+    }
     for name in &options.names {
         if !BENCHES.iter().any(|(known, _)| known == name) {
             let known: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
@@ -67,6 +97,9 @@ fn run(options: &Options) -> Result<ExitCode> {
             new.iter().for_each(|section| print!("{}", section.to_text()));
         }
         sections.extend(new);
+    }
+    if let Some(path) = &options.write {
+        write::write(path, &sections, options)?;
     }
     if options.json {
         let sections: Vec<_> = sections.iter().map(Section::to_json).collect();

@@ -24,15 +24,15 @@ pub fn cpu_time<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     (thread_cpu() - start, result)
 }
 
-/// CPU time of a whole process so far, all its threads together (utime and stime in /proc/PID/stat, in ticks).
+/// CPU time of a whole process so far, all its living threads together (the first number of their `schedstat`, in
+/// nanoseconds).
 pub fn process_cpu(pid: u32) -> io::Result<Duration> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The command's name may hold anything; behind its closing parenthesis come plain fields.
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
-    // SAFETY: no preconditions.
-    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
-    Ok(Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / per_second))
+    let mut total = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+        total += text.split_whitespace().next().and_then(|first| first.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(total))
 }
 
 /// Keeps this thread on one CPU.
@@ -76,18 +76,18 @@ pub fn pairs(values: &[f64], anchors: &[f64], with: impl Fn(f64, f64) -> f64) ->
     values.iter().zip(anchors).map(|(value, anchor)| with(*value, *anchor)).collect()
 }
 
-/// Runs every subject once a round, so that what disturbs a stretch of time disturbs all alike. Every other round goes
+/// Runs every subject (told the round and its own number) once a round, so that what disturbs a stretch of time disturbs all alike. Every other round goes
 /// backwards, so that none always follows the same one.
 pub fn interleave<E>(
     rounds: usize,
     subjects: usize,
-    mut run: impl FnMut(usize) -> Result<f64, E>,
+    mut run: impl FnMut(usize, usize) -> Result<f64, E>,
 ) -> Result<Vec<Vec<f64>>, E> {
     let mut results = vec![Vec::with_capacity(rounds); subjects];
     for round in 0..rounds {
         for step in 0..subjects {
             let subject = if round % 2 == 0 { step } else { subjects - 1 - step };
-            results[subject].push(run(subject)?);
+            results[subject].push(run(round, subject)?);
         }
     }
     Ok(results)
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn rounds_go_back_and_forth() {
         let mut order = Vec::new();
-        let run = |subject| {
+        let run = |_, subject| {
             order.push(subject);
             Ok::<_, ()>(subject as f64)
         };

@@ -89,8 +89,53 @@ impl Pair {
     }
 }
 
+impl Pair {
+    /// Does something in the far namespace and comes back.
+    pub fn in_far<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.far.enter()?;
+        let result = work();
+        self.near.enter()?;
+        result
+    }
+
+    /// Turns segmentation and receive offloads of both ends on or off.
+    pub fn set_offloads(&self, on: bool) -> Result<()> {
+        set_offloads("near", on)?;
+        self.in_far(|| set_offloads("far", on))
+    }
+}
+
+/// `SIOCETHTOOL`'s request (include/uapi/linux/ethtool.h).
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    data: u32,
+}
+
+const ETHTOOL_STSO: u32 = 0x1f;
+const ETHTOOL_SGSO: u32 = 0x24;
+const ETHTOOL_SGRO: u32 = 0x2c;
+
+fn set_offloads(interface: &str, on: bool) -> Result<()> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    for command in [ETHTOOL_STSO, ETHTOOL_SGSO, ETHTOOL_SGRO] {
+        let mut value = EthtoolValue { command, data: u32::from(on) };
+        // SAFETY: all zeroes is an interface request without a name.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_data = (&raw mut value).cast();
+        // SAFETY: the request and the value that it points to outlive the call.
+        if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) } != 0 {
+            return Err(io::Error::last_os_error()).with_context(|| format!("offloads of {interface}"));
+        }
+    }
+    Ok(())
+}
+
 /// No IPv6, whose neighbour discovery would send packets at any time.
-fn quiet() -> Result<()> {
+pub fn quiet() -> Result<()> {
     for which in ["all", "default"] {
         let path = format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6");
         match std::fs::write(&path, "1") {
