@@ -2,7 +2,7 @@
 //! call the same [`check`].
 
 use mpsec_common::headers::ethertype;
-use mpsec_common::packet::{Context, Options, Slice, classify_slice};
+use mpsec_common::packet::{Context, Options, Slice, classify_slice, classify_usual};
 use mpsec_common::{Class, Layout, Packet, Pod, Short, classify};
 
 /// Bytes of a fuzz input that choose the [`Context`]; the frame follows.
@@ -63,8 +63,12 @@ fn is_ip(class: Class) -> bool {
 fn linear_part_changes_nothing(frame: &[u8], context: &Context, layout: &Layout) {
     for linear in (0..=frame.len().min(TRIED)).chain([frame.len()]) {
         for copies_options in [false, true] {
-            if let Ok(found) = classify(&Linear { frame, linear, copies_options }, context) {
+            let reader = Linear { frame, linear, copies_options };
+            if let Ok(found) = classify(&reader, context) {
                 assert_eq!(found, *layout, "{linear} bytes are linear");
+            }
+            if let Some(found) = classify_usual(&reader, context) {
+                assert_eq!(found, *layout, "{linear} bytes are linear, on the short way");
             }
         }
     }
