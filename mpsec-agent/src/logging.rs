@@ -11,23 +11,33 @@ use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-use crate::config::{LogConfig, LogFormat, LogLevel};
+use crate::config::{KernelLog, LogConfig, LogFormat, LogLevel};
 
 /// Starts logging for the whole process; to be called once.
 pub fn init(config: &LogConfig) -> Result<LogHandle, LogError> {
-    let (filter, handle) = reload::Layer::new(config.level.filter());
+    let (filter, handle) = reload::Layer::new(filter(&config.level, config.kernel));
     let output = Output::choose(config.format)?;
     let to_journal = matches!(output, Output::Journal(_));
     tracing_subscriber::registry().with(filter).with(output.into_layer()).try_init()?;
-    let handle = LogHandle { filter: handle, to_journal };
+    let handle = LogHandle { filter: handle, kernel: config.kernel, to_journal };
     handle.bridge();
     Ok(handle)
+}
+
+/// What is logged: what the agent was told, and of the eBPF programs what they were told, whose records carry the paths of
+/// their own modules.
+fn filter(level: &LogLevel, kernel: KernelLog) -> EnvFilter {
+    match format!("mpsec::={kernel}").parse() {
+        Ok(directive) if kernel != KernelLog::Off => level.filter().add_directive(directive),
+        _ => level.filter(),
+    }
 }
 
 /// Changes what is logged while the agent runs.
 #[derive(Debug, Clone)]
 pub struct LogHandle {
     filter: reload::Handle<EnvFilter, Registry>,
+    kernel: KernelLog,
     to_journal: bool,
 }
 
@@ -36,7 +46,7 @@ type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
 impl LogHandle {
     /// Takes another level from now on.
     pub fn set_level(&self, level: &LogLevel) -> Result<(), LogError> {
-        self.filter.reload(level.filter())?;
+        self.filter.reload(filter(level, self.kernel))?;
         self.bridge();
         Ok(())
     }

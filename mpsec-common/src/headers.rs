@@ -1,7 +1,8 @@
 //! Headers as they lie in a frame. Multi-byte fields are big-endian; the getters return host order.
 //!
 //! The structures are packed to two bytes: in a kernel buffer every header starts at an even offset, and the eBPF target
-//! then loads 16 bits at a time rather than single bytes.
+//! then loads 16 bits at a time rather than single bytes. None of more than a word is exactly two words long: the compiler
+//! would put such a one together in a register first, and take it apart again.
 
 use crate::header;
 
@@ -53,6 +54,8 @@ pub mod protocol {
 pub const ETHERNET_LEN: u32 = 14;
 /// Length of a VLAN tag in bytes.
 pub const VLAN_LEN: u32 = 4;
+/// Length of an IPv4 header without options in bytes.
+pub const IPV4_LEN: u32 = 20;
 /// Length of an IPv6 header in bytes.
 pub const IPV6_LEN: u32 = 40;
 /// Length of a TCP header without options in bytes.
@@ -69,6 +72,11 @@ impl EtherType {
     #[inline(always)]
     pub fn get(self) -> u16 {
         u16::from_be(self.be)
+    }
+    /// True when it is `number`; a comparison without turning bytes round.
+    #[inline(always)]
+    pub fn is(self, number: u16) -> bool {
+        self.be == number.to_be()
     }
 }
 
@@ -107,15 +115,20 @@ impl Ipv4 {
     pub fn more_fragments(&self) -> bool {
         u16::from_be(self.fragment) & 0x2000 != 0
     }
+    /// True for version 4 without options that is no fragment.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        self.version_ihl == 0x45 && self.fragment & 0x3fffu16.to_be() == 0
+    }
 }
 
 header! {
-    /// IPv6 header (RFC 8200) up to the hop limit; the addresses are not looked at.
+    /// IPv6 header (RFC 8200) up to the first bytes of an address.
     pub struct Ipv6 {
         version_class: u8, flow: [u8; 3], payload_len: u16,
         /// Number of the header that follows.
         pub next_header: u8,
-        hop_limit: u8,
+        hop_limit: u8, source: [u8; 2],
     }
 }
 impl Ipv6 {
@@ -179,10 +192,40 @@ impl TcpTail {
 }
 
 header! {
-    /// UDP header (RFC 768).
-    pub struct Udp { source: u16, destination: u16, len: u16, checksum: u16 }
+    /// TCP header with nothing but a time stamp for an option: what nearly every segment of an established connection has.
+    pub struct TcpTimestamp { before: [u16; 6], offset_reserved: u8, flags: u8, between: [u16; 3], options: [u16; 6] }
+}
+impl TcpTimestamp {
+    /// Length in bytes.
+    pub const LEN: u32 = size_of::<TcpTimestamp>() as u32;
+    /// True when that is what it is: 32 bytes of header, two no-operations, a time stamp (RFC 7323 appendix A).
+    #[inline(always)]
+    pub fn is_all(&self) -> bool {
+        let [first, second, ..] = self.options;
+        self.offset_reserved >> 4 == 8 && first == 0x0101u16.to_be() && second == 0x080au16.to_be()
+    }
+}
+
+header! {
+    /// UDP header (RFC 768) without its checksum.
+    pub struct Udp { source: u16, destination: u16, len: u16 }
 }
 impl Udp {
+    /// The fields, each on its own.
+    #[inline(always)]
+    pub fn fields(&self) -> UdpFields {
+        UdpFields { source: self.source, destination: self.destination, len: self.len }
+    }
+}
+
+/// The fields of a [`Udp`] header, as they lie in a frame.
+#[derive(Clone, Copy, Debug)]
+pub struct UdpFields {
+    source: u16,
+    destination: u16,
+    len: u16,
+}
+impl UdpFields {
     /// True when either port is `port`.
     #[inline(always)]
     pub fn has_port(&self, port: u16) -> bool {

@@ -9,6 +9,14 @@ use crate::headers::*;
 use crate::maps::WIREGUARD_PORTS;
 use crate::{Class, Pod};
 
+mod options;
+mod slice;
+mod usual;
+use options::options;
+pub use options::{OPTION_BYTES, scan};
+pub use slice::{Slice, classify_slice};
+pub use usual::classify_usual;
+
 /// A header reached beyond what the reader has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Short;
@@ -21,6 +29,13 @@ pub trait Packet {
     /// A copy of the `T` that lies at `offset` bytes into the frame.
     fn read<T: Pod>(&self, offset: u32) -> Result<T, Short>;
 
+    /// What `look` makes of the `T` that lies at `offset` bytes into the frame. A reader that has it in memory shows it there,
+    /// so that only the fields that are looked at are loaded.
+    #[inline(always)]
+    fn view<T: Pod, R>(&self, offset: u32, look: impl FnOnce(&T) -> R) -> Result<R, Short> {
+        self.read(offset).map(|value| look(&value))
+    }
+
     /// Length of the whole frame in bytes, whether or not the reader has all of it.
     fn len(&self) -> u32;
 
@@ -31,6 +46,12 @@ pub trait Packet {
 
     /// What a walk over `len` bytes (1 to 40) of TCP options at `offset` finds.
     fn scan_options(&self, offset: u32, len: u32) -> Result<Options, Short>;
+
+    /// One of the UDP ports of WireGuard; 0 for none. Asked for only when a port must be compared.
+    #[inline(always)]
+    fn wireguard_port(&self, context: &Context, index: usize) -> u16 {
+        context.wireguard_ports[index]
+    }
 }
 
 /// What a walk over TCP options found.
@@ -133,21 +154,7 @@ impl Cursor {
 /// Finds the class of a frame and where its headers end.
 #[inline(always)]
 pub fn classify<P: Packet>(packet: &P, context: &Context) -> Result<Layout, Short> {
-    let mut at = context.start;
-    let mut ethertype = match context.ethertype {
-        Some(ethertype) => ethertype,
-        None => {
-            at += ETHERNET_LEN;
-            packet.read::<EtherType>(at - 2)?.get()
-        }
-    };
-    for _ in 0..MAX_TAGS {
-        if ethertype != ethertype::VLAN && ethertype != ethertype::QINQ {
-            break;
-        }
-        ethertype = packet.read::<EtherType>(at + 2)?.get();
-        at += VLAN_LEN;
-    }
+    let (ethertype, at) = link_header(packet, context)?;
     let mut cursor = Cursor { l3: at, at, end: packet.len(), first_fragment: false };
     let next = match ethertype {
         ethertype::IPV4 => ipv4(packet, context, &mut cursor),
@@ -167,6 +174,27 @@ pub fn classify<P: Packet>(packet: &P, context: &Context) -> Result<Layout, Shor
         Err(Short) if P::COMPLETE => Ok(Layout { class: Class::Malformed, l3_offset: at, payload_offset: at }),
         found => found,
     }
+}
+
+/// The EtherType behind all tags, and where the network header begins.
+#[inline(always)]
+fn link_header<P: Packet>(packet: &P, context: &Context) -> Result<(u16, u32), Short> {
+    let mut at = context.start;
+    let mut ethertype = match context.ethertype {
+        Some(ethertype) => ethertype,
+        None => {
+            at += ETHERNET_LEN;
+            packet.read::<EtherType>(at - 2)?.get()
+        }
+    };
+    for _ in 0..MAX_TAGS {
+        if ethertype != ethertype::VLAN && ethertype != ethertype::QINQ {
+            break;
+        }
+        ethertype = packet.read::<EtherType>(at + 2)?.get();
+        at += VLAN_LEN;
+    }
+    Ok((ethertype, at))
 }
 
 /// What the network header leads to.
@@ -206,7 +234,9 @@ fn ipv6<P: Packet>(packet: &P, context: &Context, cursor: &mut Cursor) -> Result
         return Ok(Next::Found(Class::Malformed));
     }
     cursor.at += IPV6_LEN;
-    let jumbogram = header.payload_len() == 0 && header.next_header == protocol::HOP_BY_HOP;
+    // A jumbogram's length is in an option, and is beyond what the field could hold (RFC 2675 section 3).
+    let jumbogram =
+        header.payload_len() == 0 && header.next_header == protocol::HOP_BY_HOP && cursor.at + 0xffff < cursor.end;
     if !context.gso && !jumbogram {
         let end = cursor.at + header.payload_len();
         if end > cursor.end {
@@ -273,7 +303,8 @@ fn transport<P: Packet>(p: &P, context: &Context, cursor: Cursor, number: u8, ic
         protocol::ESP => esp(cursor),
         protocol::AH => ah(p, cursor),
         _ if number == icmp => icmp_message(p, cursor, icmp),
-        _ => cursor.found(Class::OtherIp),
+        // An extension header may have led beyond the end.
+        _ => cursor.found(if cursor.has(0) { Class::OtherIp } else { Class::Malformed }),
     }
 }
 
@@ -324,68 +355,6 @@ fn tcp<P: Packet>(packet: &P, cursor: Cursor) -> Result<Layout, Short> {
     cursor.found_with_transport(class, header_len)
 }
 
-/// Two no-operations and a time stamp option: what nearly every segment of an established connection begins with.
-const TIMESTAMP_FIRST: u32 = 0x0101_080a;
-/// Length in bytes of those options.
-const TIMESTAMP_LEN: u32 = 12;
-/// Option kind that ends the list.
-const KIND_END: u8 = 0;
-/// Option kind without a length.
-const KIND_NO_OPERATION: u8 = 1;
-/// Option kind of MPTCP (RFC 8684 section 3).
-const KIND_MPTCP: u8 = 30;
-
-/// Looks for option 30 among `len` bytes of options. The usual shapes are told from two loads; the rest is walked over.
-#[inline(always)]
-fn options<P: Packet>(packet: &P, at: u32, len: u32) -> Result<Options, Short> {
-    if len == 0 {
-        return Ok(Options::Plain);
-    }
-    let mut skip = 0;
-    if len >= TIMESTAMP_LEN && packet.read::<Word>(at)?.get() == TIMESTAMP_FIRST {
-        skip = TIMESTAMP_LEN;
-        if len == TIMESTAMP_LEN {
-            return Ok(Options::Plain);
-        }
-    }
-    // Options fill whole words, so two more bytes are there.
-    let head: OptionHead = packet.read(at + skip)?;
-    if head.kind == KIND_MPTCP && head.len >= 2 && head.len as u32 <= len - skip {
-        return Ok(Options::Mptcp);
-    }
-    packet.scan_options(at + skip, len - skip)
-}
-
-/// Bytes of options that [`scan`] takes: 40, rounded up so that an index can be masked.
-pub const OPTION_BYTES: usize = 64;
-
-/// Walks over the first `len` bytes (up to 40) of TCP options.
-///
-/// The verifier would follow each mix of option kinds on its own, up to its limit. So every step begins with an offset of
-/// which it knows nothing, every index is masked, and comparisons are made on differences, from which it learns nothing
-/// about the offset and the length themselves.
-#[inline(always)]
-pub fn scan(options: &[u8; OPTION_BYTES], len: u32) -> Options {
-    let mut next = 0u32;
-    for _ in 0..40 {
-        let at = core::hint::black_box(next);
-        let remaining = len.wrapping_sub(at) as i32;
-        if remaining <= 0 {
-            break;
-        }
-        let kind = options[at as usize & (OPTION_BYTES - 1)];
-        let option_len = options[(at as usize + 1) & (OPTION_BYTES - 1)] as i32;
-        match kind {
-            KIND_END => break,
-            KIND_NO_OPERATION => next = at.wrapping_add(1),
-            _ if option_len < 2 || remaining.wrapping_sub(option_len) < 0 => return Options::Illegal,
-            KIND_MPTCP => return Options::Mptcp,
-            _ => next = at.wrapping_add(option_len as u32),
-        }
-    }
-    Options::Plain
-}
-
 /// UDP port of IKE.
 const PORT_IKE: u16 = 500;
 /// UDP port of IKE and ESP behind a NAT.
@@ -396,7 +365,7 @@ fn udp<P: Packet>(packet: &P, context: &Context, cursor: Cursor) -> Result<Layou
     if !cursor.has(UDP_LEN) {
         return cursor.found(Class::Malformed);
     }
-    let header: Udp = packet.read(cursor.at)?;
+    let header = packet.view(cursor.at, Udp::fields)?;
     let payload = if context.gso {
         cursor.end - cursor.at - UDP_LEN
     } else {
@@ -406,18 +375,32 @@ fn udp<P: Packet>(packet: &P, context: &Context, cursor: Cursor) -> Result<Layou
         }
         total_len - UDP_LEN
     };
-    // A first fragment holds less than the datagram's length says.
-    let here = cursor.end - cursor.at - UDP_LEN;
-    let class = if header.has_port(PORT_NAT_T) {
-        nat_traversal(packet, cursor.at + UDP_LEN, payload, here)?
-    } else if header.has_port(PORT_IKE) {
-        Class::Ike
-    } else if is_wireguard_port(context, &header) && here >= 4 {
-        wireguard(packet, cursor.at + UDP_LEN, payload)?
-    } else {
-        Class::Udp
-    };
+    // A first fragment holds less than the datagram's length says; and what lies behind a datagram that is shorter than
+    // the packet is none of its payload (RFC 9868).
+    let here = (cursor.end - cursor.at - UDP_LEN).min(payload);
+    let class = datagram(packet, context, &header, cursor.at + UDP_LEN, payload, here)?;
     cursor.found_with_transport(class, UDP_LEN)
+}
+
+/// What a datagram is by its ports: its payload of `payload` bytes lies at `at`, and the packet holds the first `here`.
+#[inline(always)]
+fn datagram<P: Packet>(
+    packet: &P,
+    context: &Context,
+    header: &UdpFields,
+    at: u32,
+    payload: u32,
+    here: u32,
+) -> Result<Class, Short> {
+    if header.has_port(PORT_NAT_T) {
+        nat_traversal(packet, at, payload, here)
+    } else if header.has_port(PORT_IKE) {
+        Ok(Class::Ike)
+    } else if is_wireguard_port(packet, context, header) && here >= 4 {
+        wireguard(packet, at, payload)
+    } else {
+        Ok(Class::Udp)
+    }
 }
 
 /// What UDP port 4500 carries (RFC 3948 section 2): of `payload` bytes the frame holds the first `here`.
@@ -439,8 +422,11 @@ fn nat_traversal<P: Packet>(packet: &P, at: u32, payload: u32, here: u32) -> Res
 }
 
 #[inline(always)]
-fn is_wireguard_port(context: &Context, header: &Udp) -> bool {
-    context.wireguard_ports.iter().any(|port| *port != 0 && header.has_port(*port))
+fn is_wireguard_port<P: Packet>(packet: &P, context: &Context, header: &UdpFields) -> bool {
+    (0..WIREGUARD_PORTS).any(|index| {
+        let port = packet.wireguard_port(context, index);
+        port != 0 && header.has_port(port)
+    })
 }
 
 /// One of WireGuard's four messages, by type and length, or plain UDP on its port.
@@ -456,37 +442,4 @@ fn wireguard<P: Packet>(packet: &P, at: u32, payload: u32) -> Result<Class, Shor
         _ => false,
     };
     Ok(if known { Class::Wireguard } else { Class::Udp })
-}
-
-/// A frame in a byte slice.
-#[derive(Clone, Copy, Debug)]
-pub struct Slice<'a>(pub &'a [u8]);
-
-impl Packet for Slice<'_> {
-    const COMPLETE: bool = true;
-
-    fn read<T: Pod>(&self, offset: u32) -> Result<T, Short> {
-        let start = offset as usize;
-        let bytes = self.0.get(start..).and_then(|rest| rest.get(..size_of::<T>())).ok_or(Short)?;
-        // SAFETY: `bytes` holds exactly the size of a `T`, every byte pattern is a `T` (`Pod`), and the read may be
-        // unaligned.
-        Ok(unsafe { core::ptr::read_unaligned(bytes.as_ptr().cast()) })
-    }
-
-    fn len(&self) -> u32 {
-        self.0.len() as u32
-    }
-
-    fn scan_options(&self, offset: u32, len: u32) -> Result<Options, Short> {
-        let start = offset as usize;
-        let bytes = self.0.get(start..).and_then(|rest| rest.get(..len as usize)).ok_or(Short)?;
-        let mut options = [0; OPTION_BYTES];
-        options.get_mut(..bytes.len()).ok_or(Short)?.copy_from_slice(bytes);
-        Ok(scan(&options, len))
-    }
-}
-
-/// [`classify`] for a whole frame in a slice: too short is malformed.
-pub fn classify_slice(frame: &[u8], context: &Context) -> Layout {
-    classify(&Slice(frame), context).unwrap_or(Layout::without_link_header(frame.len() as u32))
 }

@@ -4,8 +4,8 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use mpsec_common::headers::VLAN_LEN;
-use mpsec_common::maps::{Event, InterfaceSlot};
-use mpsec_common::packet::Context;
+use mpsec_common::maps::{Event, InterfaceSlot, WIREGUARD_PORTS};
+use mpsec_common::packet::{Context, classify_usual};
 use mpsec_common::traffic::{CLASS_SLOTS, Counter};
 use mpsec_common::{Class, Direction, Layout, Link, Packet as _, classify};
 
@@ -13,9 +13,46 @@ use crate::packet::{Linear, Whole};
 use crate::{kernel, record};
 
 /// Counts one packet and lets it pass on to whatever comes next on the hook.
+///
+/// What nearly every packet is, no super-packet and with headers that lie in the linear part of the buffer, is counted
+/// right here. For the rest there is [`mpsec_count`], which takes its time.
 #[inline(always)]
 pub fn count(skb: *mut __sk_buff, direction: Direction) -> i32 {
+    if count_usual(skb, direction).is_none() {
+        mpsec_count(skb, direction as u32);
+    }
+    // The same number as TCX_NEXT.
+    TC_ACT_UNSPEC
+}
+
+#[inline(always)]
+fn count_usual(skb: *mut __sk_buff, direction: Direction) -> Option<()> {
     // SAFETY: the context of a TC program is valid for as long as the program runs.
+    let buffer = unsafe { &*skb };
+    let interface = record::interface_at_home(buffer.ifindex)?;
+    if interface.link == Link::Foreign as u8 || buffer.gso_size != 0 {
+        return None;
+    }
+    let packet = Linear::new(skb);
+    let context = Context { gso: false, ..context(skb, interface.link == Link::Ethernet as u8, direction) };
+    let layout = classify_usual(&packet, &context)?;
+    let stripped_tag = if buffer.vlan_present != 0 { VLAN_LEN } else { 0 };
+    let amount = Counter {
+        packets: 1,
+        bytes: (packet.len() + stripped_tag).saturating_sub(interface.uncounted[direction as usize] as u32) as u64,
+        // The network header lies within the packet.
+        l3_bytes: (packet.len() - layout.l3_offset) as u64,
+    };
+    record::traffic(interface.slot, direction, layout.class, &amount);
+    Some(())
+}
+
+/// Counts one packet of any kind. A global function, so that the verifier follows it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mpsec_count(skb: *mut __sk_buff, direction: u32) -> i32 {
+    let direction = if direction == Direction::Rx as u32 { Direction::Rx } else { Direction::Tx };
+    // SAFETY: as in `count`.
     let buffer = unsafe { &*skb };
     let interface = record::interface(buffer.ifindex);
     let layout = layout(skb, interface, direction);
@@ -24,8 +61,7 @@ pub fn count(skb: *mut __sk_buff, direction: Direction) -> i32 {
         log_malformed(skb);
     }
     record::traffic(interface.slot, direction, layout.class, &amount);
-    // The same number as TCX_NEXT.
-    TC_ACT_UNSPEC
+    0
 }
 
 /// Says where a malformed packet came by. The loader sets the log level in a read-only global, so that this is not in the
@@ -57,20 +93,26 @@ fn context(skb: *mut __sk_buff, ethernet: bool, direction: Direction) -> Context
     let buffer = unsafe { &*skb };
     Context {
         ethertype: if ethernet { None } else { Some(u16::from_be(buffer.protocol as u16)) },
-        start: if ethernet { 0 } else { link_header_len(buffer, direction) },
+        start: if ethernet { 0 } else { link_header_len(skb, direction) },
         gso: buffer.gso_size != 0,
-        wireguard_ports: record::wireguard_ports(),
+        wireguard_ports: [0; WIREGUARD_PORTS],
     }
 }
 
 /// Length of the link header on an interface that is not Ethernet. On ingress the kernel has recorded the length without
-/// it (`qdisc_pkt_len`, net/core/dev.c, sch_handle_ingress, 6.1 to 6.18); on egress there is none yet.
+/// it (`qdisc_pkt_len`, net/core/dev.c, sch_handle_ingress, 6.1 to 6.18), but from 6.19 on that of a super-packet as its
+/// segments take; on egress there is none yet.
 #[inline(always)]
-fn link_header_len(buffer: &__sk_buff, direction: Direction) -> u32 {
-    match direction {
-        Direction::Rx => buffer.len.saturating_sub(buffer.wire_len) & 0xff,
+fn link_header_len(skb: *mut __sk_buff, direction: Direction) -> u32 {
+    // SAFETY: as in `count`.
+    let buffer = unsafe { &*skb };
+    let recorded = buffer.len.saturating_sub(buffer.wire_len);
+    let len = match direction {
+        Direction::Rx if buffer.gso_size != 0 => kernel::link_header_len(skb).unwrap_or(recorded),
+        Direction::Rx => recorded,
         Direction::Tx => 0,
-    }
+    };
+    len & 0xff
 }
 
 /// [`layout`] by copying header after header: slower, and right for every buffer. A global function, so that the verifier
@@ -79,9 +121,19 @@ fn link_header_len(buffer: &__sk_buff, direction: Direction) -> u32 {
 #[inline(never)]
 pub extern "C" fn mpsec_layout_of_whole(skb: *mut __sk_buff, link: u32, direction: u32) -> u64 {
     let direction = if direction == Direction::Rx as u32 { Direction::Rx } else { Direction::Tx };
-    record::event(Event::NonLinear);
+    let foreign = link == Link::Foreign as u32;
+    if !foreign {
+        record::event(Event::NonLinear);
+    }
     let mut context = context(skb, link == Link::Ethernet as u32, direction);
-    if link == Link::Foreign as u32 {
+    if foreign {
+        // `bpf_skb_load_bytes_relative` reads the linear part only (net/core/filter.c, shown on 6.18), so it is the last
+        // resort.
+        if let Some(link_len) = kernel::link_header_len(skb) {
+            let packet = Whole::new(skb);
+            context.start = link_len.min(packet.len());
+            return pack(&classify(&packet, &context).unwrap_or(Layout::without_link_header(packet.len())));
+        }
         let link_len = context.start;
         context.start = 0;
         let packet = Whole::from_network_header(skb, link_len);
@@ -135,7 +187,8 @@ pub extern "C" fn mpsec_unfold(skb: *mut __sk_buff, direction: u32, header_len: 
     // SAFETY: as in `count`.
     let buffer = unsafe { &*skb };
     let tunnel = class == Class::Udp as u32 || class == Class::OtherIp as u32;
-    let header_len = if tunnel { kernel::inner_payload_offset(skb).unwrap_or(header_len) } else { header_len };
+    let inner_header_len = if tunnel { kernel::inner_payload_offset(skb) } else { None };
+    let header_len = inner_header_len.unwrap_or(header_len);
     let segments = match buffer.gso_segs {
         // Whoever made the super-packet (a guest, the owner of a tun device) left the count to others.
         0 => {
@@ -144,8 +197,9 @@ pub extern "C" fn mpsec_unfold(skb: *mut __sk_buff, direction: u32, header_len: 
         }
         segments => segments,
     };
-    let wire_len = if direction == Direction::Tx as u32 {
-        // The kernel has worked it out already (qdisc_pkt_len_init, net/core/dev.c).
+    let wire_len = if direction == Direction::Tx as u32 && inner_header_len.is_none() {
+        // The kernel has worked it out already (qdisc_pkt_len_init, net/core/dev.c), but before 6.17 it takes the outer
+        // headers of a tunnel for all of them.
         buffer.wire_len
     } else {
         buffer.len.wrapping_add(segments.saturating_sub(1).wrapping_mul(header_len))

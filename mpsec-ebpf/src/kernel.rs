@@ -31,6 +31,21 @@ static SKB_INNER_NETWORK: Global<u32> = Global::new(ABSENT);
 #[unsafe(no_mangle)]
 static SKB_MAC_HEADER: Global<u32> = Global::new(ABSENT);
 
+/// `sk_buff.network_header`: from the buffer's head, in bytes.
+#[unsafe(no_mangle)]
+static SKB_NETWORK_HEADER: Global<u32> = Global::new(ABSENT);
+
+/// Length of the link header. What TC sees of a packet begins with it: on ingress it is put back before the programs run
+/// (tcx_run and cls_bpf, net/core/dev.c and net/sched/cls_bpf.c), on egress the two were made equal (__dev_queue_xmit).
+#[inline(always)]
+pub fn link_header_len(skb: *mut __sk_buff) -> Option<u32> {
+    if SKB_MAC_HEADER.load() == ABSENT || SKB_NETWORK_HEADER.load() == ABSENT {
+        return None;
+    }
+    let network = read::<u16>(skb, SKB_NETWORK_HEADER.load())?;
+    Some(network.checked_sub(read::<u16>(skb, SKB_MAC_HEADER.load())?)? as u32)
+}
+
 /// Length of all the headers, from the link header to the inner payload, of a packet that the kernel knows to be
 /// encapsulated (VXLAN, Geneve, GRE, IP in IP) with TCP or UDP inside.
 #[inline(always)]

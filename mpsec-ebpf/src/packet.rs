@@ -4,8 +4,10 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative};
-use mpsec_common::packet::{OPTION_BYTES, Options, scan};
+use mpsec_common::packet::{Context, OPTION_BYTES, Options, scan};
 use mpsec_common::{Packet, Pod, Short};
+
+use crate::record;
 
 /// Offsets count from the network header (`enum bpf_hdr_start_off`).
 const HDR_START_NET: u32 = 1;
@@ -34,6 +36,11 @@ impl Packet for Linear {
 
     #[inline(always)]
     fn read<T: Pod>(&self, offset: u32) -> Result<T, Short> {
+        self.view(offset, |value| *value)
+    }
+
+    #[inline(always)]
+    fn view<T: Pod, R>(&self, offset: u32, look: impl FnOnce(&T) -> R) -> Result<R, Short> {
         if offset > MAX_OFFSET {
             return Err(Short);
         }
@@ -43,7 +50,7 @@ impl Packet for Linear {
         }
         // SAFETY: the bytes lie between data and data_end, as just checked (the verifier checks it again), every byte
         // pattern is a `T`, and headers in a frame are packed to the two bytes that the kernel aligns them to.
-        Ok(unsafe { *(start as *const T) })
+        Ok(look(unsafe { &*(start as *const T) }))
     }
 
     #[inline(always)]
@@ -54,6 +61,11 @@ impl Packet for Linear {
     #[inline(always)]
     fn scan_options(&self, offset: u32, len: u32) -> Result<Options, Short> {
         scan_options(self.skb, offset, len, false)
+    }
+
+    #[inline(always)]
+    fn wireguard_port(&self, _context: &Context, index: usize) -> u16 {
+        record::wireguard_port(index)
     }
 }
 
@@ -102,6 +114,11 @@ impl Packet for Whole {
     #[inline(always)]
     fn scan_options(&self, offset: u32, len: u32) -> Result<Options, Short> {
         scan_options(self.skb, offset, len, self.from_network_header)
+    }
+
+    #[inline(always)]
+    fn wireguard_port(&self, _context: &Context, index: usize) -> u16 {
+        record::wireguard_port(index)
     }
 }
 

@@ -33,10 +33,19 @@ static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Event::ALL.len()
 const UNKNOWN: InterfaceSlot =
     InterfaceSlot { ifindex: 0, slot: OTHER_SLOT, link: Link::Foreign as u8, uncounted: [0; 2], reserved: [0; 3] };
 
-/// UDP ports of WireGuard.
+/// One of the UDP ports of WireGuard. The verifier knows its value and takes out what compares to none, so each is loaded
+/// on its own, where it is compared.
 #[inline(always)]
-pub fn wireguard_ports() -> [u16; WIREGUARD_PORTS] {
-    WIREGUARD.load()
+pub fn wireguard_port(index: usize) -> u16 {
+    // SAFETY: a `Global` is a plain static of its type, and the index is within the array. Volatile, as `Global::load` is:
+    // the compiler must not take the value that the object has for the one that the agent sets.
+    unsafe { (&raw const WIREGUARD).cast::<u16>().add(index).read_volatile() }
+}
+
+/// What the agent said of an interface that lies in its home entry, as nearly all do.
+#[inline(always)]
+pub fn interface_at_home(ifindex: u32) -> Option<&'static InterfaceSlot> {
+    INTERFACES.get(slot_index(ifindex, 0)).filter(|entry| entry.ifindex == ifindex)
 }
 
 /// What the agent said of an interface.

@@ -13,6 +13,14 @@ pub fn cargo(dir: &Path) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
     command.current_dir(dir).stdin(Stdio::null());
+    // What the outer cargo says of xtask itself: build scripts that watch it would all run again, on every change between
+    // `cargo build` and `cargo xtask`.
+    for (name, _) in std::env::vars_os() {
+        let about_xtask = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_"];
+        if about_xtask.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

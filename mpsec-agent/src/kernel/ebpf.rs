@@ -272,6 +272,7 @@ struct Offsets {
     inner_transport_header: u32,
     inner_network_header: u32,
     mac_header: u32,
+    network_header: u32,
 }
 
 impl Offsets {
@@ -279,7 +280,7 @@ impl Offsets {
         let member = |name: &'static str| match btf.offset_of("sk_buff", name) {
             Ok(member) => Some(member),
             Err(error) => {
-                tracing::info!(%error, "super-packets inside tunnels are counted without their inner headers");
+                tracing::info!(%error, "super-packets inside tunnels, and link headers of unusual devices, are counted less exactly");
                 None
             }
         };
@@ -290,16 +291,18 @@ impl Offsets {
             inner_transport_header: offset("inner_transport_header"),
             inner_network_header: offset("inner_network_header"),
             mac_header: offset("mac_header"),
+            network_header: offset("network_header"),
         }
     }
 
-    fn globals(&self) -> [(&'static str, &u32); 5] {
+    fn globals(&self) -> [(&'static str, &u32); 6] {
         [
             ("SKB_ENCAPSULATION", &self.encapsulation),
             ("SKB_ENCAPSULATION_MASK", &self.encapsulation_mask),
             ("SKB_INNER_TRANSPORT", &self.inner_transport_header),
             ("SKB_INNER_NETWORK", &self.inner_network_header),
             ("SKB_MAC_HEADER", &self.mac_header),
+            ("SKB_NETWORK_HEADER", &self.network_header),
         ]
     }
 }

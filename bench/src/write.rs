@@ -1,0 +1,65 @@
+//! docs/performance.md.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use crate::Options;
+use crate::measure::cpus;
+use crate::report::Section;
+
+/// Writes all that was found, with what is needed to read it.
+pub fn write(path: &Path, sections: &[Section], options: &Options) -> Result<()> {
+    let mut text = format!("{HEAD}\n{}\n\n## Figures\n", machine(options));
+    for section in sections {
+        text += "\n";
+        text += &section.to_markdown();
+    }
+    let rows = sections.iter().flat_map(|section| section.rows.iter().map(move |row| (section, row)));
+    let missed: Vec<String> = rows
+        .filter(|(_, row)| row.is_met() == Some(false))
+        .map(|(section, row)| format!("- {}: {}\n", section.title, row.case))
+        .collect();
+    text += "\n## Goals that are not met\n\n";
+    text += &if missed.is_empty() { "None.\n".to_owned() } else { missed.concat() };
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+const HEAD: &str = "# What MPSec costs
+
+`cargo xtask bench --write` measures and writes this file; `cargo xtask bench NAME` repeats one part of it, `--json` gives it
+to programs. It needs root, and changes nothing outside network namespaces that it makes for itself.
+
+## How to read it
+
+- Every figure stands beside an anchor that was measured in the same run, in turns with it: an empty program, a transfer with
+  nothing attached, code that knows its output. Between machines, and between two hours of a shared one, only the ratios hold.
+- Figures are medians over rounds. CPU time is the clock of the measuring thread: what others take of the machine in the
+  meantime is not in it, though what they do to its caches is.
+- The classifier's cost depends on where the kernel happens to put the translated program, by about half a nanosecond each
+  way: several copies are loaded and take turns. A difference below that says nothing.
+- In a loop that does nothing else, all of a program's data lies in the nearest cache. Under mixed traffic everything costs
+  more, the anchors too; the whole paths below are closer to that.
+- Peers do other work than MPSec: tcpdump copies packets, softflowd keeps flows. They show the order of magnitude, not a race.
+- \"NOT met\" stays here until it is met.
+";
+
+/// The kernel, the processor, and how it was measured: what the figures depend on, and nothing that names a host.
+fn machine(options: &Options) -> String {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let model =
+        cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
+    let version = read("/proc/sys/kernel/osrelease");
+    // Behind the version proper may stand anything.
+    let version = version.trim().split('-').next().unwrap_or_default().to_owned();
+    let hypervisor = if cpuinfo.contains(" hypervisor") { ", virtual" } else { "" };
+    format!(
+        "## The machine\n\nLinux {version}, {} CPUs ({}{hypervisor}), shared with other work. {} rounds{}.",
+        cpus().len(),
+        model.unwrap_or(std::env::consts::ARCH),
+        options.rounds,
+        if options.quick { ", quick: not to judge by" } else { "" },
+    )
+}
