@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{check, ebpf, run, rustc, test};
+use xtask::{bench, check, ebpf, run, rustc, test};
 
 /// MPSec's build, test and measurement commands.
 #[derive(Parser)]
@@ -23,6 +23,8 @@ enum Command {
     Check(check::Args),
     /// Build the kernel side into mpsec-ebpf/prebuilt, or prove that what lies there is what the sources give
     Ebpf(ebpf::Args),
+    /// Measure what MPSec costs, beside anchors of the same run (as root; through sudo where it is there)
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -42,5 +44,6 @@ fn dispatch() -> Result<ExitCode> {
         Command::Test(args) => test::main(&root, &args),
         Command::Check(args) => check::main(&root, &args),
         Command::Ebpf(args) => ebpf::main(&root, &args),
+        Command::Bench(args) => bench::main(&root, &args),
     }
 }
