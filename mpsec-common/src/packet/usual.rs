@@ -21,6 +21,8 @@ pub fn classify_usual<P: Packet>(packet: &P, context: &Context) -> Option<Layout
     }
     if context.ethertype.is_none() {
         // Without tags first, and on a way of its own, where every offset is a constant.
+        // One comparison for all of the first headers: the compiler leaves out those that it implies.
+        packet.view(0, |_: &Untagged| ()).ok()?;
         let first: EtherType = packet.read(ETHERNET_LEN - 2).ok()?;
         if first.is(ethertype::IPV4) {
             return ipv4(packet, context, ETHERNET_LEN);
