@@ -35,7 +35,7 @@ pub fn render(snapshot: &Snapshot, dialect: Dialect, capacity: usize) -> Bytes {
 /// One family; nothing at all if it has no samples.
 fn family(text: &mut Vec<u8>, metric: &Metric, snapshot: &Snapshot, dialect: Dialect) {
     let name = metric.sample_name();
-    let (before, behind) = around_values(&name, metric.labels);
+    let mut line = Line::new(&name, metric.labels);
     let mut started = false;
     (metric.samples)(snapshot, &mut |values, value| {
         if !started {
@@ -43,21 +43,55 @@ fn family(text: &mut Vec<u8>, metric: &Metric, snapshot: &Snapshot, dialect: Dia
             head(text, family, metric.help, metric.kind, metric.unit, dialect);
             started = true;
         }
-        for (before, value) in before.iter().zip(values) {
-            text.extend_from_slice(before.as_bytes());
-            escape(text, value, true);
-        }
-        text.extend_from_slice(behind.as_bytes());
+        line.begin(text, values);
         number(text, value);
     });
 }
 
-/// What stands before each label's value and what stands behind the last: the same for every sample of a family.
-fn around_values(name: &str, labels: &[&str]) -> (Vec<String>, String) {
-    let first = |label| format!("{name}{{{label}=\"");
-    let other = |label| format!("\",{label}=\"");
-    let before = labels.iter().enumerate().map(|(index, label)| if index == 0 { first(label) } else { other(label) });
-    (before.collect(), if labels.is_empty() { format!("{name} ") } else { "\"} ".to_owned() })
+/// What a family's lines begin with. Neighbouring samples differ in their last label alone, as a rule, so what is in front
+/// of its value is kept.
+struct Line {
+    /// What stands before each label's value.
+    before: Vec<String>,
+    /// What stands behind the last one.
+    behind: String,
+    /// The values, but for the last, that `start` is for.
+    values: Vec<String>,
+    start: Vec<u8>,
+}
+
+impl Line {
+    fn new(name: &str, labels: &[&str]) -> Line {
+        let first = |label| format!("{name}{{{label}=\"");
+        let other = |label| format!("\",{label}=\"");
+        let before =
+            labels.iter().enumerate().map(|(index, label)| if index == 0 { first(label) } else { other(label) });
+        let behind = if labels.is_empty() { format!("{name} ") } else { "\"} ".to_owned() };
+        Line { before: before.collect(), behind, values: Vec::new(), start: Vec::new() }
+    }
+
+    fn begin(&mut self, text: &mut Vec<u8>, values: &[&str]) {
+        if let Some((last, values)) = values.split_last() {
+            if self.start.is_empty() || self.values != values {
+                self.restart(values);
+            }
+            text.extend_from_slice(&self.start);
+            escape(text, last, true);
+        }
+        text.extend_from_slice(self.behind.as_bytes());
+    }
+
+    fn restart(&mut self, values: &[&str]) {
+        self.start.clear();
+        for (index, before) in self.before.iter().enumerate() {
+            self.start.extend_from_slice(before.as_bytes());
+            if let Some(value) = values.get(index) {
+                escape(&mut self.start, value, true);
+            }
+        }
+        self.values.clear();
+        self.values.extend(values.iter().map(|value| (*value).to_owned()));
+    }
 }
 
 fn head(text: &mut Vec<u8>, family: &str, help: &str, kind: Kind, unit: Unit, dialect: Dialect) {
