@@ -120,6 +120,13 @@ pub fn run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<Dur
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(time) }
 }
 
+/// How often the kernel says that a program has run: it counts only while it keeps the run time of programs.
+pub fn runs(program: BorrowedFd<'_>) -> io::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
+    let runs = text.lines().find_map(|line| line.strip_prefix("run_cnt:")?.trim().parse().ok());
+    Ok(runs.unwrap_or(0))
+}
+
 /// Proves that the agent's program takes a frame for what it is, on the way that is measured.
 pub fn prove(kernel: &Kernel, direction: Direction, frame: &[u8], class: Class) -> Result<()> {
     let before = counted(kernel, direction, class);

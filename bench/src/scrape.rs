@@ -177,7 +177,7 @@ impl Served {
         }
         let time = start.elapsed();
         let beginning = String::from_utf8_lossy(&beginning);
-        ensure!(beginning.starts_with("HTTP/1.1 200 OK") && total > 500_000, "{total} bytes: {beginning}");
+        ensure!(beginning.starts_with("HTTP/1.1 200 OK") && total > 100_000, "{total} bytes: {beginning}");
         Ok(time)
     }
 }

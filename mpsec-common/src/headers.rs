@@ -192,6 +192,11 @@ impl TcpTail {
 }
 
 header! {
+    /// As many bytes as an untagged frame has at the least that carries IPv4 with 8 bytes of a transport's header.
+    pub struct Untagged { ethernet: [u16; 7], ipv4: [u16; 10], transport: [u16; 4] }
+}
+
+header! {
     /// TCP header with nothing but a time stamp for an option: what nearly every segment of an established connection has.
     pub struct TcpTimestamp { before: [u16; 6], offset_reserved: u8, flags: u8, between: [u16; 3], options: [u16; 6] }
 }

@@ -37,12 +37,9 @@ fn count_usual(skb: *mut __sk_buff, direction: Direction) -> Option<()> {
     let context = Context { gso: false, ..context(skb, interface.link == Link::Ethernet as u8, direction) };
     let layout = classify_usual(&packet, &context)?;
     let stripped_tag = if buffer.vlan_present != 0 { VLAN_LEN } else { 0 };
-    let amount = Counter {
-        packets: 1,
-        bytes: (packet.len() + stripped_tag).saturating_sub(interface.uncounted[direction as usize] as u32) as u64,
-        // The network header lies within the packet.
-        l3_bytes: (packet.len() - layout.l3_offset) as u64,
-    };
+    // What is not counted is no longer than the headers that were just read.
+    let bytes = packet.len() + stripped_tag - interface.uncounted[direction as usize] as u32;
+    let amount = Counter { packets: 1, bytes: bytes as u64, l3_bytes: (packet.len() - layout.l3_offset) as u64 };
     record::traffic(interface.slot, direction, layout.class, &amount);
     Some(())
 }

@@ -3,6 +3,7 @@
 //! A new subcommand is one module with `Args` and `main(root, &args)`, and one line in `main.rs`.
 
 // Subcommands.
+pub mod bench;
 pub mod check;
 pub mod dashboards;
 pub mod ebpf;

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{check, dashboards, ebpf, run, rustc, test};
+use xtask::{bench, check, dashboards, ebpf, run, rustc, test};
 
 /// MPSec's build, test and measurement commands.
 #[derive(Parser)]
@@ -25,6 +25,8 @@ enum Command {
     Ebpf(ebpf::Args),
     /// Make METRICS.md and what lies in grafana/ from the metric tables, or say what is stale
     Dashboards(dashboards::Args),
+    /// Measure what MPSec costs, beside anchors of the same run (as root; through sudo where it is there)
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -45,5 +47,6 @@ fn dispatch() -> Result<ExitCode> {
         Command::Check(args) => check::main(&root, &args),
         Command::Ebpf(args) => ebpf::main(&root, &args),
         Command::Dashboards(args) => dashboards::main(&root, &args),
+        Command::Bench(args) => bench::main(&root, &args),
     }
 }

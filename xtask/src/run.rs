@@ -41,20 +41,22 @@ pub fn build_agent(root: &Path, args: &[&str]) -> Result<PathBuf> {
         .args(["build", "--bin", "mpsec", "--message-format=json-render-diagnostics"])
         .args(args)
         .stdout(Stdio::piped());
-    executable(&command::stdout(&mut cargo)?).context("cargo built no program named mpsec")
+    executable(&command::stdout(&mut cargo)?, "mpsec").context("cargo built no program named mpsec")
 }
 
-/// From cargo's messages: the program of the last artefact that is one.
-fn executable(messages: &str) -> Option<PathBuf> {
+/// From cargo's messages: the program of this name, of the last artefact that is one.
+#[must_use]
+pub fn executable(messages: &str, name: &str) -> Option<PathBuf> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "mpsec")
+        .filter(|message| message["target"]["name"] == name)
         .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
         .next_back()
 }
 
-fn as_root(program: &Path) -> Result<Command> {
+/// A command that runs `program` with root's rights.
+pub fn as_root(program: &Path) -> Result<Command> {
     if tree::is_root()? {
         return Ok(Command::new(program));
     }
@@ -79,7 +81,7 @@ mod tests {
         let messages = r#"{"reason":"compiler-artifact","target":{"name":"mpsec_agent"},"executable":null}
 {"reason":"compiler-artifact","target":{"name":"mpsec"},"executable":"/t/debug/mpsec"}
 {"reason":"build-finished","success":true}"#;
-        assert_eq!(executable(messages), Some(PathBuf::from("/t/debug/mpsec")));
-        assert_eq!(executable("not json"), None);
+        assert_eq!(executable(messages, "mpsec"), Some(PathBuf::from("/t/debug/mpsec")));
+        assert_eq!(executable("not json", "mpsec"), None);
     }
 }

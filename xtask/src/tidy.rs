@@ -11,6 +11,7 @@ const MAX_LINES: usize = 500;
 const LONG_MARK: &str = "// tidy: long: ";
 /// The only places that may hold `unsafe`.
 const UNSAFE_PLACES: &[&str] = &[
+    "bench/",
     "mpsec-agent/src/kernel",
     "mpsec-common/src/lib.rs",
     "mpsec-common/src/packet/slice.rs",

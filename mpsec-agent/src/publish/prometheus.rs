@@ -3,9 +3,9 @@
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>,
 //! <https://prometheus.io/docs/specs/om/open_metrics_spec/>
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::metrics::{self, Kind, Metric, Unit, Value};
 use crate::snapshot::Snapshot;
@@ -21,20 +21,21 @@ pub enum Dialect {
 
 /// Every metric of the tables and of the process, as text.
 pub fn render(snapshot: &Snapshot, dialect: Dialect, capacity: usize) -> Bytes {
-    let mut text = BytesMut::with_capacity(capacity);
+    let mut text = Vec::with_capacity(capacity);
     for metric in metrics::all() {
         family(&mut text, metric, snapshot, dialect);
     }
     process(&mut text, dialect);
     if dialect == Dialect::OpenMetrics {
-        text.put_slice(b"# EOF\n");
+        text.extend_from_slice(b"# EOF\n");
     }
-    text.freeze()
+    Bytes::from(text)
 }
 
 /// One family; nothing at all if it has no samples.
-fn family(text: &mut BytesMut, metric: &Metric, snapshot: &Snapshot, dialect: Dialect) {
+fn family(text: &mut Vec<u8>, metric: &Metric, snapshot: &Snapshot, dialect: Dialect) {
     let name = metric.sample_name();
+    let mut line = Line::new(&name, metric.labels);
     let mut started = false;
     (metric.samples)(snapshot, &mut |values, value| {
         if !started {
@@ -42,65 +43,113 @@ fn family(text: &mut BytesMut, metric: &Metric, snapshot: &Snapshot, dialect: Di
             head(text, family, metric.help, metric.kind, metric.unit, dialect);
             started = true;
         }
-        text.put_slice(name.as_bytes());
-        labels(text, metric.labels.iter().copied().zip(values.iter().copied()));
+        line.begin(text, values);
         number(text, value);
     });
 }
 
-fn head(text: &mut BytesMut, family: &str, help: &str, kind: Kind, unit: Unit, dialect: Dialect) {
+/// What a family's lines begin with. Neighbouring samples differ in their last label alone, as a rule, so what is in front
+/// of its value is kept.
+struct Line {
+    /// What stands before each label's value.
+    before: Vec<String>,
+    /// What stands behind the last one.
+    behind: String,
+    /// The values, but for the last, that `start` is for.
+    values: Vec<String>,
+    start: Vec<u8>,
+}
+
+impl Line {
+    fn new(name: &str, labels: &[&str]) -> Line {
+        let first = |label| format!("{name}{{{label}=\"");
+        let other = |label| format!("\",{label}=\"");
+        let before =
+            labels.iter().enumerate().map(|(index, label)| if index == 0 { first(label) } else { other(label) });
+        let behind = if labels.is_empty() { format!("{name} ") } else { "\"} ".to_owned() };
+        Line { before: before.collect(), behind, values: Vec::new(), start: Vec::new() }
+    }
+
+    fn begin(&mut self, text: &mut Vec<u8>, values: &[&str]) {
+        if let Some((last, values)) = values.split_last() {
+            if self.start.is_empty() || self.values != values {
+                self.restart(values);
+            }
+            text.extend_from_slice(&self.start);
+            escape(text, last, true);
+        }
+        text.extend_from_slice(self.behind.as_bytes());
+    }
+
+    fn restart(&mut self, values: &[&str]) {
+        self.start.clear();
+        for (index, before) in self.before.iter().enumerate() {
+            self.start.extend_from_slice(before.as_bytes());
+            if let Some(value) = values.get(index) {
+                escape(&mut self.start, value, true);
+            }
+        }
+        self.values.clear();
+        self.values.extend(values.iter().map(|value| (*value).to_owned()));
+    }
+}
+
+fn head(text: &mut Vec<u8>, family: &str, help: &str, kind: Kind, unit: Unit, dialect: Dialect) {
     for part in ["# HELP ", family, " "] {
-        text.put_slice(part.as_bytes());
+        text.extend_from_slice(part.as_bytes());
     }
     escape(text, help, dialect == Dialect::OpenMetrics);
     for part in ["\n# TYPE ", family, " ", kind.name(), "\n"] {
-        text.put_slice(part.as_bytes());
+        text.extend_from_slice(part.as_bytes());
     }
     if dialect == Dialect::OpenMetrics && unit != Unit::None {
         for part in ["# UNIT ", family, " ", unit.name(), "\n"] {
-            text.put_slice(part.as_bytes());
+            text.extend_from_slice(part.as_bytes());
         }
     }
 }
 
-fn labels<'a>(text: &mut BytesMut, labels: impl Iterator<Item = (&'a str, &'a str)>) {
-    let mut separator = b'{';
-    for (name, value) in labels {
-        text.put_u8(separator);
-        text.put_slice(name.as_bytes());
-        text.put_slice(b"=\"");
-        escape(text, value, true);
-        text.put_u8(b'"');
-        separator = b',';
-    }
-    text.put_slice(if separator == b'{' { b" " } else { b"} " });
-}
-
 /// Backslashes and line ends are escaped everywhere, quotes in label values and in OpenMetrics' help texts.
-fn escape(text: &mut BytesMut, value: &str, quotes: bool) {
-    let mut rest = value.as_bytes();
-    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\\' | b'\n') || (quotes && *byte == b'"')) {
-        text.put_slice(&rest[..at]);
-        text.put_slice(match rest[at] {
-            b'\n' => b"\\n",
-            b'"' => b"\\\"",
-            _ => b"\\\\",
-        });
-        rest = &rest[at + 1..];
+fn escape(text: &mut Vec<u8>, value: &str, quotes: bool) {
+    // Nearly no value has anything to escape. To look at all of a short one without a branch is the quickest way to know.
+    if value.bytes().fold(false, |special, byte| special | SPECIAL[usize::from(byte)]) {
+        escape_slowly(text, value, quotes);
+    } else {
+        text.extend_from_slice(value.as_bytes());
     }
-    text.put_slice(rest);
 }
 
-fn number(text: &mut BytesMut, value: Value) {
+/// Bytes that may have to be escaped.
+const SPECIAL: [bool; 256] = {
+    let mut special = [false; 256];
+    special[b'\\' as usize] = true;
+    special[b'\n' as usize] = true;
+    special[b'"' as usize] = true;
+    special
+};
+
+#[cold]
+fn escape_slowly(text: &mut Vec<u8>, value: &str, quotes: bool) {
+    for byte in value.bytes() {
+        match byte {
+            b'\n' => text.extend_from_slice(b"\\n"),
+            b'\\' => text.extend_from_slice(b"\\\\"),
+            b'"' if quotes => text.extend_from_slice(b"\\\""),
+            byte => text.push(byte),
+        }
+    }
+}
+
+fn number(text: &mut Vec<u8>, value: Value) {
     match value {
-        Value::Integer(value) => text.put_slice(itoa::Buffer::new().format(value).as_bytes()),
+        Value::Integer(value) => text.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
         Value::Float(value) => write!(text, "{value}").expect("writing to memory does not fail"),
     }
-    text.put_u8(b'\n');
+    text.push(b'\n');
 }
 
 /// The process's own metrics, from the prometheus crate's collector.
-fn process(text: &mut BytesMut, dialect: Dialect) {
+fn process(text: &mut Vec<u8>, dialect: Dialect) {
     for family in prometheus::gather() {
         let name = family.name();
         let kind = match family.get_field_type() {
@@ -117,8 +166,8 @@ fn process(text: &mut BytesMut, dialect: Dialect) {
         };
         head(text, short, family.help(), kind, unit, dialect);
         for metric in family.get_metric() {
-            text.put_slice(name.as_bytes());
-            labels(text, std::iter::empty());
+            text.extend_from_slice(name.as_bytes());
+            text.push(b' ');
             let value =
                 if kind == Kind::Counter { metric.get_counter().get_value() } else { metric.get_gauge().get_value() };
             number(text, Value::Float(value));
@@ -131,9 +180,9 @@ mod tests {
     use super::*;
 
     fn escaped(value: &str, quotes: bool) -> String {
-        let mut text = BytesMut::new();
+        let mut text = Vec::new();
         escape(&mut text, value, quotes);
-        String::from_utf8(text.to_vec()).expect("what was text stays text")
+        String::from_utf8(text).expect("what was text stays text")
     }
 
     #[test]
