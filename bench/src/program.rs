@@ -27,7 +27,8 @@ pub fn load_agent(ifindexes: &[u32]) -> Result<Kernel> {
     kernel.counters.reach(SLOT)?;
     for &ifindex in ifindexes {
         let link = Link::Ethernet as u8;
-        let slot = InterfaceSlot { ifindex, slot: SLOT, link, ..InterfaceSlot::default() };
+        let slot =
+            InterfaceSlot { ifindex, first_counter: kernel.counters.first(SLOT), link, ..InterfaceSlot::default() };
         kernel.set_interface(slot_index(ifindex, 0), slot)?;
     }
     Ok(kernel)

@@ -16,7 +16,9 @@ pub const fn count() -> usize {
 }
 
 /// The metrics of traffic, and what each takes of a counter.
-const METRICS: [(&str, fn(&Counter) -> u64); 3] = [
+/// A metric, and the part of a counter that it shows.
+type Part = (&'static str, fn(&Counter) -> u64);
+const METRICS: [Part; 3] = [
     ("mpsec_interface_packets_total", |counter| counter.packets),
     ("mpsec_interface_bytes_total", |counter| counter.bytes),
     ("mpsec_interface_l3_bytes_total", |counter| counter.l3_bytes),

@@ -234,7 +234,7 @@ impl Twin {
             program.load()?;
         }
         let mut interfaces: Array<MapData, [u8; 12]> = take(&mut object, MAP_INTERFACES)?.try_into()?;
-        interfaces.set(slot_index(IFINDEX, 0), interface(link), 0)?;
+        interfaces.set(slot_index(IFINDEX, 0), interface(link, cpus), 0)?;
         let counters = take(&mut object, MAP_COUNTERS)?.try_into()?;
         let events = take(&mut object, MAP_EVENTS)?.try_into()?;
         Ok(Twin { object, link, cpus, counters, events, classes: BTreeMap::new() })
@@ -335,7 +335,6 @@ fn load_object(cpus: u32) -> Result<Ebpf> {
     let offset = |name: &str| btf.offset_of("sk_buff", name).map_or(u32::MAX, |member| member.byte_offset());
     let mask = btf.offset_of("sk_buff", "encapsulation").map_or(0u32, |member| 1 << member.bit_shift());
     let globals = [
-        ("CPUS", cpus),
         (LAYOUT_SYMBOL, LAYOUT_VERSION),
         ("SKB_ENCAPSULATION", offset("encapsulation")),
         ("SKB_ENCAPSULATION_MASK", mask),
@@ -370,10 +369,10 @@ fn take(object: &mut Ebpf, name: &str) -> Result<Map> {
 }
 
 /// An `InterfaceSlot` as it lies in the map.
-fn interface(link: Link) -> [u8; 12] {
+fn interface(link: Link, cpus: u32) -> [u8; 12] {
     let mut bytes = [0; 12];
     bytes[..4].copy_from_slice(&IFINDEX.to_ne_bytes());
-    bytes[4..6].copy_from_slice(&SLOT.to_ne_bytes());
-    bytes[6] = link as u8;
+    bytes[4..8].copy_from_slice(&counter_index(SLOT as u32, cpus, 0, Direction::Rx).to_ne_bytes());
+    bytes[8] = link as u8;
     bytes
 }

@@ -33,7 +33,13 @@ pub const fn slot_index(ifindex: u32, probe: u32) -> u32 {
 ///
 /// The slot varies slowest, so that the slots in use are one stretch of memory and the rest need not be mapped.
 pub const fn counter_index(slot: u32, cpus: u32, cpu: u32, direction: Direction) -> u32 {
-    slot.wrapping_mul(cpus).wrapping_add(cpu).wrapping_mul(2).wrapping_add(direction as u32)
+    counter_index_from(slot.wrapping_mul(cpus).wrapping_mul(2), cpu, direction)
+}
+
+/// [`counter_index`] from that for the first CPU and the first direction on, as [`InterfaceSlot`] holds it.
+#[inline(always)]
+pub const fn counter_index_from(first: u32, cpu: u32, direction: Direction) -> u32 {
+    first.wrapping_add(cpu.wrapping_mul(2)).wrapping_add(direction as u32)
 }
 
 shared! {
@@ -41,14 +47,14 @@ shared! {
     pub struct InterfaceSlot {
         /// The interface's index; 0 in an entry that is free.
         pub ifindex: u32,
-        /// Its slot in [`MAP_COUNTERS`].
-        pub slot: u16,
+        /// [`counter_index`] of its slot, for the first CPU and the first direction.
+        pub first_counter: u32,
         /// The framing at TC, a [`crate::Link`] as a number.
         pub link: u8,
         /// Bytes of link header that the device's own counter leaves out, received and sent.
         pub uncounted: [u8; 2],
         /// Always 0.
-        pub reserved: [u8; 3],
+        pub reserved: u8,
     }
 }
 

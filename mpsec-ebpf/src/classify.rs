@@ -40,7 +40,7 @@ fn count_usual(skb: *mut __sk_buff, direction: Direction) -> Option<()> {
     // What is not counted is no longer than the headers that were just read.
     let bytes = packet.len() + stripped_tag - interface.uncounted[direction as usize] as u32;
     let amount = Counter { packets: 1, bytes: bytes as u64, l3_bytes: (packet.len() - layout.l3_offset) as u64 };
-    record::traffic(interface.slot, direction, layout.class, &amount);
+    record::traffic(interface.first_counter, direction, layout.class, &amount);
     Some(())
 }
 
@@ -57,7 +57,7 @@ pub extern "C" fn mpsec_count(skb: *mut __sk_buff, direction: u32) -> i32 {
     if layout.class == Class::Malformed {
         log_malformed(skb);
     }
-    record::traffic(interface.slot, direction, layout.class, &amount);
+    record::traffic(interface.first_counter, direction, layout.class, &amount);
     0
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray};
 use mpsec_common::maps::{Event, INTERFACE_ENTRIES, INTERFACE_PROBES, InterfaceSlot, WIREGUARD_PORTS};
-use mpsec_common::maps::{OTHER_SLOT, counter_index, slot_index};
+use mpsec_common::maps::{OTHER_SLOT, counter_index_from, slot_index};
 use mpsec_common::traffic::{CLASS_SLOTS, Counter, InterfaceCounters};
 use mpsec_common::{Class, Direction, LAYOUT_VERSION, Link};
 
@@ -14,9 +14,6 @@ use mpsec_common::{Class, Direction, LAYOUT_VERSION, Link};
 #[used]
 #[unsafe(no_mangle)]
 static LAYOUT_1: Global<u32> = Global::new(LAYOUT_VERSION);
-/// Number of possible CPUs.
-#[unsafe(no_mangle)]
-static CPUS: Global<u32> = Global::new(1);
 /// UDP ports of WireGuard; 0 for none.
 #[unsafe(no_mangle)]
 static WIREGUARD: Global<[u16; WIREGUARD_PORTS]> = Global::new([51820, 0, 0, 0]);
@@ -31,7 +28,8 @@ static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Event::ALL.len()
 
 /// What an interface without an entry is taken for.
 const UNKNOWN: InterfaceSlot =
-    InterfaceSlot { ifindex: 0, slot: OTHER_SLOT, link: Link::Foreign as u8, uncounted: [0; 2], reserved: [0; 3] };
+    InterfaceSlot { ifindex: 0, first_counter: 0, link: Link::Foreign as u8, uncounted: [0; 2], reserved: 0 };
+const _: () = assert!(OTHER_SLOT == 0, "its first counter is the first of all");
 
 /// One of the UDP ports of WireGuard. The verifier knows its value and takes out what compares to none, so each is loaded
 /// on its own, where it is compared.
@@ -67,10 +65,10 @@ pub fn interface(ifindex: u32) -> &'static InterfaceSlot {
 /// Only this CPU writes the counter, and a TC program is not interrupted by another one on the same CPU, so plain
 /// additions do.
 #[inline(always)]
-pub fn traffic(slot: u16, direction: Direction, class: Class, amount: &Counter) {
+pub fn traffic(first_counter: u32, direction: Direction, class: Class, amount: &Counter) {
     // SAFETY: the helper has no preconditions.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    let index = counter_index(slot as u32, CPUS.load(), cpu, direction);
+    let index = counter_index_from(first_counter, cpu, direction);
     let Some(counters) = COUNTERS.get_ptr_mut(index) else {
         return event(Event::NoCounter);
     };

@@ -231,10 +231,10 @@ impl Interfaces {
         self.kernel.counters.reach(slot)?;
         let value = InterfaceSlot {
             ifindex: index,
-            slot,
+            first_counter: self.kernel.counters.first(slot),
             link: watched.interface.link() as u8,
             uncounted: watched.interface.uncounted(),
-            reserved: [0; 3],
+            reserved: 0,
         };
         watched.base = Direction::ALL.map(|direction| self.kernel.counters.sum(slot, direction));
         self.kernel.set_interface(entry, value).map_err(io::Error::other)?;

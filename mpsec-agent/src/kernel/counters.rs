@@ -54,6 +54,11 @@ impl Counters {
         Ok(())
     }
 
+    /// The index in the map of a slot's first counter, as the kernel side wants it.
+    pub fn first(&self, slot: u16) -> u32 {
+        counter_index(slot as u32, self.cpus, 0, Direction::Rx)
+    }
+
     /// What all CPUs together counted in a slot. Zero for a slot that was never reached.
     pub fn sum(&self, slot: u16, direction: Direction) -> Classes {
         let mut sums = [Counter::default(); CLASS_SLOTS];

@@ -146,7 +146,6 @@ impl Kernel {
             .btf(None)
             .map_max_entries(MAP_COUNTERS, counter_entries)
             .override_global(LAYOUT_SYMBOL, &LAYOUT_VERSION, true)
-            .override_global("CPUS", &cpus, true)
             .override_global("WIREGUARD", &settings.wireguard_ports, true);
         for (name, value) in offsets.globals() {
             loader.override_global(name, value, true);
