@@ -51,10 +51,10 @@ pub fn anchor_percpu(context: TcContext) -> i32 {
 #[classifier]
 pub fn anchor_hash(context: TcContext) -> i32 {
     let flow = flow(&context).unwrap_or(Flow { addresses: [0; 2], ports: 0, protocol: 0 });
-    match FLOWS.get_ptr_mut(&flow) {
+    match FLOWS.get_ptr_mut(flow) {
         Some(count) => add(count, &context),
         // A full map counts no new flows: an anchor has no overflow.
-        None => drop(FLOWS.insert(&flow, &Count { packets: 1, bytes: u64::from(context.len()) }, 0)),
+        None => drop(FLOWS.insert(flow, Count { packets: 1, bytes: u64::from(context.len()) }, 0)),
     }
     TC_ACT_UNSPEC
 }

@@ -52,10 +52,10 @@ pub fn interface_at_home(ifindex: u32) -> Option<&'static InterfaceSlot> {
 #[inline(always)]
 pub fn interface(ifindex: u32) -> &'static InterfaceSlot {
     for probe in 0..INTERFACE_PROBES {
-        if let Some(entry) = INTERFACES.get(slot_index(ifindex, probe)) {
-            if entry.ifindex == ifindex {
-                return entry;
-            }
+        if let Some(entry) = INTERFACES.get(slot_index(ifindex, probe))
+            && entry.ifindex == ifindex
+        {
+            return entry;
         }
     }
     event(Event::NoSlot);

@@ -152,9 +152,9 @@ mod tests {
         let mut frame = frame.to_vec();
         for _ in 0..random() % 4 {
             let at = 12 + random() as usize % (frame.len() - 12);
-            frame[at] = if random() % 2 == 0 { TELLING[random() as usize % 16] } else { random() as u8 };
+            frame[at] = if random().is_multiple_of(2) { TELLING[random() as usize % 16] } else { random() as u8 };
         }
-        if random() % 4 == 0 {
+        if random().is_multiple_of(4) {
             frame.resize(frame.len() + 8 - random() as usize % 20, 0);
         }
         frame
@@ -182,7 +182,7 @@ mod tests {
         let mut usual = 0;
         for round in 0..400_000 {
             let frame = mutated(&frames[round % frames.len()], &mut random);
-            let untagged = random() % 4 == 0;
+            let untagged = random().is_multiple_of(4);
             let ethertype = u16::from_be_bytes([frame[12], frame[13]]);
             let context = match untagged {
                 true => Context { ethertype: Some(ethertype), start: 14, ..Context::ETHERNET },
