@@ -86,7 +86,8 @@ fn one_cpu(options: &Options, subject: &Subject, frames: &[Frame]) -> Result<Sec
     let before = subject.counted(&cases);
     let runs = |round: usize, run: usize| {
         let (frame, direction) = cases[run / 2];
-        let program = if run % 2 == 0 { subject.anchors(round).empty() } else { subject.ours(round, direction) };
+        let program =
+            if run.is_multiple_of(2) { subject.anchors(round).empty() } else { subject.ours(round, direction) };
         per_packet(program, frame, repeat(options))
     };
     let times = interleave(options.rounds, 2 * cases.len(), runs)?;

@@ -15,8 +15,10 @@ pub const fn count() -> usize {
     INTERFACES * 2 * Class::ALL.len() * METRICS.len()
 }
 
+type Of = fn(&Counter) -> u64;
+
 /// The metrics of traffic, and what each takes of a counter.
-const METRICS: [(&str, fn(&Counter) -> u64); 3] = [
+const METRICS: [(&str, Of); 3] = [
     ("mpsec_interface_packets_total", |counter| counter.packets),
     ("mpsec_interface_bytes_total", |counter| counter.bytes),
     ("mpsec_interface_l3_bytes_total", |counter| counter.l3_bytes),

@@ -82,6 +82,6 @@ mod tests {
 {"reason":"compiler-artifact","target":{"name":"mpsec"},"executable":"/t/debug/mpsec"}
 {"reason":"build-finished","success":true}"#;
         assert_eq!(executable(messages, "mpsec"), Some(PathBuf::from("/t/debug/mpsec")));
-        assert_eq!(executable("not json"), None);
+        assert_eq!(executable("not json", "mpsec"), None);
     }
 }
