@@ -15,10 +15,10 @@ pub const fn count() -> usize {
     INTERFACES * 2 * Class::ALL.len() * METRICS.len()
 }
 
+type Of = fn(&Counter) -> u64;
+
 /// The metrics of traffic, and what each takes of a counter.
-/// A metric, and the part of a counter that it shows.
-type Part = (&'static str, fn(&Counter) -> u64);
-const METRICS: [Part; 3] = [
+const METRICS: [(&str, Of); 3] = [
     ("mpsec_interface_packets_total", |counter| counter.packets),
     ("mpsec_interface_bytes_total", |counter| counter.bytes),
     ("mpsec_interface_l3_bytes_total", |counter| counter.l3_bytes),

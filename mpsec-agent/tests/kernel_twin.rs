@@ -219,7 +219,7 @@ struct Twin {
     object: Ebpf,
     link: Link,
     cpus: u32,
-    counters: Array<MapData, [u64; CLASS_SLOTS * 3]>,
+    counters: Array<MapData, [u64; CLASS_SLOTS * 4]>,
     events: PerCpuArray<MapData, u64>,
     /// Frames that were compared.
     classes: BTreeMap<Class, u64>,
@@ -300,7 +300,7 @@ impl Twin {
         let mut sums = [Counter::default(); CLASS_SLOTS];
         for cpu in 0..self.cpus {
             let words = self.counters.get(&counter_index(SLOT as u32, self.cpus, cpu, direction), 0)?;
-            for (sum, counter) in sums.iter_mut().zip(words.chunks_exact(3)) {
+            for (sum, counter) in sums.iter_mut().zip(words.chunks_exact(4)) {
                 sum.add(&Counter { packets: counter[0], bytes: counter[1], l3_bytes: counter[2] });
             }
         }

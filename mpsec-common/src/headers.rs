@@ -5,6 +5,7 @@
 //! would put such a one together in a register first, and take it apart again.
 
 use crate::header;
+use crate::packet::filter_bit;
 
 /// EtherTypes (IEEE 802 numbers).
 pub mod ethertype {
@@ -235,6 +236,11 @@ impl UdpFields {
     #[inline(always)]
     pub fn has_port(&self, port: u16) -> bool {
         self.source == port.to_be() || self.destination == port.to_be()
+    }
+    /// True when either port may be one of those of a [`crate::packet::port_filter`]; false when neither is.
+    #[inline(always)]
+    pub fn may_have_port_of(&self, filter: u64) -> bool {
+        ((filter >> filter_bit(self.source)) | (filter >> filter_bit(self.destination))) & 1 != 0
     }
     /// Length of header and payload in bytes.
     #[inline(always)]

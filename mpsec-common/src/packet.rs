@@ -47,11 +47,37 @@ pub trait Packet {
     /// What a walk over `len` bytes (1 to 40) of TCP options at `offset` finds.
     fn scan_options(&self, offset: u32, len: u32) -> Result<Options, Short>;
 
+    /// [`port_filter`] of the context's ports.
+    #[inline(always)]
+    fn port_filter(&self, context: &Context) -> u64 {
+        port_filter(&context.wireguard_ports)
+    }
+
     /// One of the UDP ports of WireGuard; 0 for none. Asked for only when a port must be compared.
     #[inline(always)]
     fn wireguard_port(&self, context: &Context, index: usize) -> u16 {
         context.wireguard_ports[index]
     }
+}
+
+/// The UDP ports that tell what a datagram is, as a filter: a port whose [`filter_bit`] is not set is none of them. Most
+/// datagrams are told to be plain by two bits of it.
+pub const fn port_filter(wireguard_ports: &[u16; WIREGUARD_PORTS]) -> u64 {
+    let mut filter = 1 << filter_bit(PORT_IKE) | 1 << filter_bit(PORT_NAT_T);
+    let mut index = 0;
+    while index < WIREGUARD_PORTS {
+        if wireguard_ports[index] != 0 {
+            filter |= 1 << filter_bit(wireguard_ports[index]);
+        }
+        index += 1;
+    }
+    filter
+}
+
+/// The bit of a port in [`port_filter`], whichever way round its bytes are.
+#[inline(always)]
+pub const fn filter_bit(port: u16) -> u32 {
+    (port ^ (port >> 8)) as u32 & 63
 }
 
 /// What a walk over TCP options found.
@@ -392,7 +418,9 @@ fn datagram<P: Packet>(
     payload: u32,
     here: u32,
 ) -> Result<Class, Short> {
-    if header.has_port(PORT_NAT_T) {
+    if !header.may_have_port_of(packet.port_filter(context)) {
+        Ok(Class::Udp)
+    } else if header.has_port(PORT_NAT_T) {
         nat_traversal(packet, at, payload, here)
     } else if header.has_port(PORT_IKE) {
         Ok(Class::Ike)

@@ -141,12 +141,23 @@ impl Counter {
 }
 
 shared! {
-    /// The counters of one interface, one CPU and one direction: six cache lines of their own, which only that CPU writes.
-    pub struct InterfaceCounters {
-        /// One counter a class, indexed by the class's number.
-        pub classes: [Counter; CLASS_SLOTS],
+    /// A [`Counter`] where it is kept: of a size that an index is shifted by rather than multiplied with.
+    pub struct CounterCell {
+        /// The counter.
+        pub counter: Counter,
+        /// Always 0.
+        pub reserved: u64,
     }
 }
+
+shared! {
+    /// The counters of one interface, one CPU and one direction: cache lines of their own, which only that CPU writes.
+    pub struct InterfaceCounters {
+        /// One counter a class, indexed by the class's number.
+        pub classes: [CounterCell; CLASS_SLOTS],
+    }
+}
+const _: () = assert!(size_of::<InterfaceCounters>() == 512);
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,7 @@
 //! The TC classifier: which class a packet is of, how much of the wire it takes, and where that is counted.
 
+use core::num::NonZero;
+
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
@@ -14,8 +16,8 @@ use crate::{kernel, record};
 
 /// Counts one packet and lets it pass on to whatever comes next on the hook.
 ///
-/// What nearly every packet is, no super-packet and with headers that lie in the linear part of the buffer, is counted
-/// right here. For the rest there is [`mpsec_count`], which takes its time.
+/// What nearly every packet is, super-packets of TCP among them, with headers that lie in the linear part of the buffer, is
+/// counted right here. For the rest there is [`mpsec_count`], which takes its time.
 #[inline(always)]
 pub fn count(skb: *mut __sk_buff, direction: Direction) -> i32 {
     if count_usual(skb, direction).is_none() {
@@ -30,16 +32,29 @@ fn count_usual(skb: *mut __sk_buff, direction: Direction) -> Option<()> {
     // SAFETY: the context of a TC program is valid for as long as the program runs.
     let buffer = unsafe { &*skb };
     let interface = record::interface_at_home(buffer.ifindex)?;
-    if interface.link == Link::Foreign as u8 || buffer.gso_size != 0 {
+    if interface.link == Link::Foreign as u8 {
         return None;
     }
     let packet = Linear::new(skb);
-    let context = Context { gso: false, ..context(skb, interface.link == Link::Ethernet as u8, direction) };
-    let layout = classify_usual(&packet, &context)?;
+    let layout = classify_usual(&packet, &context(skb, interface.link == Link::Ethernet as u8, direction))?;
     let stripped_tag = if buffer.vlan_present != 0 { VLAN_LEN } else { 0 };
     // What is not counted is no longer than the headers that were just read.
-    let bytes = packet.len() + stripped_tag - interface.uncounted[direction as usize] as u32;
-    let amount = Counter { packets: 1, bytes: bytes as u64, l3_bytes: (packet.len() - layout.l3_offset) as u64 };
+    let beside = stripped_tag.wrapping_sub(interface.uncounted[direction as usize] as u32);
+    let amount = if buffer.gso_size == 0 {
+        let bytes = packet.len().wrapping_add(beside);
+        Counter { packets: 1, bytes: bytes as u64, l3_bytes: (packet.len() - layout.l3_offset) as u64 }
+    } else {
+        // Each segment repeats the headers; on egress the kernel has worked that out. Without the number of segments, the
+        // long way works it out.
+        let segments = NonZero::new(buffer.gso_segs)?.get();
+        let wire_len = match direction {
+            Direction::Rx => packet.len().wrapping_add((segments - 1).wrapping_mul(layout.payload_offset)),
+            Direction::Tx => buffer.wire_len,
+        };
+        let bytes = wire_len.wrapping_add(segments.wrapping_mul(beside));
+        let l3_bytes = wire_len.wrapping_sub(segments.wrapping_mul(layout.l3_offset));
+        Counter { packets: segments as u64, bytes: bytes as u64, l3_bytes: l3_bytes as u64 }
+    };
     record::traffic(interface.first_counter, direction, layout.class, &amount);
     Some(())
 }

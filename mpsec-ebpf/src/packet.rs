@@ -64,6 +64,11 @@ impl Packet for Linear {
     }
 
     #[inline(always)]
+    fn port_filter(&self, _context: &Context) -> u64 {
+        record::port_filter()
+    }
+
+    #[inline(always)]
     fn wireguard_port(&self, _context: &Context, index: usize) -> u16 {
         record::wireguard_port(index)
     }
@@ -114,6 +119,11 @@ impl Packet for Whole {
     #[inline(always)]
     fn scan_options(&self, offset: u32, len: u32) -> Result<Options, Short> {
         scan_options(self.skb, offset, len, self.from_network_header)
+    }
+
+    #[inline(always)]
+    fn port_filter(&self, _context: &Context) -> u64 {
+        record::port_filter()
     }
 
     #[inline(always)]

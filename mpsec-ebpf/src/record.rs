@@ -7,7 +7,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray};
 use mpsec_common::maps::{Event, INTERFACE_ENTRIES, INTERFACE_PROBES, InterfaceSlot, WIREGUARD_PORTS};
 use mpsec_common::maps::{OTHER_SLOT, counter_index_from, slot_index};
-use mpsec_common::traffic::{CLASS_SLOTS, Counter, InterfaceCounters};
+use mpsec_common::traffic::{CLASS_SLOTS, Counter, CounterCell, InterfaceCounters};
 use mpsec_common::{Class, Direction, LAYOUT_VERSION, Link};
 
 /// By its name the agent tells that the layout of the maps is the one that it knows.
@@ -17,6 +17,10 @@ static LAYOUT_1: Global<u32> = Global::new(LAYOUT_VERSION);
 /// UDP ports of WireGuard; 0 for none.
 #[unsafe(no_mangle)]
 static WIREGUARD: Global<[u16; WIREGUARD_PORTS]> = Global::new([51820, 0, 0, 0]);
+
+/// [`mpsec_common::packet::port_filter`] of those ports.
+#[unsafe(no_mangle)]
+static PORT_FILTER: Global<u64> = Global::new(u64::MAX);
 
 /// The agent sets the number of entries when it loads the object.
 #[map]
@@ -38,6 +42,12 @@ pub fn wireguard_port(index: usize) -> u16 {
     // SAFETY: a `Global` is a plain static of its type, and the index is within the array. Volatile, as `Global::load` is:
     // the compiler must not take the value that the object has for the one that the agent sets.
     unsafe { (&raw const WIREGUARD).cast::<u16>().add(index).read_volatile() }
+}
+
+/// Which UDP ports tell what a datagram is.
+#[inline(always)]
+pub fn port_filter() -> u64 {
+    PORT_FILTER.load()
 }
 
 /// What the agent said of an interface that lies in its home entry, as nearly all do.
@@ -74,10 +84,11 @@ pub fn traffic(first_counter: u32, direction: Direction, class: Class, amount: &
     };
     // SAFETY: the map returned a pointer to a whole value, and the class is masked to the array's length.
     unsafe {
-        let counter = (&raw mut (*counters).classes).cast::<Counter>().add(class as usize & (CLASS_SLOTS - 1));
-        (*counter).packets += amount.packets;
-        (*counter).bytes += amount.bytes;
-        (*counter).l3_bytes += amount.l3_bytes;
+        let counter = (&raw mut (*counters).classes).cast::<CounterCell>().add(class as usize & (CLASS_SLOTS - 1));
+        let counter = &mut (*counter).counter;
+        counter.packets += amount.packets;
+        counter.bytes += amount.bytes;
+        counter.l3_bytes += amount.l3_bytes;
     }
 }
 

@@ -7,13 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use memmap2::{Mmap, MmapOptions};
 use mpsec_common::Direction;
 use mpsec_common::maps::counter_index;
-use mpsec_common::traffic::{CLASS_SLOTS, Counter, InterfaceCounters};
+use mpsec_common::traffic::{CLASS_SLOTS, Counter, CounterCell, InterfaceCounters};
 
 /// One counter a class.
 pub type Classes = [Counter; CLASS_SLOTS];
-
-/// Words of 64 bits in a [`Counter`].
-const COUNTER_WORDS: usize = size_of::<Counter>() / 8;
 
 /// The mapped counters of the slots in use.
 ///
@@ -67,7 +64,7 @@ impl Counters {
             let Some(bytes) = self.memory.get(start..start + size_of::<InterfaceCounters>()) else {
                 break;
             };
-            for (sum, counter) in sums.iter_mut().zip(bytes.chunks_exact(size_of::<Counter>())) {
+            for (sum, counter) in sums.iter_mut().zip(bytes.chunks_exact(size_of::<CounterCell>())) {
                 sum.add(&load(counter));
             }
         }
@@ -81,7 +78,7 @@ impl Counters {
 
 /// A counter that the kernel may be writing: each of its words is whole.
 fn load(bytes: &[u8]) -> Counter {
-    debug_assert_eq!(bytes.len(), COUNTER_WORDS * 8);
+    debug_assert_eq!(bytes.len(), size_of::<CounterCell>());
     let word = |index: usize| {
         // SAFETY: the mapping starts on a page and every counter lies a multiple of 8 bytes behind, so the word is
         // aligned, and it is within `bytes`. Nobody in this process writes it.

@@ -11,6 +11,7 @@ use mpsec_common::maps::{
     Event, InterfaceSlot, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_INTERFACES, PROGRAM_EGRESS, PROGRAM_INGRESS,
     WIREGUARD_PORTS,
 };
+use mpsec_common::packet::port_filter;
 use mpsec_common::{Direction, LAYOUT_VERSION};
 
 use crate::snapshot::Program;
@@ -141,12 +142,14 @@ impl Kernel {
         let cpus = super::possible_cpus().map_err(other)?;
         let slots = settings.max_interfaces + 1;
         let counter_entries = slots * cpus * 2;
+        let port_filter = port_filter(&settings.wireguard_ports);
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
             .map_max_entries(MAP_COUNTERS, counter_entries)
             .override_global(LAYOUT_SYMBOL, &LAYOUT_VERSION, true)
-            .override_global("WIREGUARD", &settings.wireguard_ports, true);
+            .override_global("WIREGUARD", &settings.wireguard_ports, true)
+            .override_global("PORT_FILTER", &port_filter, true);
         for (name, value) in offsets.globals() {
             loader.override_global(name, value, true);
         }
