@@ -254,6 +254,11 @@ header! {
     pub struct Word { high: u16, low: u16 }
 }
 impl Word {
+    /// True when all bits are 0.
+    #[inline(always)]
+    pub fn is_zero(self) -> bool {
+        self.high | self.low == 0
+    }
     /// The number in host order.
     #[inline(always)]
     pub fn get(self) -> u32 {

@@ -418,10 +418,10 @@ fn datagram<P: Packet>(
     payload: u32,
     here: u32,
 ) -> Result<Class, Short> {
-    if !header.may_have_port_of(packet.port_filter(context)) {
-        Ok(Class::Udp)
-    } else if header.has_port(PORT_NAT_T) {
+    if header.has_port(PORT_NAT_T) {
         nat_traversal(packet, at, payload, here)
+    } else if !header.may_have_port_of(packet.port_filter(context)) {
+        Ok(Class::Udp)
     } else if header.has_port(PORT_IKE) {
         Ok(Class::Ike)
     } else if is_wireguard_port(packet, context, header) && here >= 4 {
@@ -442,7 +442,7 @@ fn nat_traversal<P: Packet>(packet: &P, at: u32, payload: u32, here: u32) -> Res
     if here < 4 {
         return Ok(Class::Udp);
     }
-    if packet.read::<Word>(at)?.get() == 0 {
+    if packet.read::<Word>(at)?.is_zero() {
         return Ok(Class::Ike);
     }
     // Security parameter index and sequence number: less cannot be ESP.

@@ -16,8 +16,8 @@ use crate::{kernel, record};
 
 /// Counts one packet and lets it pass on to whatever comes next on the hook.
 ///
-/// What nearly every packet is, super-packets of TCP among them, with headers that lie in the linear part of the buffer, is
-/// counted right here. For the rest there is [`mpsec_count`], which takes its time.
+/// What nearly every packet on an Ethernet interface is, super-packets of TCP among them, with headers that lie in the linear
+/// part of the buffer, is counted right here. For the rest there is [`mpsec_count`], which takes its time.
 #[inline(always)]
 pub fn count(skb: *mut __sk_buff, direction: Direction) -> i32 {
     if count_usual(skb, direction).is_none() {
@@ -32,11 +32,11 @@ fn count_usual(skb: *mut __sk_buff, direction: Direction) -> Option<()> {
     // SAFETY: the context of a TC program is valid for as long as the program runs.
     let buffer = unsafe { &*skb };
     let interface = record::interface_at_home(buffer.ifindex)?;
-    if interface.link == Link::Foreign as u8 {
+    if interface.link != Link::Ethernet as u8 {
         return None;
     }
-    let packet = Linear::new(skb);
-    let layout = classify_usual(&packet, &context(skb, interface.link == Link::Ethernet as u8, direction))?;
+    let packet = Linear::<false>::new(skb);
+    let layout = classify_usual(&packet, &Context::ETHERNET)?;
     let stripped_tag = if buffer.vlan_present != 0 { VLAN_LEN } else { 0 };
     // What is not counted is no longer than the headers that were just read.
     let beside = stripped_tag.wrapping_sub(interface.uncounted[direction as usize] as u32);
@@ -44,6 +44,10 @@ fn count_usual(skb: *mut __sk_buff, direction: Direction) -> Option<()> {
         let bytes = packet.len().wrapping_add(beside);
         Counter { packets: 1, bytes: bytes as u64, l3_bytes: (packet.len() - layout.l3_offset) as u64 }
     } else {
+        // Of others than TCP the lengths may not hold, and there may be a tunnel.
+        if !matches!(layout.class, Class::Tcp | Class::Mptcp) {
+            return None;
+        }
         // Each segment repeats the headers; on egress the kernel has worked that out. Without the number of segments, the
         // long way works it out.
         let segments = NonZero::new(buffer.gso_segs)?.get();
@@ -91,7 +95,7 @@ fn log_malformed(skb: *mut __sk_buff) {
 fn layout(skb: *mut __sk_buff, interface: &InterfaceSlot, direction: Direction) -> Layout {
     if interface.link != Link::Foreign as u8 {
         let context = context(skb, interface.link == Link::Ethernet as u8, direction);
-        if let Ok(layout) = classify(&Linear::new(skb), &context) {
+        if let Ok(layout) = classify(&Linear::<true>::new(skb), &context) {
             return layout;
         }
     }
