@@ -87,7 +87,6 @@ impl Interfaces {
     pub fn gone(&mut self, index: u32) {
         self.excluded.remove(&index);
         self.release(index);
-        self.attacher.forget(index);
     }
 
     /// Brings everything in line with a new list: after a start, and after events were lost.

@@ -123,14 +123,12 @@ impl Agent {
         if let Some(log) = kernel.take_log() {
             tokio::spawn(log.follow());
         }
-        std::fs::create_dir_all(&config.agent.state_dir)
-            .with_context(|| format!("cannot make the directory {}", config.agent.state_dir.display()))?;
         let wanted = match config.interfaces.attach {
             Attach::Auto => None,
             Attach::Tcx => Some(Method::Tcx),
             Attach::Clsact => Some(Method::Clsact),
         };
-        let attacher = Attacher::new(wanted, kernel.program(mpsec_common::Direction::Rx), &config.agent.state_dir)?;
+        let attacher = Attacher::new(wanted, kernel.program(mpsec_common::Direction::Rx))?;
         // Subscribed before the list is read, so that nothing is missed in between.
         let events = Events::subscribe().context("cannot subscribe to interface events")?;
         let list = link::list().context("cannot list the interfaces")?;

@@ -52,9 +52,3 @@ pub fn trim_heap() {
         libc::malloc_trim(0);
     }
 }
-
-/// The inode number of this thread's network namespace, which names it until the next boot.
-pub fn network_namespace() -> io::Result<u64> {
-    use std::os::unix::fs::MetadataExt as _;
-    Ok(std::fs::metadata("/proc/thread-self/ns/net")?.ino())
-}

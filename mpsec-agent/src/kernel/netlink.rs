@@ -14,6 +14,8 @@ pub const CREATE: u16 = libc::NLM_F_CREATE as u16;
 pub const EXCLUSIVE: u16 = libc::NLM_F_EXCL as u16;
 /// Request flag: replace what is there.
 pub const REPLACE: u16 = libc::NLM_F_REPLACE as u16;
+/// Request flag: answer a change, or a question for one thing, with that thing.
+pub const ECHO: u16 = libc::NLM_F_ECHO as u16;
 /// Length of `struct nlmsghdr` in bytes.
 const HEADER_LEN: usize = 16;
 /// Bytes that one read can take: what the kernel puts into one dump message at most, and more.
@@ -41,10 +43,16 @@ pub enum NetlinkError {
     },
     /// Sending or receiving failed.
     #[error("netlink socket: {0}")]
-    Socket(#[from] io::Error),
+    Socket(io::Error),
     /// The answer does not hold together.
     #[error("netlink answer cut short")]
     Truncated,
+}
+
+impl From<io::Error> for NetlinkError {
+    fn from(error: io::Error) -> NetlinkError {
+        NetlinkError::Socket(error)
+    }
 }
 
 impl NetlinkError {
@@ -190,7 +198,12 @@ impl Client {
 
     /// Sends a request that is answered by an acknowledgement alone.
     pub fn execute(&mut self, request: Request) -> Result<(), NetlinkError> {
-        self.exchange(request, libc::NLM_F_ACK as u16, |_| ())
+        self.ask(request, |_| ())
+    }
+
+    /// The same for a request that is also answered by messages of its own, as those with [`ECHO`].
+    pub fn ask(&mut self, request: Request, take: impl FnMut(Message<'_>)) -> Result<(), NetlinkError> {
+        self.exchange(request, libc::NLM_F_ACK as u16, take)
     }
 
     /// Sends a dump request and hands every message of the answer to `take`.
