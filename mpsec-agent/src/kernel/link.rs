@@ -18,6 +18,10 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 /// Frames without a link header (include/uapi/linux/if_arp.h), as cellular modems have them.
 const ARPHRD_RAWIP: u16 = 519;
+/// Room for thousands of events that come at once; the default holds a few hundred.
+const RECEIVE_BUFFER: libc::c_int = 4 * 1024 * 1024;
+/// How often interfaces are listed before a list is taken that may not be of one moment.
+const LIST_ATTEMPTS: usize = 5;
 /// Length of `struct ifinfomsg` in bytes.
 const HEADER_LEN: usize = 16;
 
@@ -80,15 +84,23 @@ impl Interface {
     }
 }
 
-/// All interfaces of this network namespace.
+/// All interfaces of this network namespace. Where interfaces come and go all the time, the last of a few attempts has to
+/// do: it is complete from Linux 6.10 on, which lists by index (rtnl_dump_ifinfo, net/core/rtnetlink.c).
 pub fn list() -> Result<Vec<Interface>, NetlinkError> {
-    let mut interfaces = Vec::new();
     let mut client = Client::open(netlink_sys::protocols::NETLINK_ROUTE)?;
-    client.dump(Request::new(RTM_GETLINK, 0, &[0; HEADER_LEN]), |message| {
-        if message.kind == RTM_NEWLINK {
-            interfaces.extend(Interface::decode(&message));
+    let mut interfaces = Vec::new();
+    for _ in 0..LIST_ATTEMPTS {
+        interfaces.clear();
+        let outcome = client.dump(Request::new(RTM_GETLINK, 0, &[0; HEADER_LEN]), |message| {
+            if message.kind == RTM_NEWLINK {
+                interfaces.extend(Interface::decode(&message));
+            }
+        });
+        if !matches!(outcome, Err(NetlinkError::Interrupted)) {
+            outcome?;
+            break;
         }
-    })?;
+    }
     Ok(interfaces)
 }
 
@@ -119,8 +131,7 @@ impl Events {
     pub fn subscribe() -> io::Result<Events> {
         let mut socket = TokioSocket::new(netlink_sys::protocols::NETLINK_ROUTE)?;
         let inner = socket.socket_mut();
-        // Room for thousands of events that come at once; the default holds a few hundred.
-        inner.set_rx_buf_sz(4 * 1024 * 1024u32)?;
+        super::force_receive_buffer(inner, RECEIVE_BUFFER)?;
         inner.bind(&SocketAddr::new(0, 0))?;
         inner.add_membership(RTNLGRP_LINK)?;
         Ok(Events { socket, buffer: Vec::with_capacity(64 * 1024) })

@@ -22,14 +22,29 @@ fn set_receive_timeout(socket: &netlink_sys::Socket, timeout: Duration) -> io::R
         tv_sec: timeout.as_secs() as libc::time_t,
         tv_usec: timeout.subsec_micros() as libc::suseconds_t,
     };
+    // SAFETY: the option takes a `timeval`.
+    unsafe { set_option(socket, libc::SO_RCVTIMEO, &value) }
+}
+
+/// Gives a socket room for so many bytes, beyond what `net.core.rmem_max` allows those without CAP_NET_ADMIN.
+fn force_receive_buffer(socket: &netlink_sys::Socket, bytes: libc::c_int) -> io::Result<()> {
+    // SAFETY: the option takes an `int`.
+    unsafe { set_option(socket, libc::SO_RCVBUFFORCE, &bytes) }
+}
+
+/// Sets an option of the level SOL_SOCKET.
+///
+/// # Safety
+/// `T` is what the kernel takes for `option`.
+unsafe fn set_option<T>(socket: &netlink_sys::Socket, option: libc::c_int, value: &T) -> io::Result<()> {
     // SAFETY: the descriptor is open, and the option's value and its length describe `value`.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_RCVTIMEO,
-            (&raw const value).cast(),
-            size_of_val(&value) as libc::socklen_t,
+            option,
+            (&raw const *value).cast(),
+            size_of::<T>() as libc::socklen_t,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

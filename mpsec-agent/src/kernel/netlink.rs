@@ -23,6 +23,7 @@ const READ_LEN: usize = 64 * 1024;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
@@ -44,6 +45,9 @@ pub enum NetlinkError {
     /// Sending or receiving failed.
     #[error("netlink socket: {0}")]
     Socket(io::Error),
+    /// What was to be told changed meanwhile: some of it may be missing, or told twice.
+    #[error("it changed while it was listed")]
+    Interrupted,
     /// The answer does not hold together.
     #[error("netlink answer cut short")]
     Truncated,
@@ -228,14 +232,16 @@ impl Client {
     }
 
     fn receive(&mut self, take: &mut impl FnMut(Message<'_>)) -> Result<(), NetlinkError> {
+        let mut interrupted = false;
         loop {
             self.buffer.clear();
             let len = self.socket.recv(&mut self.buffer, libc::MSG_TRUNC)?;
             let bytes = self.buffer.get(..len).ok_or(NetlinkError::Truncated)?;
             for message in messages(bytes).filter(|message| message.sequence == self.sequence) {
+                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
                 match message.kind {
-                    NLMSG_DONE => return result(&message),
-                    NLMSG_ERROR => return result(&message),
+                    NLMSG_DONE if interrupted => return result(&message).and(Err(NetlinkError::Interrupted)),
+                    NLMSG_DONE | NLMSG_ERROR => return result(&message),
                     _ => take(message),
                 }
             }
