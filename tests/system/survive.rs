@@ -13,7 +13,7 @@ use mpsec_tests::netns::Netns;
 use mpsec_tests::send::{Buffer, Sender};
 use mpsec_tests::topology::Pair;
 use mpsec_tests::trial::trial;
-use mpsec_tests::{frames, hooks, need, wait};
+use mpsec_tests::{frames, hooks, link, need, wait};
 
 use crate::watch::SHOWN;
 
@@ -36,6 +36,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         let name = format!("survive::foreign_things_stay_after_a_kill_{attach}");
         trials.push(trial(&name, LIMIT, move || foreign_things_stay_after_a_kill(attach)));
     }
+    trials.push(trial("survive::term_during_the_start_leaves_nothing", LIMIT, term_during_start));
     trials.push(trial("survive::a_replaced_qdisc_is_not_ours", LIMIT, replaced_qdisc));
     trials.push(trial("survive::removed_filters_do_not_keep_the_qdisc", LIMIT, removed_filters));
     trials.push(trial("survive::a_qdisc_without_filters_is_found_by_its_mark", LIMIT, marked_qdisc));
@@ -105,6 +106,26 @@ fn leaves_nothing(attach: &str, signal: libc::c_int) -> Result<()> {
     }
     ensure!(self::pinned(&pair.left)? == pinned, "pinned before: {pinned}, now: {}", self::pinned(&pair.left)?);
     ensure!(!agent.folder().join("mpsec.sock").exists(), "the socket is still there");
+    Ok(())
+}
+
+fn term_during_start() -> Result<()> {
+    needs("clsact")?;
+    let pair = Pair::bare()?;
+    for number in 0..20 {
+        link::veth((&pair.left, &format!("more{number}")), (&pair.right, &format!("more{number}")))?;
+    }
+    let mut agent = Options::default().with("--attach clsact").spawn(&pair.left)?;
+    wait::until(SHOWN, || {
+        ensure!(hooks::has_clsact(&pair.left, "lo")?, "nothing is attached yet");
+        Ok(())
+    })?;
+    let status = agent.stop(libc::SIGTERM)?;
+    ensure!(status.success(), "{status}; {}", agent.stderr());
+    for device in pair.left.devices()? {
+        let left = hooks::attached_anywhere(&pair.left, &device)?;
+        ensure!(left.is_empty() && !hooks::has_clsact(&pair.left, &device)?, "{device} still has {left:?}");
+    }
     Ok(())
 }
 

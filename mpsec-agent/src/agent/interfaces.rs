@@ -92,11 +92,23 @@ impl Interfaces {
     /// Brings everything in line with a new list: after a start, and after events were lost.
     pub fn replace(&mut self, list: Vec<link::Interface>) {
         let listed: BTreeSet<u32> = list.iter().map(|interface| interface.index).collect();
-        let known = self.watched.keys().chain(self.excluded.keys());
-        let gone: Vec<u32> = known.filter(|index| !listed.contains(index)).copied().collect();
-        gone.into_iter().for_each(|index| self.gone(index));
+        let known: Vec<u32> = self.watched.keys().chain(self.excluded.keys()).copied().collect();
+        for index in known {
+            if !listed.contains(&index) || self.is_another(index) {
+                self.gone(index);
+            }
+        }
         self.verify();
         list.into_iter().for_each(|interface| self.present(interface));
+    }
+
+    /// True when nothing of ours is left on an interface that was watched: it went while events were lost, and another one
+    /// has got its index, whose counts start at zero.
+    fn is_another(&mut self, index: u32) -> bool {
+        self.watched.get(&index).is_some_and(|watched| {
+            let held = |hook: &Result<_, _>| hook.as_ref().is_ok_and(|held| self.attacher.holds(index, held));
+            !watched.hooks.iter().any(held)
+        })
     }
 
     /// Removes what a killed agent left on the interfaces in `list`.

@@ -18,6 +18,7 @@ use crate::control::{Command, Commands};
 use crate::kernel::attach::{Attacher, Method};
 use crate::kernel::ebpf::{Kernel, KernelStats, Settings};
 use crate::kernel::link::{self, Events};
+use crate::kernel::netlink::NetlinkError;
 use crate::logging::LogHandle;
 use crate::snapshot::Reload;
 
@@ -36,9 +37,11 @@ pub fn run(loaded: Loaded, loader: Loader, log: LogHandle) -> anyhow::Result<()>
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio")?;
     runtime.block_on(async {
         let config = loaded.config;
+        // Handled before anything is attached: a signal during the start must not leave it there.
+        let signals = Signals::handle()?;
         let front = Front::open(&config).await?;
         let agent = Agent::start(config, loader, log, &front)?;
-        front.serve(agent).await
+        front.serve(agent, signals).await
     })
 }
 
@@ -74,7 +77,7 @@ impl Front {
     }
 
     /// Serves, and runs the agent's loop, until the loop ends.
-    async fn serve(self, mut agent: Agent) -> anyhow::Result<()> {
+    async fn serve(self, mut agent: Agent, signals: Signals) -> anyhow::Result<()> {
         let (ready, readiness) = watch::channel(agent.readiness());
         let (stop, mut stopped) = watch::channel(false);
         let addresses = self.http.as_ref().map(Server::local_addrs).unwrap_or_default();
@@ -87,17 +90,35 @@ impl Front {
             }))
         });
         agent.announce(&addresses);
-        tokio::select! {
-            () = self.socket.serve(self.commands) => {}
-            result = agent.run(self.inbox, &ready) => result?,
-        }
+        let result = tokio::select! {
+            () = self.socket.serve(self.commands) => Ok(()),
+            result = agent.run(self.inbox, signals, &ready) => result,
+        };
         stop.send_replace(true);
         agent.stop();
         if let Some(http) = http {
             // It ends within the limits' time for shutting down.
             let _ = http.await;
         }
-        Ok(())
+        result
+    }
+}
+
+/// What the agent does when it is told from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn handle() -> anyhow::Result<Signals> {
+        let handle = |kind| signal(kind).context("cannot handle signals");
+        Ok(Signals {
+            terminate: handle(SignalKind::terminate())?,
+            interrupt: handle(SignalKind::interrupt())?,
+            hangup: handle(SignalKind::hangup())?,
+        })
     }
 }
 
@@ -108,6 +129,8 @@ struct Agent {
     log: LogHandle,
     interfaces: Interfaces,
     events: Events,
+    /// Events were lost, and the interfaces could not be listed since.
+    list_is_due: bool,
     /// Keeps the kernel's accounting of run time on, while it is there.
     kernel_stats: Option<KernelStats>,
     sources: Sources,
@@ -145,6 +168,7 @@ impl Agent {
             log,
             interfaces,
             events,
+            list_is_due: false,
         };
         agent.switch_kernel_stats();
         Ok(agent)
@@ -167,21 +191,19 @@ impl Agent {
     async fn run(
         &mut self,
         mut inbox: mpsc::Receiver<Command>,
+        mut signals: Signals,
         ready: &watch::Sender<Result<(), String>>,
     ) -> anyhow::Result<()> {
-        let mut terminate = signals(SignalKind::terminate())?;
-        let mut interrupt = signals(SignalKind::interrupt())?;
-        let mut hangup = signals(SignalKind::hangup())?;
         let mut verify = tokio::time::interval(VERIFY_INTERVAL);
         verify.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 events = self.events.next() => self.observe(events)?,
                 Some(command) = inbox.recv() => self.answer(command, &mut inbox),
-                _ = hangup.recv() => self.reload(),
-                _ = verify.tick() => self.interfaces.verify(),
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                _ = signals.hangup.recv() => self.reload(),
+                _ = verify.tick() => self.verify(),
+                _ = signals.terminate.recv() => return Ok(()),
+                _ = signals.interrupt.recv() => return Ok(()),
             }
             ready.send_if_modified(|last| {
                 let now = self.readiness();
@@ -205,13 +227,32 @@ impl Agent {
             Err(link::Overflow) => {
                 tracing::warn!("interface events were lost; listing all interfaces anew");
                 self.sources.rtnetlink_overflows += 1;
-                match link::list() {
-                    Ok(list) => self.interfaces.replace(list),
-                    Err(error) => tracing::error!(%error, "cannot list the interfaces"),
-                }
+                self.list_anew();
             }
         }
         Ok(())
+    }
+
+    /// Begins anew with the interfaces, on a new subscription: what the old one still holds is older than the list, and
+    /// until it has been read the kernel drops, without a word, what comes after (netlink_overrun and netlink_rcv_wake,
+    /// net/netlink/af_netlink.c, 6.18).
+    fn list_anew(&mut self) {
+        let list = Events::subscribe().map_err(NetlinkError::from).and_then(|events| {
+            self.events = events;
+            link::list()
+        });
+        self.list_is_due = list.is_err();
+        match list {
+            Ok(list) => self.interfaces.replace(list),
+            Err(error) => tracing::error!(%error, "cannot list the interfaces; trying again"),
+        }
+    }
+
+    fn verify(&mut self) {
+        if self.list_is_due {
+            self.list_anew();
+        }
+        self.interfaces.verify();
     }
 
     /// Answers a command, and every other one that waits for the same.
@@ -271,8 +312,4 @@ impl Agent {
         self.interfaces.release_all();
         tracing::info!("stopped; nothing of ours is attached any more");
     }
-}
-
-fn signals(kind: SignalKind) -> anyhow::Result<Signal> {
-    signal(kind).context("cannot handle signals")
 }
