@@ -138,6 +138,7 @@ struct Agent {
 
 impl Agent {
     fn start(config: Config, loader: Loader, log: LogHandle, front: &Front) -> anyhow::Result<Agent> {
+        crate::kernel::raise_descriptor_limit().context("cannot raise the limit of open descriptors")?;
         let mut kernel = Kernel::load(&Settings {
             max_interfaces: config.interfaces.max_interfaces,
             wireguard_ports: config.classify.wireguard_ports.padded(),

@@ -59,6 +59,23 @@ pub fn possible_cpus() -> io::Result<u32> {
         .ok_or_else(|| io::Error::other(format!("/sys/devices/system/cpu/possible holds {text:?}")))
 }
 
+/// Allows this process as many descriptors as it may allow itself. Each attached program takes one, and the usual limit,
+/// which is low for the sake of select(2), is reached with 500 interfaces.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a whole `rlimit` that outlives the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the same, and it is only read.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Gives memory that was needed only at start back to the kernel.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
