@@ -11,7 +11,7 @@ use crate::config::InterfaceFilter;
 use crate::kernel::attach::{Attacher, Attachment, Method};
 use crate::kernel::ebpf::{Kernel, MapCapacity};
 use crate::kernel::link;
-use crate::snapshot::{self, Classes, Hook, Interface, InterfaceStates};
+use crate::snapshot::{self, Classes, Hook, Interface, InterfaceStates, OTHER_INTERFACE};
 
 /// What is watched, and the kernel objects that it takes.
 pub struct Interfaces {
@@ -191,7 +191,7 @@ impl Interfaces {
         capacities.iter().map(map).collect()
     }
 
-    /// What every watched interface counted, by name, and what the others did together.
+    /// Every watched interface, by name, and what those without counters of their own did together.
     pub fn traffic(&self) -> (Vec<Interface>, [Classes; 2]) {
         let mut interfaces: Vec<Interface> = self.watched.values().map(|watched| self.view(watched)).collect();
         interfaces.sort_by(|a, b| a.name.cmp(&b.name));
@@ -206,7 +206,7 @@ impl Interfaces {
         });
         let method = self.attacher.method().name();
         Interface {
-            name: watched.interface.name.clone(),
+            name: shown(&watched.interface),
             index: watched.interface.index,
             kind: watched.interface.kind.clone(),
             hooks: watched.hooks.each_ref().map(|hook| Hook { method, error: hook.as_ref().err().cloned() }),
@@ -314,6 +314,15 @@ impl Interfaces {
             tracing::warn!(interface = watched.interface.name, %error, "still counted under _other");
         }
         self.watched.insert(index, watched);
+    }
+}
+
+/// The name under which an interface is published. One that is called as the others together are gets its index appended,
+/// behind a slash, which no interface's name holds.
+fn shown(interface: &link::Interface) -> String {
+    match interface.name.as_str() {
+        OTHER_INTERFACE => format!("{OTHER_INTERFACE}/{}", interface.index),
+        name => name.to_owned(),
     }
 }
 

@@ -30,7 +30,7 @@ const HEADER_LEN: usize = 16;
 pub struct Interface {
     /// Index in this network namespace.
     pub index: u32,
-    /// Name, which may change.
+    /// Name, which may change; other interfaces of the moment have others.
     pub name: String,
     /// Hardware type, an `ARPHRD_*` number.
     pub hardware: u16,
@@ -48,7 +48,7 @@ impl Interface {
         let kind = attribute(attributes, IFLA_LINKINFO).and_then(|info| attribute(info, IFLA_INFO_KIND));
         Some(Interface {
             index: u32_at(message.payload, 4)?,
-            name: string(attribute(attributes, IFLA_IFNAME)?),
+            name: readable(attribute(attributes, IFLA_IFNAME)?),
             hardware: u16_at(message.payload, 2)?,
             kind: kind.map(string).unwrap_or_default(),
         })
@@ -82,6 +82,18 @@ impl Interface {
             _ => [0, 0],
         }
     }
+}
+
+/// A name as text. Bytes that are no UTF-8 are shown as `/xff`, so that names that differ still do: a slash is the one thing
+/// that no name holds (dev_valid_name, net/core/dev.c).
+fn readable(name: &[u8]) -> String {
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    let mut text = String::new();
+    for chunk in name[..end].utf8_chunks() {
+        text.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("/x{byte:02x}")));
+    }
+    text
 }
 
 /// All interfaces of this network namespace. Where interfaces come and go all the time, the last of a few attempts has to
@@ -166,6 +178,13 @@ mod tests {
         let interfaces = list().expect("rtnetlink answers everybody");
         let lo = interfaces.iter().find(|interface| interface.name == "lo").expect("every namespace has a loopback");
         assert_eq!((lo.index, lo.link(), lo.uncounted()), (1, Link::Ethernet, [14, 14]));
+    }
+
+    #[test]
+    fn names_that_differ_stay_different() {
+        assert_eq!(readable(b"eth0\0"), "eth0");
+        assert_eq!(readable("ü0".as_bytes()), "ü0");
+        assert_eq!(readable(b"x\xff\xc3\0y"), "x/xff/xc3");
     }
 
     #[test]
