@@ -1,10 +1,9 @@
 //! The interfaces that are watched: which has which slot, what is attached where, and what each counted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 
 use mpsec_common::Direction;
-use mpsec_common::maps::{INTERFACE_PROBES, InterfaceSlot, MAP_COUNTERS, MAP_INTERFACES, OTHER_SLOT, slot_index};
+use mpsec_common::maps::{InterfaceSlot, MAP_COUNTERS, MAP_INTERFACES, OTHER_SLOT};
 use mpsec_common::traffic::{CLASS_SLOTS, Counter};
 
 use crate::config::InterfaceFilter;
@@ -12,6 +11,8 @@ use crate::kernel::attach::{Attacher, Attachment, Method};
 use crate::kernel::ebpf::{Kernel, MapCapacity};
 use crate::kernel::link;
 use crate::snapshot::{self, Classes, Hook, Interface, InterfaceStates, OTHER_INTERFACE};
+
+use super::slots::{Place, Slots};
 
 /// What is watched, and the kernel objects that it takes.
 pub struct Interfaces {
@@ -22,9 +23,7 @@ pub struct Interfaces {
     watched: BTreeMap<u32, Watched>,
     /// Interfaces that the filter leaves out: kept so that a reload can take them in.
     excluded: BTreeMap<u32, link::Interface>,
-    free_slots: BTreeSet<u16>,
-    /// Entries of the kernel's interface table that are taken.
-    entries: BTreeSet<u32>,
+    slots: Slots,
     /// Counts of what went wrong.
     pub troubles: Troubles,
 }
@@ -42,12 +41,17 @@ pub struct Troubles {
 
 struct Watched {
     interface: link::Interface,
-    slot: u16,
-    /// Its entry in the kernel's interface table; `None` if there was none free.
-    entry: Option<u32>,
+    /// `None` if there was none free: the kernel side then takes it for unknown.
+    place: Option<Place>,
     /// What the slot had counted for others before.
     base: [Classes; 2],
     hooks: [Result<Attachment, String>; 2],
+}
+
+impl Watched {
+    fn slot(&self) -> u16 {
+        self.place.map_or(OTHER_SLOT, |place| place.slot)
+    }
 }
 
 impl Interfaces {
@@ -59,8 +63,7 @@ impl Interfaces {
             filter,
             watched: BTreeMap::new(),
             excluded: BTreeMap::new(),
-            free_slots: (OTHER_SLOT + 1..=max_interfaces).collect(),
-            entries: BTreeSet::new(),
+            slots: Slots::new(max_interfaces),
             troubles: Troubles::default(),
         }
     }
@@ -76,7 +79,13 @@ impl Interfaces {
         self.excluded.remove(&index);
         match self.watched.get_mut(&index) {
             Some(watched) => {
+                let is_seen_alike = same_framing(&watched.interface, &interface);
                 watched.interface = interface;
+                if let (false, Some(place)) = (is_seen_alike, watched.place)
+                    && let Err(error) = self.kernel.set_interface(place.entry, entry_of(&watched.interface, place.slot))
+                {
+                    tracing::warn!(interface = watched.interface.name, %error, "still counted by its old type");
+                }
                 self.attach_missing(index);
             }
             None => self.watch(interface),
@@ -166,7 +175,7 @@ impl Interfaces {
 
     /// How many interfaces there are of each state.
     pub fn states(&self) -> InterfaceStates {
-        let folded = self.watched.values().filter(|watched| watched.slot == OTHER_SLOT).count() as u64;
+        let folded = self.watched.values().filter(|watched| watched.slot() == OTHER_SLOT).count() as u64;
         InterfaceStates { counted: self.watched.len() as u64 - folded, folded, excluded: self.excluded.len() as u64 }
     }
 
@@ -181,7 +190,7 @@ impl Interfaces {
         let capacities = self.kernel.capacities();
         let used = |name: &str, capacity: u64| match name {
             MAP_COUNTERS => slots * self.kernel.counter_entries_per_slot(),
-            MAP_INTERFACES => self.entries.len() as u64,
+            MAP_INTERFACES => self.slots.entries(),
             _ => capacity,
         };
         let map = |map: &MapCapacity| {
@@ -199,9 +208,9 @@ impl Interfaces {
     }
 
     fn view(&self, watched: &Watched) -> Interface {
-        let has_counters = watched.slot != OTHER_SLOT;
+        let has_counters = watched.slot() != OTHER_SLOT;
         let traffic = Direction::ALL.map(|direction| match has_counters {
-            true => since(self.kernel.counters.sum(watched.slot, direction), &watched.base[direction as usize]),
+            true => since(self.kernel.counters.sum(watched.slot(), direction), &watched.base[direction as usize]),
             false => [Counter::default(); CLASS_SLOTS],
         });
         let method = self.attacher.method().name();
@@ -219,40 +228,45 @@ impl Interfaces {
         let index = interface.index;
         let mut watched = Watched {
             interface,
-            slot: OTHER_SLOT,
-            entry: None,
+            place: None,
             base: [[Counter::default(); CLASS_SLOTS]; 2],
             hooks: Direction::ALL.map(|_| Err("not attached yet".to_owned())),
         };
-        if let Err(error) = self.give_slot(&mut watched) {
-            tracing::warn!(interface = watched.interface.name, %error, "counted under _other");
+        let outcome = self.settle(&mut watched);
+        if watched.slot() == OTHER_SLOT {
+            let reason = outcome.err().unwrap_or_else(|| "max_interfaces is reached".to_owned());
+            tracing::warn!(interface = watched.interface.name, reason, "counted under _other");
             self.troubles.folded += 1;
         }
         self.watched.insert(index, watched);
         self.attach_missing(index);
     }
 
-    /// Gives an interface a slot and tells the kernel side of it, before anything is attached: so no packet is counted in
-    /// the wrong place.
-    fn give_slot(&mut self, watched: &mut Watched) -> io::Result<()> {
-        let index = watched.interface.index;
-        let entry = (0..INTERFACE_PROBES).map(|probe| slot_index(index, probe)).find(|e| !self.entries.contains(e));
-        let entry = entry.ok_or_else(|| io::Error::other("the kernel's interface table is full around this index"))?;
-        let slot = self.free_slots.first().copied().unwrap_or(OTHER_SLOT);
-        self.kernel.counters.reach(slot)?;
-        let value = InterfaceSlot {
-            ifindex: index,
-            slot,
-            link: watched.interface.link() as u8,
-            uncounted: watched.interface.uncounted(),
-            reserved: [0; 3],
-        };
-        watched.base = Direction::ALL.map(|direction| self.kernel.counters.sum(slot, direction));
-        self.kernel.set_interface(entry, value).map_err(io::Error::other)?;
-        self.entries.insert(entry);
-        self.free_slots.remove(&slot);
-        (watched.slot, watched.entry) = (slot, Some(entry));
-        if slot == OTHER_SLOT { Err(io::Error::other("max_interfaces is reached")) } else { Ok(()) }
+    /// Gives an interface the best place that there is, and tells the kernel side of it before anything is attached: so no
+    /// packet is counted in the wrong place.
+    fn settle(&mut self, watched: &mut Watched) -> Result<(), String> {
+        let place = self.slots.take(watched.interface.index, watched.place);
+        let place = place.ok_or("the kernel's interface table is full around this index")?;
+        if watched.place == Some(place) {
+            return Ok(());
+        }
+        match self.prepare(&watched.interface, place) {
+            Ok(base) => (watched.base, watched.place) = (base, Some(place)),
+            Err(error) => {
+                self.take_back(place);
+                watched.place = None;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the slot counted for others before; from now on it counts for this interface.
+    fn prepare(&mut self, interface: &link::Interface, place: Place) -> Result<[Classes; 2], String> {
+        self.kernel.counters.reach(place.slot).map_err(|error| error.to_string())?;
+        let base = Direction::ALL.map(|direction| self.kernel.counters.sum(place.slot, direction));
+        let written = self.kernel.set_interface(place.entry, entry_of(interface, place.slot));
+        written.map(|()| base).map_err(|error| error.to_string())
     }
 
     fn attach_missing(&mut self, index: u32) {
@@ -265,13 +279,17 @@ impl Interfaces {
             *hook = match self.attacher.attach(self.kernel.program(direction), index, direction) {
                 Ok(attachment) => Ok(attachment),
                 Err(error) => {
+                    let text = error.to_string();
                     // Gone already: its own event is on the way.
                     if !error.interface_is_gone() {
                         self.troubles.attach_failures += 1;
-                        let (interface, direction) = (&watched.interface.name, direction.name());
-                        tracing::warn!(interface, direction, %error, "cannot attach");
+                        // It is tried again and again; what has been said need not be repeated.
+                        if hook.as_ref().err() != Some(&text) {
+                            let (interface, direction) = (&watched.interface.name, direction.name());
+                            tracing::warn!(interface, direction, error = text, "cannot attach");
+                        }
                     }
-                    Err(error.to_string())
+                    Err(text)
                 }
             };
         }
@@ -285,36 +303,48 @@ impl Interfaces {
                 tracing::warn!(interface = watched.interface.name, %error, "cannot detach");
             }
         }
-        self.take_back(watched.entry, watched.slot);
-        if watched.slot != OTHER_SLOT {
-            self.promote_folded();
+        if let Some(place) = watched.place {
+            self.take_back(place);
+            self.settle_folded();
         }
     }
 
-    fn take_back(&mut self, entry: Option<u32>, slot: u16) {
-        if let Some(entry) = entry {
-            if let Err(error) = self.kernel.set_interface(entry, InterfaceSlot::default()) {
-                tracing::warn!(%error, "cannot clear an entry of the kernel's interface table");
+    fn take_back(&mut self, place: Place) {
+        if let Err(error) = self.kernel.set_interface(place.entry, InterfaceSlot::default()) {
+            tracing::warn!(%error, "cannot clear an entry of the kernel's interface table");
+        }
+        self.slots.free(place);
+    }
+
+    /// Gives a place that has become free to an interface that had to do without.
+    fn settle_folded(&mut self) {
+        let has_free = self.slots.has_free();
+        let could_gain = |watched: &Watched| watched.place.is_none_or(|place| has_free && place.slot == OTHER_SLOT);
+        let waiting: Vec<u32> = self.watched.iter().filter(|(_, w)| could_gain(w)).map(|(index, _)| *index).collect();
+        for index in waiting {
+            let Some(mut watched) = self.watched.remove(&index) else { continue };
+            if let Err(error) = self.settle(&mut watched) {
+                tracing::debug!(interface = watched.interface.name, error, "still counted under _other");
             }
-            self.entries.remove(&entry);
-        }
-        if slot != OTHER_SLOT {
-            self.free_slots.insert(slot);
+            self.watched.insert(index, watched);
         }
     }
+}
 
-    /// Gives a slot that has become free to an interface that had to do without.
-    fn promote_folded(&mut self) {
-        let Some(index) = self.watched.iter().find(|(_, w)| w.slot == OTHER_SLOT).map(|(index, _)| *index) else {
-            return;
-        };
-        let Some(mut watched) = self.watched.remove(&index) else { return };
-        self.take_back(watched.entry.take(), OTHER_SLOT);
-        if let Err(error) = self.give_slot(&mut watched) {
-            tracing::warn!(interface = watched.interface.name, %error, "still counted under _other");
-        }
-        self.watched.insert(index, watched);
+/// What the kernel side has to know of an interface.
+fn entry_of(interface: &link::Interface, slot: u16) -> InterfaceSlot {
+    InterfaceSlot {
+        ifindex: interface.index,
+        slot,
+        link: interface.link() as u8,
+        uncounted: interface.uncounted(),
+        reserved: [0; 3],
     }
+}
+
+/// Whether the kernel side sees both alike. The type of an interface can change (TUNSETLINK, and bonds of InfiniBand).
+fn same_framing(a: &link::Interface, b: &link::Interface) -> bool {
+    (a.link() as u8, a.uncounted()) == (b.link() as u8, b.uncounted())
 }
 
 /// The name under which an interface is published. One that is called as the others together are gets its index appended,

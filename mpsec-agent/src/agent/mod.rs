@@ -3,6 +3,7 @@
 mod collect;
 mod interfaces;
 mod site;
+mod slots;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
