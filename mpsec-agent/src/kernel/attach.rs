@@ -119,10 +119,10 @@ impl Attacher {
         }
     }
 
-    /// True while the program is still attached.
+    /// True while the program is still attached. If the kernel does not answer, it is taken to be.
     pub fn holds(&mut self, ifindex: u32, attachment: &Attachment) -> bool {
         match attachment {
-            Attachment::Tcx(link) => tcx::target(link).is_ok_and(|target| target == ifindex),
+            Attachment::Tcx(link) => tcx::target(link).map_or(true, |target| target == ifindex),
             Attachment::Clsact(filter) => self.clsact.holds(ifindex, *filter),
         }
     }
