@@ -24,6 +24,9 @@ pub struct Interfaces {
     /// Interfaces that the filter leaves out: kept so that a reload can take them in.
     excluded: BTreeMap<u32, link::Interface>,
     slots: Slots,
+    /// Interfaces to attach to. The newest, which as a rule has the highest index, comes first: it has waited least, and
+    /// whoever made it may be about to use it.
+    pending: BTreeSet<u32>,
     /// Counts of what went wrong.
     pub troubles: Troubles,
 }
@@ -38,6 +41,9 @@ pub struct Troubles {
     /// Attachments that were found gone.
     pub attachments_lost: u64,
 }
+
+/// Why a program is not attached that was.
+const REMOVED: &str = "removed by somebody else";
 
 struct Watched {
     interface: link::Interface,
@@ -64,6 +70,7 @@ impl Interfaces {
             watched: BTreeMap::new(),
             excluded: BTreeMap::new(),
             slots: Slots::new(max_interfaces),
+            pending: BTreeSet::new(),
             troubles: Troubles::default(),
         }
     }
@@ -86,7 +93,7 @@ impl Interfaces {
                 {
                     tracing::warn!(interface = watched.interface.name, %error, "still counted by its old type");
                 }
-                self.attach_missing(index);
+                self.plan_to_attach(index);
             }
             None => self.watch(interface),
         }
@@ -141,7 +148,20 @@ impl Interfaces {
         all.into_iter().for_each(|interface| self.present(interface));
     }
 
-    /// Looks whether every program is still attached, and attaches it again where it is not.
+    /// True while there is something for [`Interfaces::attach_next`] to do.
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Attaches to one interface. One at a time, because the kernel waits for a grace period on each TCX hook, some 10 ms
+    /// (tcx_entry_sync, kernel/bpf/tcx.c, 6.18), and hundreds of interfaces can come at once.
+    pub fn attach_next(&mut self) {
+        if let Some(index) = self.pending.pop_last() {
+            self.attach_missing(index);
+        }
+    }
+
+    /// Looks whether every program is still attached, and plans to attach it again where it is not.
     pub fn verify(&mut self) {
         let indexes: Vec<u32> = self.watched.keys().copied().collect();
         for index in indexes {
@@ -150,22 +170,19 @@ impl Interfaces {
                 if let Ok(attachment) = hook
                     && !self.attacher.holds(index, attachment)
                 {
-                    tracing::warn!(
-                        interface = watched.interface.name,
-                        "somebody removed our program; attaching it again"
-                    );
-                    self.troubles.attachments_lost += 1;
-                    *hook = Err("removed by somebody else".to_owned());
+                    *hook = Err(REMOVED.to_owned());
                 }
             }
-            self.attach_missing(index);
+            self.plan_to_attach(index);
         }
     }
 
-    /// Detaches everything.
-    pub fn release_all(&mut self) {
-        let indexes: Vec<u32> = self.watched.keys().copied().collect();
-        indexes.into_iter().for_each(|index| self.release(index));
+    /// Detaches everything, and lets others run between one interface and the next.
+    pub async fn release_all(&mut self) {
+        for (index, watched) in std::mem::take(&mut self.watched) {
+            self.detach(index, watched);
+            tokio::task::yield_now().await;
+        }
     }
 
     /// True when every watched interface has its programs.
@@ -239,7 +256,13 @@ impl Interfaces {
             self.troubles.folded += 1;
         }
         self.watched.insert(index, watched);
-        self.attach_missing(index);
+        self.plan_to_attach(index);
+    }
+
+    fn plan_to_attach(&mut self, index: u32) {
+        if self.watched.get(&index).is_some_and(|watched| watched.hooks.iter().any(Result::is_err)) {
+            self.pending.insert(index);
+        }
     }
 
     /// Gives an interface the best place that there is, and tells the kernel side of it before anything is attached: so no
@@ -277,7 +300,15 @@ impl Interfaces {
                 continue;
             }
             *hook = match self.attacher.attach(self.kernel.program(direction), index, direction) {
-                Ok(attachment) => Ok(attachment),
+                Ok(attachment) => {
+                    // Only now is it known that the interface was not about to go, and its programs with it.
+                    if hook.as_ref().err().is_some_and(|error| error == REMOVED) {
+                        let (interface, direction) = (&watched.interface.name, direction.name());
+                        tracing::warn!(interface, direction, "somebody removed our program; it is attached again");
+                        self.troubles.attachments_lost += 1;
+                    }
+                    Ok(attachment)
+                }
                 Err(error) => {
                     let text = error.to_string();
                     // Gone already: its own event is on the way.
@@ -297,16 +328,21 @@ impl Interfaces {
 
     /// Detaches from an interface and gives its slot to the next.
     fn release(&mut self, index: u32) {
+        self.pending.remove(&index);
         let Some(watched) = self.watched.remove(&index) else { return };
+        if let Some(place) = self.detach(index, watched) {
+            self.take_back(place);
+            self.settle_folded();
+        }
+    }
+
+    fn detach(&mut self, index: u32, watched: Watched) -> Option<Place> {
         for attachment in watched.hooks.into_iter().flatten() {
             if let Err(error) = self.attacher.detach(index, attachment) {
                 tracing::warn!(interface = watched.interface.name, %error, "cannot detach");
             }
         }
-        if let Some(place) = watched.place {
-            self.take_back(place);
-            self.settle_folded();
-        }
+        watched.place
     }
 
     fn take_back(&mut self, place: Place) {

@@ -96,7 +96,7 @@ impl Front {
             result = agent.run(self.inbox, signals, &ready) => result,
         };
         stop.send_replace(true);
-        agent.stop();
+        agent.stop().await;
         if let Some(http) = http {
             // It ends within the limits' time for shutting down.
             let _ = http.await;
@@ -122,6 +122,8 @@ impl Signals {
         })
     }
 }
+
+type EventResult = std::io::Result<Result<Vec<link::Event>, link::Overflow>>;
 
 /// The state of the running agent.
 struct Agent {
@@ -177,14 +179,8 @@ impl Agent {
     }
 
     fn announce(&self, addresses: &[std::net::SocketAddr]) {
-        let states = self.interfaces.states();
         let listen: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        tracing::info!(
-            interfaces = states.counted,
-            method = self.interfaces.method().name(),
-            listen = listen.join(" "),
-            "counting"
-        );
+        tracing::info!(listen = listen.join(" "), method = self.interfaces.method().name(), "started");
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     }
@@ -200,10 +196,15 @@ impl Agent {
         verify.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                events = self.events.next() => self.observe(events)?,
+                events = self.events.next() => self.observe(events).await?,
                 Some(command) = inbox.recv() => self.answer(command, &mut inbox),
                 _ = signals.hangup.recv() => self.reload(),
                 _ = verify.tick() => self.verify(),
+                () = std::future::ready(()), if self.interfaces.has_pending() => {
+                    self.interfaces.attach_next();
+                    // The server has its turn between one interface and the next.
+                    tokio::task::yield_now().await;
+                }
                 _ = signals.terminate.recv() => return Ok(()),
                 _ = signals.interrupt.recv() => return Ok(()),
             }
@@ -216,7 +217,19 @@ impl Agent {
         }
     }
 
-    fn observe(&mut self, events: std::io::Result<Result<Vec<link::Event>, link::Overflow>>) -> anyhow::Result<()> {
+    /// Takes note of events, and of those that have come meanwhile, as far as a task may go at once.
+    async fn observe(&mut self, first: EventResult) -> anyhow::Result<()> {
+        self.take_note(first)?;
+        loop {
+            tokio::select! {
+                biased;
+                events = self.events.next() => self.take_note(events)?,
+                () = std::future::ready(()) => return Ok(()),
+            }
+        }
+    }
+
+    fn take_note(&mut self, events: EventResult) -> anyhow::Result<()> {
         match events.context("interface events")? {
             Ok(events) => {
                 for event in events {
@@ -309,9 +322,9 @@ impl Agent {
         }
     }
 
-    fn stop(&mut self) {
+    async fn stop(&mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        self.interfaces.release_all();
+        self.interfaces.release_all().await;
         tracing::info!("stopped; nothing of ours is attached any more");
     }
 }
