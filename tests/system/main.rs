@@ -10,6 +10,8 @@ mod http;
 mod names;
 mod overflow;
 mod refuse;
+mod reload;
+mod status;
 mod survive;
 mod watch;
 
@@ -28,6 +30,8 @@ fn main() {
         overflow::trials(),
         survive::trials(),
         refuse::trials(),
+        reload::trials(),
+        status::trials(),
         http::trials(),
         flood::trials(),
     ];
