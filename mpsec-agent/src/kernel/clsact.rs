@@ -26,6 +26,7 @@ const TCA_STAB_BASE: u16 = 1;
 const TCA_BPF_FD: u16 = 6;
 const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_ID: u16 = 11;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 /// Length of `struct tcmsg` in bytes.
 const TC_HEADER_LEN: usize = 20;
@@ -79,6 +80,8 @@ pub struct Filter {
     /// Priority in the upper half, protocol in the lower one.
     info: u32,
     handle: u32,
+    /// The program's number in the kernel: handles are used again, and another agent's filter bears the same name.
+    program: Option<u32>,
 }
 
 /// The clsact queueing disciplines and filters of this network namespace.
@@ -118,7 +121,9 @@ impl Clsact {
 
     /// Removes one filter, and the queueing discipline if it is ours and empty. What is gone already is no error.
     pub fn detach(&mut self, ifindex: u32, filter: Filter) -> Result<(), NetlinkError> {
-        gone_is_fine(self.remove_filter(ifindex, filter))?;
+        if self.holds(ifindex, filter) {
+            gone_is_fine(self.remove_filter(ifindex, filter))?;
+        }
         self.remove_qdisc_if_ours(ifindex)
     }
 
@@ -262,13 +267,12 @@ impl Found {
             return None;
         }
         let attributes = payload.get(TC_HEADER_LEN..)?;
-        let ours = attribute(attributes, TCA_KIND).map(string).as_deref() == Some("bpf")
-            && attribute(attributes, TCA_OPTIONS)
-                .and_then(|options| attribute(options, TCA_BPF_NAME))
-                .map(string)
-                .as_deref()
-                == Some(name(direction));
-        Some(Found { filter: Filter { direction, info, handle }, ours })
+        let is_bpf = attribute(attributes, TCA_KIND).map(string).as_deref() == Some("bpf");
+        // Other kinds use the same numbers for something else.
+        let option = |kind| attribute(attributes, TCA_OPTIONS).and_then(|options| attribute(options, kind));
+        let ours = is_bpf && option(TCA_BPF_NAME).map(string).as_deref() == Some(name(direction));
+        let program = option(TCA_BPF_ID).filter(|_| is_bpf).and_then(|id| u32_at(id, 0));
+        Some(Found { filter: Filter { direction, info, handle, program }, ours })
     }
 }
 
@@ -329,5 +333,18 @@ mod tests {
         assert!(!filter("bpf", PROGRAM_INGRESS, Direction::Tx).ours);
         assert!(!filter("bpf", "mpsec_ingress:[*fsobj]", Direction::Rx).ours);
         assert!(!filter("u32", PROGRAM_INGRESS, Direction::Rx).ours);
+    }
+
+    #[test]
+    fn the_same_handle_with_another_program_is_another_filter() {
+        let filter = |program: u32| {
+            let bytes = Request::new(RTM_NEWTFILTER, 0, &tc_header(7, 1, PARENT_INGRESS, (1 << 16) | ALL_PROTOCOLS))
+                .string(TCA_KIND, "bpf")
+                .nested(TCA_OPTIONS, |request| request.attribute(TCA_BPF_ID, &program.to_ne_bytes()))
+                .finish(1);
+            messages(&bytes).find_map(|message| Found::decode(message.payload, Direction::Rx)).expect("a handle").filter
+        };
+        assert_eq!(filter(5), filter(5));
+        assert_ne!(filter(5), filter(6));
     }
 }
