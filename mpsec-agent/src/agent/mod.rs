@@ -148,7 +148,7 @@ impl Agent {
             log_level: config.log.kernel as u8,
         })?;
         if let Some(log) = kernel.take_log() {
-            tokio::spawn(log.follow());
+            log.follow().context("cannot follow the log of the eBPF programs")?;
         }
         let wanted = match config.interfaces.attach {
             Attach::Auto => None,

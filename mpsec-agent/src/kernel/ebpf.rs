@@ -96,8 +96,19 @@ pub struct MapCapacity {
 pub struct KernelLog(EbpfLogger<&'static dyn log::Log>);
 
 impl KernelLog {
-    /// Hands records on for as long as it is polled.
-    pub async fn follow(self) -> io::Result<()> {
+    /// Hands records on, on a thread of its own: whoever sends packets that are worth a record can send more than can be
+    /// written, and nothing else is to wait for it.
+    pub fn follow(self) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let follow = move || {
+            if let Err(error) = runtime.block_on(self.hand_on()) {
+                tracing::error!(%error, "the log of the eBPF programs has ended");
+            }
+        };
+        std::thread::Builder::new().name("kernel-log".into()).spawn(follow).map(drop)
+    }
+
+    async fn hand_on(self) -> io::Result<()> {
         // SAFETY: the logger owns its descriptor and keeps it until it is dropped, after the registration.
         let mut logger = unsafe { tokio::io::unix::AsyncFd::register(self.0) }?;
         loop {
