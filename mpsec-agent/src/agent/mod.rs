@@ -66,7 +66,7 @@ impl Front {
             None
         } else {
             let web = match &config.http.web_config {
-                Some(path) => WebConfig::load(path)?,
+                Some(path) => WebConfig::load(path).context("the web configuration file cannot be used")?,
                 None => WebConfig::default(),
             };
             let limits = Limits { max_connections: config.http.max_connections as usize, ..Limits::default() };
