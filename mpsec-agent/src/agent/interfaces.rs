@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mpsec_common::Direction;
-use mpsec_common::maps::{InterfaceSlot, MAP_COUNTERS, MAP_INTERFACES, OTHER_SLOT};
+use mpsec_common::maps::{InterfaceSlot, OTHER_SLOT};
 use mpsec_common::traffic::{CLASS_SLOTS, Counter};
 
 use crate::config::InterfaceFilter;
 use crate::kernel::attach::{Attacher, Attachment, Method};
-use crate::kernel::ebpf::{Kernel, MapCapacity};
+use crate::kernel::ebpf::Kernel;
 use crate::kernel::link;
-use crate::snapshot::{self, Classes, Hook, Interface, InterfaceStates, OTHER_INTERFACE};
+use crate::snapshot::Classes;
 
 use super::slots::{Place, Slots};
+
+mod view;
 
 /// What is watched, and the kernel objects that it takes.
 pub struct Interfaces {
@@ -190,55 +192,9 @@ impl Interfaces {
         self.watched.values().all(|watched| watched.hooks.iter().all(Result::is_ok))
     }
 
-    /// How many interfaces there are of each state.
-    pub fn states(&self) -> InterfaceStates {
-        let folded = self.watched.values().filter(|watched| watched.slot() == OTHER_SLOT).count() as u64;
-        InterfaceStates { counted: self.watched.len() as u64 - folded, folded, excluded: self.excluded.len() as u64 }
-    }
-
     /// The means by which programs are attached.
     pub fn method(&self) -> Method {
         self.attacher.method()
-    }
-
-    /// Entries and room of the maps.
-    pub fn maps(&self) -> Vec<snapshot::Map> {
-        let slots = self.states().counted + 1;
-        let capacities = self.kernel.capacities();
-        let used = |name: &str, capacity: u64| match name {
-            MAP_COUNTERS => slots * self.kernel.counter_entries_per_slot(),
-            MAP_INTERFACES => self.slots.entries(),
-            _ => capacity,
-        };
-        let map = |map: &MapCapacity| {
-            let capacity = u64::from(map.entries);
-            snapshot::Map { name: map.name, entries: used(map.name, capacity), capacity }
-        };
-        capacities.iter().map(map).collect()
-    }
-
-    /// Every watched interface, by name, and what those without counters of their own did together.
-    pub fn traffic(&self) -> (Vec<Interface>, [Classes; 2]) {
-        let mut interfaces: Vec<Interface> = self.watched.values().map(|watched| self.view(watched)).collect();
-        interfaces.sort_by(|a, b| a.name.cmp(&b.name));
-        (interfaces, Direction::ALL.map(|direction| self.kernel.counters.sum(OTHER_SLOT, direction)))
-    }
-
-    fn view(&self, watched: &Watched) -> Interface {
-        let has_counters = watched.slot() != OTHER_SLOT;
-        let traffic = Direction::ALL.map(|direction| match has_counters {
-            true => since(self.kernel.counters.sum(watched.slot(), direction), &watched.base[direction as usize]),
-            false => [Counter::default(); CLASS_SLOTS],
-        });
-        let method = self.attacher.method().name();
-        Interface {
-            name: shown(&watched.interface),
-            index: watched.interface.index,
-            kind: watched.interface.kind.clone(),
-            hooks: watched.hooks.each_ref().map(|hook| Hook { method, error: hook.as_ref().err().cloned() }),
-            has_counters,
-            traffic,
-        }
     }
 
     fn watch(&mut self, interface: link::Interface) {
@@ -381,18 +337,4 @@ fn entry_of(interface: &link::Interface, slot: u16) -> InterfaceSlot {
 /// Whether the kernel side sees both alike. The type of an interface can change (TUNSETLINK, and bonds of InfiniBand).
 fn same_framing(a: &link::Interface, b: &link::Interface) -> bool {
     (a.link() as u8, a.uncounted()) == (b.link() as u8, b.uncounted())
-}
-
-/// The name under which an interface is published. One that is called as the others together are gets its index appended,
-/// behind a slash, which no interface's name holds.
-fn shown(interface: &link::Interface) -> String {
-    match interface.name.as_str() {
-        OTHER_INTERFACE => format!("{OTHER_INTERFACE}/{}", interface.index),
-        name => name.to_owned(),
-    }
-}
-
-fn since(mut classes: Classes, base: &Classes) -> Classes {
-    classes.iter_mut().zip(base).for_each(|(counter, base)| *counter = counter.since(base));
-    classes
 }

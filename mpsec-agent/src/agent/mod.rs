@@ -325,6 +325,6 @@ impl Agent {
     async fn stop(&mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         self.interfaces.release_all().await;
-        tracing::info!("stopped; nothing of ours is attached any more");
+        tracing::info!("stopped");
     }
 }
