@@ -1,7 +1,7 @@
 //! clsact: attaching to an interface as a filter of its clsact queueing discipline, for kernels without TCX.
 //!
 //! Filters outlive the process that made them, so what we make carries a mark, by which a later start finds and removes what
-//! a killed one left: a filter has the name of our program, a queueing discipline our [`MARK`]. A queueing discipline of ours
+//! a killed one left: a filter has the name of our program, a queueing discipline our `MARK`. A queueing discipline of ours
 //! goes only when nobody else's filter is in it, and is ours no more once somebody replaced it, for that takes the mark away.
 //! Source: include/uapi/linux/pkt_cls.h, pkt_sched.h and rtnetlink.h; net/sched/sch_api.c, 6.1 to 6.18.
 
