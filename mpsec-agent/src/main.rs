@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use mpsec_agent::api::WebConfigError;
 use mpsec_agent::cli::{self, Command, ConfigCommand, DoctorArgs, StatusArgs};
-use mpsec_agent::config::{self, ConfigError, Loader, Show};
+use mpsec_agent::config::{self, ConfigError, EX_USAGE, Loader, Show};
 use mpsec_agent::control::client;
 use mpsec_agent::doctor::{Report, Style};
 use mpsec_agent::kernel::ebpf::OBJECT_SHA256;
@@ -27,8 +28,17 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mpsec: {error:#}");
-            ExitCode::from(error.downcast_ref::<ConfigError>().map_or(1, ConfigError::exit_code))
+            ExitCode::from(exit_code(&error))
         }
+    }
+}
+
+/// Which configuration file it is that is wrong makes no difference.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<ConfigError>() {
+        Some(error) => error.exit_code(),
+        None if error.is::<WebConfigError>() => EX_USAGE,
+        None => 1,
     }
 }
 

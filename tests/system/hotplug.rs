@@ -1,5 +1,6 @@
 //! Devices come, go, change their names and move: the agent follows, and no packet is counted under a wrong name.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         both("a_reused_index_starts_at_zero", reused_index),
         both("down_and_up_keep_the_counts", down_up),
         both("only_what_is_asked_for_is_touched", filtered),
+        both("lost_events_leave_no_trace", lost_events),
     ]
     .into_iter()
     .flatten()
@@ -202,4 +204,39 @@ fn filtered(attach: &str) -> Result<()> {
     }
     host.send(Pair::WEST, 4)?;
     host.counted(Pair::WEST, 4)
+}
+
+/// More events than there is room for: none that was lost, and none that was kept and is outdated, is believed.
+fn lost_events(attach: &str) -> Result<()> {
+    let host = Host::new(attach, "")?;
+    host.here.ip("link add name before0 index 4242 type veth peer name before1")?;
+    host.here.ip("link set dev before0 arp off up")?;
+    host.here.ip("link set dev before1 arp off up")?;
+    wait::until(FOLLOW, || attached_on_both(&host.here, "before0"))?;
+    host.send("before0", 10)?;
+    host.counted("before0", 10)?;
+    host.agent.signal(libc::SIGSTOP)?;
+    host.here.ip("link add name ghost0 type veth peer name ghost1")?;
+    let flood = host.agent.folder().join("flood");
+    fs::write(&flood, (0..20_000).map(|n| format!("link set dev lo alias {n}\n")).collect::<String>())?;
+    host.here.ip(&format!("-batch {}", flood.display()))?;
+    for line in ["link del dev ghost0", "link del dev before0"] {
+        host.here.ip(line)?;
+    }
+    host.here.ip("link add name after0 index 4242 type veth peer name after1")?;
+    host.here.ip("link set dev after0 arp off up")?;
+    host.here.ip("link set dev after1 arp off up")?;
+    host.agent.signal(libc::SIGCONT)?;
+    wait::until(SHOWN, || {
+        let now = host.agent.scrape()?;
+        ensure!(now.sum("mpsec_events_lost_total", &[])? > 0, "nothing was lost: this shows nothing");
+        let seen = now.label_values(crate::names::ATTACHED.0, "interface");
+        ensure!(seen.iter().eq(["after0", "after1", "lo"]), "{seen:?}");
+        host.agent.ready()
+    })?;
+    attached_on_both(&host.here, "after0")?;
+    host.send("after0", 5)?;
+    host.counted("after0", 5)?;
+    // And what comes next is told.
+    host.plug("next0")
 }

@@ -11,6 +11,8 @@ mod names;
 mod overflow;
 mod prometheus;
 mod refuse;
+mod reload;
+mod status;
 mod survive;
 mod watch;
 
@@ -29,6 +31,8 @@ fn main() {
         overflow::trials(),
         survive::trials(),
         refuse::trials(),
+        reload::trials(),
+        status::trials(),
         http::trials(),
         flood::trials(),
         prometheus::trials(),

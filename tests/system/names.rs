@@ -8,3 +8,6 @@ pub(crate) const ATTACHED: Series = ("mpsec_interface_attached", &[("direction",
 
 /// The interfaces that found no room of their own.
 pub(crate) const FOLDED: Series = ("mpsec_interfaces", &[("state", "folded")]);
+
+/// 1 while the configuration in force is the one of the file.
+pub(crate) const RELOADED: Series = ("mpsec_config_last_reload_successful", &[]);

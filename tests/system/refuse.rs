@@ -23,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("refuse::not_root", LIMIT, not_root),
         trial("refuse::an_unknown_key", LIMIT, || config("[http]\nlissten = [\"127.0.0.1:1\"]\n", "lissten")),
         trial("refuse::a_wrong_value", LIMIT, || config("[interfaces]\nmax_interfaces = \"many\"\n", "max_interfaces")),
+        trial("refuse::a_missing_web_configuration", LIMIT, web_config),
         trial("refuse::no_toml", LIMIT, || config("[http\n", "mpsec.toml")),
     ]
 }
@@ -63,6 +64,13 @@ fn not_root() -> Result<()> {
 fn config(text: &str, word: &str) -> Result<()> {
     let netns = netns()?;
     let code = refusal(Options { config: text.into(), ..Options::default() }, &netns, word)?;
+    ensure!(code == USAGE, "exit code {code} instead of {USAGE}");
+    Ok(())
+}
+
+fn web_config() -> Result<()> {
+    let options = Options::default().with("--web-config /nonexistent/web.yml");
+    let code = refusal(options, &netns()?, "/nonexistent/web.yml")?;
     ensure!(code == USAGE, "exit code {code} instead of {USAGE}");
     Ok(())
 }

@@ -13,7 +13,7 @@ use mpsec_tests::netns::Netns;
 use mpsec_tests::send::{Buffer, Sender};
 use mpsec_tests::topology::Pair;
 use mpsec_tests::trial::trial;
-use mpsec_tests::{frames, hooks, need, wait};
+use mpsec_tests::{frames, hooks, link, need, wait};
 
 use crate::watch::SHOWN;
 
@@ -36,6 +36,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         let name = format!("survive::foreign_things_stay_after_a_kill_{attach}");
         trials.push(trial(&name, LIMIT, move || foreign_things_stay_after_a_kill(attach)));
     }
+    trials.push(trial("survive::term_during_the_start_leaves_nothing", LIMIT, term_during_start));
+    trials.push(trial("survive::a_replaced_qdisc_is_not_ours", LIMIT, replaced_qdisc));
+    trials.push(trial("survive::removed_filters_do_not_keep_the_qdisc", LIMIT, removed_filters));
+    trials.push(trial("survive::a_qdisc_without_filters_is_found_by_its_mark", LIMIT, marked_qdisc));
+    trials.push(trial("survive::an_ingress_qdisc_does_not_turn_the_direction", LIMIT, ingress_qdisc));
     trials
 }
 
@@ -101,6 +106,26 @@ fn leaves_nothing(attach: &str, signal: libc::c_int) -> Result<()> {
     }
     ensure!(self::pinned(&pair.left)? == pinned, "pinned before: {pinned}, now: {}", self::pinned(&pair.left)?);
     ensure!(!agent.folder().join("mpsec.sock").exists(), "the socket is still there");
+    Ok(())
+}
+
+fn term_during_start() -> Result<()> {
+    needs("clsact")?;
+    let pair = Pair::bare()?;
+    for number in 0..20 {
+        link::veth((&pair.left, &format!("more{number}")), (&pair.right, &format!("more{number}")))?;
+    }
+    let mut agent = Options::default().with("--attach clsact").spawn(&pair.left)?;
+    wait::until(SHOWN, || {
+        ensure!(hooks::has_clsact(&pair.left, "lo")?, "nothing is attached yet");
+        Ok(())
+    })?;
+    let status = agent.stop(libc::SIGTERM)?;
+    ensure!(status.success(), "{status}; {}", agent.stderr());
+    for device in pair.left.devices()? {
+        let left = hooks::attached_anywhere(&pair.left, &device)?;
+        ensure!(left.is_empty() && !hooks::has_clsact(&pair.left, &device)?, "{device} still has {left:?}");
+    }
     Ok(())
 }
 
@@ -181,4 +206,64 @@ fn foreign_things_stay_after_a_kill(attach: &str) -> Result<()> {
     counts_exactly(&agent, 20)?;
     agent.stop(libc::SIGTERM)?;
     foreign.alone()
+}
+
+/// Somebody who replaces the qdisc takes it over, filters or not.
+fn replaced_qdisc() -> Result<()> {
+    needs("clsact")?;
+    let pair = Pair::bare()?;
+    let mut agent = start("clsact", &pair.left)?;
+    pair.left.tc("qdisc del dev west clsact")?;
+    pair.left.tc("qdisc add dev west clsact")?;
+    agent.stop(libc::SIGTERM)?;
+    ensure!(hooks::has_clsact(&pair.left, WEST)?, "the agent removed a qdisc that it did not make");
+    let left = hooks::attached_anywhere(&pair.left, WEST)?;
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+fn removed_filters() -> Result<()> {
+    needs("clsact")?;
+    let pair = Pair::bare()?;
+    let mut agent = start("clsact", &pair.left)?;
+    for hook in Hook::ALL {
+        pair.left.tc(&format!("filter del dev west {}", hook.name()))?;
+    }
+    agent.stop(libc::SIGTERM)?;
+    ensure!(!hooks::has_clsact(&pair.left, WEST)?, "the qdisc is still there");
+    Ok(())
+}
+
+/// What an agent leaves that is killed between making a qdisc and attaching to it.
+fn marked_qdisc() -> Result<()> {
+    needs("clsact")?;
+    let pair = Pair::bare()?;
+    pair.left.tc("qdisc add dev west stab overhead 1297109861 clsact")?;
+    Options::default().start(&pair.left)?.stop(libc::SIGTERM)?;
+    ensure!(!hooks::has_clsact(&pair.left, WEST)?, "the qdisc is still there");
+    Ok(())
+}
+
+/// An `ingress` qdisc gives what is received to a filter that asks for what is sent.
+fn ingress_qdisc() -> Result<()> {
+    needs("clsact")?;
+    let pair = Pair::bare()?;
+    pair.left.tc("qdisc add dev west ingress")?;
+    let mut agent = Options::default().with("--attach clsact").spawn(&pair.left)?;
+    let frame = &frames::all()[0].bytes;
+    wait::until(SHOWN, || agent.get("/-/healthy"))?;
+    Sender::new(&pair.right, Pair::EAST, Buffer::Linear)?.send(frame)?;
+    wait::until(SHOWN, || {
+        let now = agent.scrape()?;
+        let rx = Classes::read(&now, WEST, "rx")?.total().packets;
+        ensure!(rx == 1, "{rx} packets received");
+        let tx = Classes::read(&now, WEST, "tx")?.total().packets;
+        ensure!(tx == 0, "{tx} packets sent");
+        Ok(())
+    })?;
+    ensure!(agent.stderr().contains("ingress"), "{}", agent.stderr());
+    agent.stop(libc::SIGTERM)?;
+    let left = hooks::attached_anywhere(&pair.left, WEST)?;
+    ensure!(left.is_empty(), "{left:?}");
+    pair.left.tc("qdisc del dev west ingress").map(drop)
 }

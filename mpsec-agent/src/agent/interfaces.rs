@@ -1,17 +1,20 @@
 //! The interfaces that are watched: which has which slot, what is attached where, and what each counted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 
 use mpsec_common::Direction;
-use mpsec_common::maps::{INTERFACE_PROBES, InterfaceSlot, MAP_COUNTERS, MAP_INTERFACES, OTHER_SLOT, slot_index};
+use mpsec_common::maps::{InterfaceSlot, OTHER_SLOT};
 use mpsec_common::traffic::{CLASS_SLOTS, Counter};
 
 use crate::config::InterfaceFilter;
 use crate::kernel::attach::{Attacher, Attachment, Method};
-use crate::kernel::ebpf::{Kernel, MapCapacity};
+use crate::kernel::ebpf::Kernel;
 use crate::kernel::link;
-use crate::snapshot::{self, Classes, Hook, Interface, InterfaceStates};
+use crate::snapshot::Classes;
+
+use super::slots::{Place, Slots};
+
+mod view;
 
 /// What is watched, and the kernel objects that it takes.
 pub struct Interfaces {
@@ -22,9 +25,10 @@ pub struct Interfaces {
     watched: BTreeMap<u32, Watched>,
     /// Interfaces that the filter leaves out: kept so that a reload can take them in.
     excluded: BTreeMap<u32, link::Interface>,
-    free_slots: BTreeSet<u16>,
-    /// Entries of the kernel's interface table that are taken.
-    entries: BTreeSet<u32>,
+    slots: Slots,
+    /// Interfaces to attach to. The newest, which as a rule has the highest index, comes first: it has waited least, and
+    /// whoever made it may be about to use it.
+    pending: BTreeSet<u32>,
     /// Counts of what went wrong.
     pub troubles: Troubles,
 }
@@ -40,14 +44,22 @@ pub struct Troubles {
     pub attachments_lost: u64,
 }
 
+/// Why a program is not attached that was.
+const REMOVED: &str = "removed by somebody else";
+
 struct Watched {
     interface: link::Interface,
-    slot: u16,
-    /// Its entry in the kernel's interface table; `None` if there was none free.
-    entry: Option<u32>,
+    /// `None` if there was none free: the kernel side then takes it for unknown.
+    place: Option<Place>,
     /// What the slot had counted for others before.
     base: [Classes; 2],
     hooks: [Result<Attachment, String>; 2],
+}
+
+impl Watched {
+    fn slot(&self) -> u16 {
+        self.place.map_or(OTHER_SLOT, |place| place.slot)
+    }
 }
 
 impl Interfaces {
@@ -59,8 +71,8 @@ impl Interfaces {
             filter,
             watched: BTreeMap::new(),
             excluded: BTreeMap::new(),
-            free_slots: (OTHER_SLOT + 1..=max_interfaces).collect(),
-            entries: BTreeSet::new(),
+            slots: Slots::new(max_interfaces),
+            pending: BTreeSet::new(),
             troubles: Troubles::default(),
         }
     }
@@ -76,8 +88,17 @@ impl Interfaces {
         self.excluded.remove(&index);
         match self.watched.get_mut(&index) {
             Some(watched) => {
+                let is_seen_alike = same_framing(&watched.interface, &interface);
                 watched.interface = interface;
-                self.attach_missing(index);
+                if let (false, Some(place)) = (is_seen_alike, watched.place)
+                    && let Err(error) = self.kernel.set_interface(
+                        place.entry,
+                        entry_of(&watched.interface, self.kernel.counters.first(place.slot)),
+                    )
+                {
+                    tracing::warn!(interface = watched.interface.name, %error, "still counted by its old type");
+                }
+                self.plan_to_attach(index);
             }
             None => self.watch(interface),
         }
@@ -87,17 +108,28 @@ impl Interfaces {
     pub fn gone(&mut self, index: u32) {
         self.excluded.remove(&index);
         self.release(index);
-        self.attacher.forget(index);
     }
 
     /// Brings everything in line with a new list: after a start, and after events were lost.
     pub fn replace(&mut self, list: Vec<link::Interface>) {
         let listed: BTreeSet<u32> = list.iter().map(|interface| interface.index).collect();
-        let known = self.watched.keys().chain(self.excluded.keys());
-        let gone: Vec<u32> = known.filter(|index| !listed.contains(index)).copied().collect();
-        gone.into_iter().for_each(|index| self.gone(index));
+        let known: Vec<u32> = self.watched.keys().chain(self.excluded.keys()).copied().collect();
+        for index in known {
+            if !listed.contains(&index) || self.is_another(index) {
+                self.gone(index);
+            }
+        }
         self.verify();
         list.into_iter().for_each(|interface| self.present(interface));
+    }
+
+    /// True when nothing of ours is left on an interface that was watched: it went while events were lost, and another one
+    /// has got its index, whose counts start at zero.
+    fn is_another(&mut self, index: u32) -> bool {
+        self.watched.get(&index).is_some_and(|watched| {
+            let held = |hook: &Result<_, _>| hook.as_ref().is_ok_and(|held| self.attacher.holds(index, held));
+            !watched.hooks.iter().any(held)
+        })
     }
 
     /// Removes what a killed agent left on the interfaces in `list`.
@@ -121,7 +153,20 @@ impl Interfaces {
         all.into_iter().for_each(|interface| self.present(interface));
     }
 
-    /// Looks whether every program is still attached, and attaches it again where it is not.
+    /// True while there is something for [`Interfaces::attach_next`] to do.
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Attaches to one interface. One at a time, because the kernel waits for a grace period on each TCX hook, some 10 ms
+    /// (tcx_entry_sync, kernel/bpf/tcx.c, 6.18), and hundreds of interfaces can come at once.
+    pub fn attach_next(&mut self) {
+        if let Some(index) = self.pending.pop_last() {
+            self.attach_missing(index);
+        }
+    }
+
+    /// Looks whether every program is still attached, and plans to attach it again where it is not.
     pub fn verify(&mut self) {
         let indexes: Vec<u32> = self.watched.keys().copied().collect();
         for index in indexes {
@@ -130,22 +175,19 @@ impl Interfaces {
                 if let Ok(attachment) = hook
                     && !self.attacher.holds(index, attachment)
                 {
-                    tracing::warn!(
-                        interface = watched.interface.name,
-                        "somebody removed our program; attaching it again"
-                    );
-                    self.troubles.attachments_lost += 1;
-                    *hook = Err("removed by somebody else".to_owned());
+                    *hook = Err(REMOVED.to_owned());
                 }
             }
-            self.attach_missing(index);
+            self.plan_to_attach(index);
         }
     }
 
-    /// Detaches everything.
-    pub fn release_all(&mut self) {
-        let indexes: Vec<u32> = self.watched.keys().copied().collect();
-        indexes.into_iter().for_each(|index| self.release(index));
+    /// Detaches everything, and lets others run between one interface and the next.
+    pub async fn release_all(&mut self) {
+        for (index, watched) in std::mem::take(&mut self.watched) {
+            self.detach(index, watched);
+            tokio::task::yield_now().await;
+        }
     }
 
     /// True when every watched interface has its programs.
@@ -153,95 +195,61 @@ impl Interfaces {
         self.watched.values().all(|watched| watched.hooks.iter().all(Result::is_ok))
     }
 
-    /// How many interfaces there are of each state.
-    pub fn states(&self) -> InterfaceStates {
-        let folded = self.watched.values().filter(|watched| watched.slot == OTHER_SLOT).count() as u64;
-        InterfaceStates { counted: self.watched.len() as u64 - folded, folded, excluded: self.excluded.len() as u64 }
-    }
-
     /// The means by which programs are attached.
     pub fn method(&self) -> Method {
         self.attacher.method()
-    }
-
-    /// Entries and room of the maps.
-    pub fn maps(&self) -> Vec<snapshot::Map> {
-        let slots = self.states().counted + 1;
-        let capacities = self.kernel.capacities();
-        let used = |name: &str, capacity: u64| match name {
-            MAP_COUNTERS => slots * self.kernel.counter_entries_per_slot(),
-            MAP_INTERFACES => self.entries.len() as u64,
-            _ => capacity,
-        };
-        let map = |map: &MapCapacity| {
-            let capacity = u64::from(map.entries);
-            snapshot::Map { name: map.name, entries: used(map.name, capacity), capacity }
-        };
-        capacities.iter().map(map).collect()
-    }
-
-    /// What every watched interface counted, by name, and what the others did together.
-    pub fn traffic(&self) -> (Vec<Interface>, [Classes; 2]) {
-        let mut interfaces: Vec<Interface> = self.watched.values().map(|watched| self.view(watched)).collect();
-        interfaces.sort_by(|a, b| a.name.cmp(&b.name));
-        (interfaces, Direction::ALL.map(|direction| self.kernel.counters.sum(OTHER_SLOT, direction)))
-    }
-
-    fn view(&self, watched: &Watched) -> Interface {
-        let has_counters = watched.slot != OTHER_SLOT;
-        let traffic = Direction::ALL.map(|direction| match has_counters {
-            true => since(self.kernel.counters.sum(watched.slot, direction), &watched.base[direction as usize]),
-            false => [Counter::default(); CLASS_SLOTS],
-        });
-        let method = self.attacher.method().name();
-        Interface {
-            name: watched.interface.name.clone(),
-            index: watched.interface.index,
-            kind: watched.interface.kind.clone(),
-            hooks: watched.hooks.each_ref().map(|hook| Hook { method, error: hook.as_ref().err().cloned() }),
-            has_counters,
-            traffic,
-        }
     }
 
     fn watch(&mut self, interface: link::Interface) {
         let index = interface.index;
         let mut watched = Watched {
             interface,
-            slot: OTHER_SLOT,
-            entry: None,
+            place: None,
             base: [[Counter::default(); CLASS_SLOTS]; 2],
             hooks: Direction::ALL.map(|_| Err("not attached yet".to_owned())),
         };
-        if let Err(error) = self.give_slot(&mut watched) {
-            tracing::warn!(interface = watched.interface.name, %error, "counted under _other");
+        let outcome = self.settle(&mut watched);
+        if watched.slot() == OTHER_SLOT {
+            let reason = outcome.err().unwrap_or_else(|| "max_interfaces is reached".to_owned());
+            tracing::warn!(interface = watched.interface.name, reason, "counted under _other");
             self.troubles.folded += 1;
         }
         self.watched.insert(index, watched);
-        self.attach_missing(index);
+        self.plan_to_attach(index);
     }
 
-    /// Gives an interface a slot and tells the kernel side of it, before anything is attached: so no packet is counted in
-    /// the wrong place.
-    fn give_slot(&mut self, watched: &mut Watched) -> io::Result<()> {
-        let index = watched.interface.index;
-        let entry = (0..INTERFACE_PROBES).map(|probe| slot_index(index, probe)).find(|e| !self.entries.contains(e));
-        let entry = entry.ok_or_else(|| io::Error::other("the kernel's interface table is full around this index"))?;
-        let slot = self.free_slots.first().copied().unwrap_or(OTHER_SLOT);
-        self.kernel.counters.reach(slot)?;
-        let value = InterfaceSlot {
-            ifindex: index,
-            first_counter: self.kernel.counters.first(slot),
-            link: watched.interface.link() as u8,
-            uncounted: watched.interface.uncounted(),
-            reserved: 0,
-        };
-        watched.base = Direction::ALL.map(|direction| self.kernel.counters.sum(slot, direction));
-        self.kernel.set_interface(entry, value).map_err(io::Error::other)?;
-        self.entries.insert(entry);
-        self.free_slots.remove(&slot);
-        (watched.slot, watched.entry) = (slot, Some(entry));
-        if slot == OTHER_SLOT { Err(io::Error::other("max_interfaces is reached")) } else { Ok(()) }
+    fn plan_to_attach(&mut self, index: u32) {
+        if self.watched.get(&index).is_some_and(|watched| watched.hooks.iter().any(Result::is_err)) {
+            self.pending.insert(index);
+        }
+    }
+
+    /// Gives an interface the best place that there is, and tells the kernel side of it before anything is attached: so no
+    /// packet is counted in the wrong place.
+    fn settle(&mut self, watched: &mut Watched) -> Result<(), String> {
+        let place = self.slots.take(watched.interface.index, watched.place);
+        let place = place.ok_or("the kernel's interface table is full around this index")?;
+        if watched.place == Some(place) {
+            return Ok(());
+        }
+        match self.prepare(&watched.interface, place) {
+            Ok(base) => (watched.base, watched.place) = (base, Some(place)),
+            Err(error) => {
+                self.take_back(place);
+                watched.place = None;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the slot counted for others before; from now on it counts for this interface.
+    fn prepare(&mut self, interface: &link::Interface, place: Place) -> Result<[Classes; 2], String> {
+        self.kernel.counters.reach(place.slot).map_err(|error| error.to_string())?;
+        let base = Direction::ALL.map(|direction| self.kernel.counters.sum(place.slot, direction));
+        let written =
+            self.kernel.set_interface(place.entry, entry_of(interface, self.kernel.counters.first(place.slot)));
+        written.map(|()| base).map_err(|error| error.to_string())
     }
 
     fn attach_missing(&mut self, index: u32) {
@@ -252,15 +260,27 @@ impl Interfaces {
                 continue;
             }
             *hook = match self.attacher.attach(self.kernel.program(direction), index, direction) {
-                Ok(attachment) => Ok(attachment),
+                Ok(attachment) => {
+                    // Only now is it known that the interface was not about to go, and its programs with it.
+                    if hook.as_ref().err().is_some_and(|error| error == REMOVED) {
+                        let (interface, direction) = (&watched.interface.name, direction.name());
+                        tracing::warn!(interface, direction, "somebody removed our program; it is attached again");
+                        self.troubles.attachments_lost += 1;
+                    }
+                    Ok(attachment)
+                }
                 Err(error) => {
+                    let text = error.to_string();
                     // Gone already: its own event is on the way.
                     if !error.interface_is_gone() {
                         self.troubles.attach_failures += 1;
-                        let (interface, direction) = (&watched.interface.name, direction.name());
-                        tracing::warn!(interface, direction, %error, "cannot attach");
+                        // It is tried again and again; what has been said need not be repeated.
+                        if hook.as_ref().err() != Some(&text) {
+                            let (interface, direction) = (&watched.interface.name, direction.name());
+                            tracing::warn!(interface, direction, error = text, "cannot attach");
+                        }
                     }
-                    Err(error.to_string())
+                    Err(text)
                 }
             };
         }
@@ -268,45 +288,57 @@ impl Interfaces {
 
     /// Detaches from an interface and gives its slot to the next.
     fn release(&mut self, index: u32) {
+        self.pending.remove(&index);
         let Some(watched) = self.watched.remove(&index) else { return };
+        if let Some(place) = self.detach(index, watched) {
+            self.take_back(place);
+            self.settle_folded();
+        }
+    }
+
+    fn detach(&mut self, index: u32, watched: Watched) -> Option<Place> {
         for attachment in watched.hooks.into_iter().flatten() {
             if let Err(error) = self.attacher.detach(index, attachment) {
                 tracing::warn!(interface = watched.interface.name, %error, "cannot detach");
             }
         }
-        self.take_back(watched.entry, watched.slot);
-        if watched.slot != OTHER_SLOT {
-            self.promote_folded();
-        }
+        watched.place
     }
 
-    fn take_back(&mut self, entry: Option<u32>, slot: u16) {
-        if let Some(entry) = entry {
-            if let Err(error) = self.kernel.set_interface(entry, InterfaceSlot::default()) {
-                tracing::warn!(%error, "cannot clear an entry of the kernel's interface table");
+    fn take_back(&mut self, place: Place) {
+        if let Err(error) = self.kernel.set_interface(place.entry, InterfaceSlot::default()) {
+            tracing::warn!(%error, "cannot clear an entry of the kernel's interface table");
+        }
+        self.slots.free(place);
+    }
+
+    /// Gives a place that has become free to an interface that had to do without.
+    fn settle_folded(&mut self) {
+        let has_free = self.slots.has_free();
+        let could_gain = |watched: &Watched| watched.place.is_none_or(|place| has_free && place.slot == OTHER_SLOT);
+        let waiting: Vec<u32> = self.watched.iter().filter(|(_, w)| could_gain(w)).map(|(index, _)| *index).collect();
+        for index in waiting {
+            let Some(mut watched) = self.watched.remove(&index) else { continue };
+            if let Err(error) = self.settle(&mut watched) {
+                tracing::debug!(interface = watched.interface.name, error, "still counted under _other");
             }
-            self.entries.remove(&entry);
+            self.watched.insert(index, watched);
         }
-        if slot != OTHER_SLOT {
-            self.free_slots.insert(slot);
-        }
-    }
-
-    /// Gives a slot that has become free to an interface that had to do without.
-    fn promote_folded(&mut self) {
-        let Some(index) = self.watched.iter().find(|(_, w)| w.slot == OTHER_SLOT).map(|(index, _)| *index) else {
-            return;
-        };
-        let Some(mut watched) = self.watched.remove(&index) else { return };
-        self.take_back(watched.entry.take(), OTHER_SLOT);
-        if let Err(error) = self.give_slot(&mut watched) {
-            tracing::warn!(interface = watched.interface.name, %error, "still counted under _other");
-        }
-        self.watched.insert(index, watched);
     }
 }
 
-fn since(mut classes: Classes, base: &Classes) -> Classes {
-    classes.iter_mut().zip(base).for_each(|(counter, base)| *counter = counter.since(base));
-    classes
+/// What the kernel side has to know of an interface.
+fn entry_of(interface: &link::Interface, first_counter: u32) -> InterfaceSlot {
+    InterfaceSlot {
+        ifindex: interface.index,
+        first_counter,
+        link: interface.link() as u8,
+        uncounted: interface.uncounted(),
+        reserved: 0,
+    }
+}
+
+/// Whether the kernel side sees both alike. The type of an interface can change (TUNSETLINK, and bonds of InfiniBand).
+fn same_framing(a: &link::Interface, b: &link::Interface) -> bool {
+    (a.link() as u8, a.uncounted()) == (b.link() as u8, b.uncounted())
 }

@@ -3,6 +3,7 @@
 mod collect;
 mod interfaces;
 mod site;
+mod slots;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,6 +19,7 @@ use crate::control::{Command, Commands};
 use crate::kernel::attach::{Attacher, Method};
 use crate::kernel::ebpf::{Kernel, KernelStats, Settings};
 use crate::kernel::link::{self, Events};
+use crate::kernel::netlink::NetlinkError;
 use crate::logging::LogHandle;
 use crate::snapshot::Reload;
 
@@ -36,9 +38,11 @@ pub fn run(loaded: Loaded, loader: Loader, log: LogHandle) -> anyhow::Result<()>
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio")?;
     runtime.block_on(async {
         let config = loaded.config;
+        // Handled before anything is attached: a signal during the start must not leave it there.
+        let signals = Signals::handle()?;
         let front = Front::open(&config).await?;
         let agent = Agent::start(config, loader, log, &front)?;
-        front.serve(agent).await
+        front.serve(agent, signals).await
     })
 }
 
@@ -62,19 +66,19 @@ impl Front {
             None
         } else {
             let web = match &config.http.web_config {
-                Some(path) => WebConfig::load(path)?,
+                Some(path) => WebConfig::load(path).context("the web configuration file cannot be used")?,
                 None => WebConfig::default(),
             };
             let limits = Limits { max_connections: config.http.max_connections as usize, ..Limits::default() };
             Some(Server::bind(&addresses, Arc::new(web), limits, stats.clone()).await?)
         };
-        let socket = ControlSocket::bind(&config.agent.control_socket)?;
+        let socket = ControlSocket::bind(&config.agent.control_socket).await?;
         let (commands, inbox) = Commands::channel();
         Ok(Front { http, stats, socket, commands, inbox })
     }
 
     /// Serves, and runs the agent's loop, until the loop ends.
-    async fn serve(self, mut agent: Agent) -> anyhow::Result<()> {
+    async fn serve(self, mut agent: Agent, signals: Signals) -> anyhow::Result<()> {
         let (ready, readiness) = watch::channel(agent.readiness());
         let (stop, mut stopped) = watch::channel(false);
         let addresses = self.http.as_ref().map(Server::local_addrs).unwrap_or_default();
@@ -87,19 +91,39 @@ impl Front {
             }))
         });
         agent.announce(&addresses);
-        tokio::select! {
-            () = self.socket.serve(self.commands) => {}
-            result = agent.run(self.inbox, &ready) => result?,
-        }
+        let result = tokio::select! {
+            () = self.socket.serve(self.commands) => Ok(()),
+            result = agent.run(self.inbox, signals, &ready) => result,
+        };
         stop.send_replace(true);
-        agent.stop();
+        agent.stop().await;
         if let Some(http) = http {
             // It ends within the limits' time for shutting down.
             let _ = http.await;
         }
-        Ok(())
+        result
     }
 }
+
+/// What the agent does when it is told from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn handle() -> anyhow::Result<Signals> {
+        let handle = |kind| signal(kind).context("cannot handle signals");
+        Ok(Signals {
+            terminate: handle(SignalKind::terminate())?,
+            interrupt: handle(SignalKind::interrupt())?,
+            hangup: handle(SignalKind::hangup())?,
+        })
+    }
+}
+
+type EventResult = std::io::Result<Result<Vec<link::Event>, link::Overflow>>;
 
 /// The state of the running agent.
 struct Agent {
@@ -108,6 +132,8 @@ struct Agent {
     log: LogHandle,
     interfaces: Interfaces,
     events: Events,
+    /// Events were lost, and the interfaces could not be listed since.
+    list_is_due: bool,
     /// Keeps the kernel's accounting of run time on, while it is there.
     kernel_stats: Option<KernelStats>,
     sources: Sources,
@@ -115,22 +141,21 @@ struct Agent {
 
 impl Agent {
     fn start(config: Config, loader: Loader, log: LogHandle, front: &Front) -> anyhow::Result<Agent> {
+        crate::kernel::raise_descriptor_limit().context("cannot raise the limit of open descriptors")?;
         let mut kernel = Kernel::load(&Settings {
             max_interfaces: config.interfaces.max_interfaces,
             wireguard_ports: config.classify.wireguard_ports.padded(),
             log_level: config.log.kernel as u8,
         })?;
         if let Some(log) = kernel.take_log() {
-            tokio::spawn(log.follow());
+            log.follow().context("cannot follow the log of the eBPF programs")?;
         }
-        std::fs::create_dir_all(&config.agent.state_dir)
-            .with_context(|| format!("cannot make the directory {}", config.agent.state_dir.display()))?;
         let wanted = match config.interfaces.attach {
             Attach::Auto => None,
             Attach::Tcx => Some(Method::Tcx),
             Attach::Clsact => Some(Method::Clsact),
         };
-        let attacher = Attacher::new(wanted, kernel.program(mpsec_common::Direction::Rx), &config.agent.state_dir)?;
+        let attacher = Attacher::new(wanted, kernel.program(mpsec_common::Direction::Rx))?;
         // Subscribed before the list is read, so that nothing is missed in between.
         let events = Events::subscribe().context("cannot subscribe to interface events")?;
         let list = link::list().context("cannot list the interfaces")?;
@@ -147,20 +172,15 @@ impl Agent {
             log,
             interfaces,
             events,
+            list_is_due: false,
         };
         agent.switch_kernel_stats();
         Ok(agent)
     }
 
     fn announce(&self, addresses: &[std::net::SocketAddr]) {
-        let states = self.interfaces.states();
         let listen: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        tracing::info!(
-            interfaces = states.counted,
-            method = self.interfaces.method().name(),
-            listen = listen.join(" "),
-            "counting"
-        );
+        tracing::info!(listen = listen.join(" "), method = self.interfaces.method().name(), "started");
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     }
@@ -169,21 +189,24 @@ impl Agent {
     async fn run(
         &mut self,
         mut inbox: mpsc::Receiver<Command>,
+        mut signals: Signals,
         ready: &watch::Sender<Result<(), String>>,
     ) -> anyhow::Result<()> {
-        let mut terminate = signals(SignalKind::terminate())?;
-        let mut interrupt = signals(SignalKind::interrupt())?;
-        let mut hangup = signals(SignalKind::hangup())?;
         let mut verify = tokio::time::interval(VERIFY_INTERVAL);
         verify.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                events = self.events.next() => self.observe(events)?,
+                events = self.events.next() => self.observe(events).await?,
                 Some(command) = inbox.recv() => self.answer(command, &mut inbox),
-                _ = hangup.recv() => self.reload(),
-                _ = verify.tick() => self.interfaces.verify(),
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                _ = signals.hangup.recv() => self.reload(),
+                _ = verify.tick() => self.verify(),
+                () = std::future::ready(()), if self.interfaces.has_pending() => {
+                    self.interfaces.attach_next();
+                    // The server has its turn between one interface and the next.
+                    tokio::task::yield_now().await;
+                }
+                _ = signals.terminate.recv() => return Ok(()),
+                _ = signals.interrupt.recv() => return Ok(()),
             }
             ready.send_if_modified(|last| {
                 let now = self.readiness();
@@ -194,7 +217,19 @@ impl Agent {
         }
     }
 
-    fn observe(&mut self, events: std::io::Result<Result<Vec<link::Event>, link::Overflow>>) -> anyhow::Result<()> {
+    /// Takes note of events, and of those that have come meanwhile, as far as a task may go at once.
+    async fn observe(&mut self, first: EventResult) -> anyhow::Result<()> {
+        self.take_note(first)?;
+        loop {
+            tokio::select! {
+                biased;
+                events = self.events.next() => self.take_note(events)?,
+                () = std::future::ready(()) => return Ok(()),
+            }
+        }
+    }
+
+    fn take_note(&mut self, events: EventResult) -> anyhow::Result<()> {
         match events.context("interface events")? {
             Ok(events) => {
                 for event in events {
@@ -207,13 +242,32 @@ impl Agent {
             Err(link::Overflow) => {
                 tracing::warn!("interface events were lost; listing all interfaces anew");
                 self.sources.rtnetlink_overflows += 1;
-                match link::list() {
-                    Ok(list) => self.interfaces.replace(list),
-                    Err(error) => tracing::error!(%error, "cannot list the interfaces"),
-                }
+                self.list_anew();
             }
         }
         Ok(())
+    }
+
+    /// Begins anew with the interfaces, on a new subscription: what the old one still holds is older than the list, and
+    /// until it has been read the kernel drops, without a word, what comes after (netlink_overrun and netlink_rcv_wake,
+    /// net/netlink/af_netlink.c, 6.18).
+    fn list_anew(&mut self) {
+        let list = Events::subscribe().map_err(NetlinkError::from).and_then(|events| {
+            self.events = events;
+            link::list()
+        });
+        self.list_is_due = list.is_err();
+        match list {
+            Ok(list) => self.interfaces.replace(list),
+            Err(error) => tracing::error!(%error, "cannot list the interfaces; trying again"),
+        }
+    }
+
+    fn verify(&mut self) {
+        if self.list_is_due {
+            self.list_anew();
+        }
+        self.interfaces.verify();
     }
 
     /// Answers a command, and every other one that waits for the same.
@@ -268,13 +322,9 @@ impl Agent {
         }
     }
 
-    fn stop(&mut self) {
+    async fn stop(&mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        self.interfaces.release_all();
-        tracing::info!("stopped; nothing of ours is attached any more");
+        self.interfaces.release_all().await;
+        tracing::info!("stopped");
     }
-}
-
-fn signals(kind: SignalKind) -> anyhow::Result<Signal> {
-    signal(kind).context("cannot handle signals")
 }

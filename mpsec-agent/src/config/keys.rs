@@ -159,18 +159,6 @@ pub static KEYS: &[Key] = &[
         get: |config| Value::path(config.agent.control_socket.clone()),
     },
     Key {
-        name: "agent.state_dir",
-        flag: "state-dir",
-        alias: None,
-        env: "MPSEC_STATE_DIR",
-        kind: Kind::Text,
-        placeholder: "DIR",
-        doc: "Directory of what the agent keeps while it runs.",
-        restart: true,
-        set: |config, value| value.item(path).map(|path| config.agent.state_dir = path),
-        get: |config| Value::path(config.agent.state_dir.clone()),
-    },
-    Key {
         name: "agent.kernel_stats",
         flag: "kernel-stats",
         alias: None,
@@ -246,7 +234,7 @@ impl Default for ClassifyConfig {
 
 impl Default for AgentConfig {
     fn default() -> Self {
-        Self { control_socket: "/run/mpsec/mpsec.sock".into(), state_dir: "/run/mpsec".into(), kernel_stats: false }
+        Self { control_socket: "/run/mpsec/mpsec.sock".into(), kernel_stats: false }
     }
 }
 

@@ -78,8 +78,6 @@ pub struct ClassifyConfig {
 pub struct AgentConfig {
     /// The local control socket.
     pub control_socket: PathBuf,
-    /// What the agent keeps while it runs.
-    pub state_dir: PathBuf,
     /// Whether the kernel accounts the run time of BPF programs.
     pub kernel_stats: bool,
 }

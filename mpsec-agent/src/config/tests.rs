@@ -62,7 +62,6 @@ fn every_key_is_read_from_a_file() {
         wireguard_ports = [1, 65535]
         [agent]
         control_socket = "/tmp/a"
-        state_dir = "/tmp"
         kernel_stats = true
         "#,
     )

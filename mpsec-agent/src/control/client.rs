@@ -1,7 +1,7 @@
 //! `mpsec status`: asks the running agent and prints what it says.
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,27 +24,65 @@ pub enum ClientError {
     },
     /// The connection broke.
     #[error("the agent did not answer: {0}")]
-    Broken(#[from] io::Error),
+    Broken(io::Error),
+    /// Nothing came.
+    #[error("the agent did not answer within {} seconds: is it stopped, or is this host overloaded?", PATIENCE.as_secs())]
+    Silent,
+    /// There was no end to it, or it came too early.
+    #[error("the agent's answer is cut short, or longer than any agent's: is it an agent's socket?")]
+    Endless,
     /// The answer cannot be read.
     #[error("the agent's answer cannot be read: {0}")]
-    Garbled(#[from] serde_json::Error),
+    Garbled(serde_json::Error),
     /// The agent refused.
     #[error("the agent refused: {0}")]
     Refused(String),
 }
 
+/// How long to wait for more of the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// No answer is longer: this is five times that of an agent with as many interfaces as it can count.
+const LONGEST: u64 = 256 << 20;
+
+impl From<io::Error> for ClientError {
+    fn from(error: io::Error) -> ClientError {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => ClientError::Silent,
+            _ => ClientError::Broken(error),
+        }
+    }
+}
+
 /// The running agent's snapshot.
 pub fn status(path: &Path) -> Result<Value, ClientError> {
     let stream = UnixStream::connect(path).map_err(|error| ClientError::NoAgent { path: path.to_owned(), error })?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     (&stream).write_all(format!("{STATUS}\n").as_bytes())?;
+    answer(BufReader::new(stream), LONGEST)
+}
+
+fn answer(stream: impl BufRead, longest: u64) -> Result<Value, ClientError> {
     let mut line = String::new();
-    BufReader::new(&stream).read_line(&mut line)?;
-    let answer: Value = serde_json::from_str(&line)?;
+    stream.take(longest).read_line(&mut line)?;
+    if !line.ends_with('\n') {
+        return Err(ClientError::Endless);
+    }
+    let answer: Value = serde_json::from_str(&line).map_err(ClientError::Garbled)?;
     match answer.get("error").and_then(Value::as_str) {
-        Some(text) => Err(ClientError::Refused(text.to_owned())),
+        Some(text) => Err(ClientError::Refused(plain(text))),
         None => Ok(answer),
     }
+}
+
+/// Text that does nothing to a terminal: an interface's name may hold any control character that is no white space
+/// (dev_valid_name, net/core/dev.c).
+fn plain(text: &str) -> String {
+    let escaped = |character: char| {
+        let text: String = if character.is_control() { character.escape_default().collect() } else { character.into() };
+        text
+    };
+    text.chars().map(escaped).collect()
 }
 
 /// The snapshot as a person reads it: a line for each interface, direction and class.
@@ -63,11 +101,11 @@ pub fn table(status: &Value) -> String {
 const MEMORY: &str = "writing to memory does not fail";
 
 fn rows(text: &mut String, interface: &Value) {
-    let name = interface["name"].as_str().unwrap_or("?");
+    let name = plain(interface["name"].as_str().unwrap_or("?"));
     for direction in Direction::ALL {
         let hook = &interface["hooks"][direction.name()];
         if let Some(error) = hook["error"].as_str() {
-            writeln!(text, "{name:<16} {:<3} not attached: {error}", direction.name()).expect(MEMORY);
+            writeln!(text, "{name:<16} {:<3} not attached: {}", direction.name(), plain(error)).expect(MEMORY);
         }
         let classes = &interface["traffic"][direction.name()];
         for class in Class::ALL {
@@ -81,7 +119,7 @@ fn rows(text: &mut String, interface: &Value) {
             writeln!(text, "{}", line.trim_end()).expect(MEMORY);
         }
     }
-    if interface["counted_as"].as_str().is_some_and(|counted_as| counted_as != name) {
+    if interface["counted_as"].as_str().is_some_and(|counted_as| counted_as != interface["name"]) {
         writeln!(text, "{name:<16} counted as _other: max_interfaces is reached").expect(MEMORY);
     }
 }
@@ -91,15 +129,55 @@ fn troubles(text: &mut String, status: &Value) {
     let agent = &status["agent"];
     for collector in agent["collectors"].as_array().into_iter().flatten() {
         if let Some(error) = collector["error"].as_str() {
-            writeln!(text, "\ncannot read {}: {error}", collector["source"].as_str().unwrap_or("?")).expect(MEMORY);
+            let source = collector["source"].as_str().unwrap_or("?");
+            writeln!(text, "\ncannot read {}: {}", plain(source), plain(error)).expect(MEMORY);
         }
     }
     for (source, count) in agent["events_lost"].as_object().into_iter().flatten() {
         if count.as_u64().is_some_and(|count| count > 0) {
-            writeln!(text, "\n{count} times events from {source} were lost").expect(MEMORY);
+            writeln!(text, "\n{count} times events from {} were lost", plain(source)).expect(MEMORY);
         }
     }
     if agent["config"]["last_reload_succeeded"] == Value::Bool(false) {
         writeln!(text, "\nthe configuration file is bad; the one loaded before is in force").expect(MEMORY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(text: &str) -> String {
+        answer(text.as_bytes(), 1024).expect_err("this is no answer").to_string()
+    }
+
+    #[test]
+    fn an_answer_that_is_none_is_said_to_be_so() {
+        assert!(answer("{}\n".as_bytes(), 1024).is_ok());
+        for text in ["", "{}", &"x".repeat(5000)] {
+            assert_eq!(failure(text), ClientError::Endless.to_string());
+        }
+        assert!(failure("nonsense\n").starts_with("the agent's answer cannot be read: "));
+        assert_eq!(failure("{\"error\": \"no\\u001b[31m\"}\n"), "the agent refused: no\\u{1b}[31m");
+    }
+
+    #[test]
+    fn the_table_holds_no_control_characters() {
+        let hook = serde_json::json!({"error": "no\u{7}"});
+        let status = serde_json::json!({
+            "interfaces": [{"name": "\u{1b}[2J", "counted_as": "_other", "hooks": {"rx": hook}}],
+            "agent": {"collectors": [{"source": "a\r", "error": "b\r"}], "events_lost": {"c\r": 3}},
+        });
+        let text = table(&status);
+        assert!(text.lines().all(|line| !line.contains(char::is_control)), "{text:?}");
+        assert!(text.contains("\\u{1b}[2J        rx  not attached: no\\u{7}"), "{text:?}");
+        assert!(text.contains("counted as _other"), "{text:?}");
+    }
+
+    #[test]
+    fn an_answer_of_another_shape_is_an_empty_table() {
+        for status in [serde_json::json!(7), serde_json::json!({"interfaces": {"a": 1}, "agent": []})] {
+            assert_eq!(table(&status).lines().count(), 1);
+        }
     }
 }

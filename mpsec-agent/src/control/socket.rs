@@ -3,7 +3,7 @@
 //! It lies in a directory that the agent makes, and only its owner and group may connect to it.
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +29,10 @@ pub enum SocketError {
     /// Somebody answers on it.
     #[error("another agent answers on {}: stop it first, or choose another socket with --control-socket", .0.display())]
     InUse(PathBuf),
+    /// Something else has the name.
+    #[error("cannot make the control socket {}: there is something that is not a socket, and it is left alone; \
+             choose another path with --control-socket", .0.display())]
+    NotASocket(PathBuf),
     /// Anything else.
     #[error("cannot make the control socket {}: {error}", path.display())]
     Failed {
@@ -47,17 +51,13 @@ pub struct ControlSocket {
 
 impl ControlSocket {
     /// Makes the socket, and the directory that it lies in. One that a killed agent left is replaced.
-    pub fn bind(path: &Path) -> Result<ControlSocket, SocketError> {
+    pub async fn bind(path: &Path) -> Result<ControlSocket, SocketError> {
         let failed = |error| SocketError::Failed { path: path.to_owned(), error };
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(SocketError::InUse(path.to_owned()));
+        if is_stale(path).await? {
+            std::fs::remove_file(path).map_err(failed)?;
         }
         if let Some(directory) = path.parent() {
             std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
-        }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
@@ -94,6 +94,24 @@ impl Drop for ControlSocket {
     }
 }
 
+/// True where a socket lies that nobody listens on, false where nothing lies.
+async fn is_stale(path: &Path) -> Result<bool, SocketError> {
+    match UnixStream::connect(path).await {
+        Ok(_) => Err(SocketError::InUse(path.to_owned())),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => Ok(false),
+            // Somebody listens, and has more to do than there is room for.
+            io::ErrorKind::WouldBlock => Err(SocketError::InUse(path.to_owned())),
+            // The kernel says so of everything that is no socket, too (unix_find_bsd, net/unix/af_unix.c).
+            io::ErrorKind::ConnectionRefused => match std::fs::symlink_metadata(path) {
+                Ok(metadata) if metadata.file_type().is_socket() => Ok(true),
+                _ => Err(SocketError::NotASocket(path.to_owned())),
+            },
+            _ => Err(SocketError::Failed { path: path.to_owned(), error }),
+        },
+    }
+}
+
 async fn answer(mut stream: UnixStream, commands: Commands) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut request = String::new();
@@ -112,4 +130,44 @@ async fn answer(mut stream: UnixStream, commands: Commands) -> io::Result<()> {
 
 fn refusal(text: &str) -> Value {
     json!({ "error": text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_socket_that_nobody_listens_on_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/mpsec.sock");
+        let first = ControlSocket::bind(&path).await.unwrap();
+        assert!(matches!(ControlSocket::bind(&path).await, Err(SocketError::InUse(_))));
+        drop(first);
+        assert!(!path.exists());
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        drop(ControlSocket::bind(&path).await.unwrap());
+
+        let file = folder.path().join("precious");
+        std::fs::write(&file, "data").unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for taken in [folder.path(), &file, &link] {
+            assert!(matches!(ControlSocket::bind(taken).await, Err(SocketError::NotASocket(_))), "{}", taken.display());
+        }
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "data");
+    }
+
+    #[tokio::test]
+    async fn a_socket_with_a_full_queue_is_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mpsec.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = UnixStream::connect(&path).await {
+            waiting.push(stream);
+        }
+        assert!(matches!(ControlSocket::bind(&path).await, Err(SocketError::InUse(_))));
+        drop(listener);
+    }
 }

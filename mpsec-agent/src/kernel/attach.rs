@@ -2,11 +2,10 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::Path;
 
 use mpsec_common::Direction;
 
-use super::clsact::{Clsact, Filter};
+use super::clsact::{Clsact, ClsactError, Filter};
 use super::netlink::NetlinkError;
 use super::tcx;
 
@@ -35,12 +34,15 @@ pub enum AttachError {
     /// TCX was asked for.
     #[error("this kernel has no TCX (it came with Linux 6.6): use --attach auto or --attach clsact")]
     NoTcx,
+    /// The socket through which clsact is spoken to.
+    #[error("cannot open a netlink socket: {0}")]
+    Socket(io::Error),
     /// The system call that makes the link.
     #[error("TCX: {0}")]
-    Tcx(#[from] io::Error),
+    Tcx(io::Error),
     /// One of the requests for the filter.
     #[error("clsact: {0}")]
-    Clsact(#[from] NetlinkError),
+    Clsact(ClsactError),
 }
 
 impl AttachError {
@@ -49,7 +51,7 @@ impl AttachError {
         let errno = match self {
             Self::Tcx(error) => error.raw_os_error(),
             Self::Clsact(error) => error.errno(),
-            Self::NoTcx => None,
+            Self::NoTcx | Self::Socket(_) => None,
         };
         errno == Some(libc::ENODEV)
     }
@@ -75,15 +77,14 @@ impl Attacher {
     ///
     /// # Errors
     /// [`AttachError::NoTcx`] if TCX is wanted and the kernel lacks it.
-    pub fn new(wanted: Option<Method>, program: BorrowedFd<'_>, state_dir: &Path) -> Result<Attacher, AttachError> {
+    pub fn new(wanted: Option<Method>, program: BorrowedFd<'_>) -> Result<Attacher, AttachError> {
         let method = match wanted {
             Some(Method::Clsact) => Method::Clsact,
             Some(Method::Tcx) if !tcx_is_there(program) => return Err(AttachError::NoTcx),
             None if !tcx_is_there(program) => Method::Clsact,
             Some(Method::Tcx) | None => Method::Tcx,
         };
-        let clsact = Clsact::open(state_dir.join(format!("clsact-{}", super::network_namespace()?)))?;
-        Ok(Attacher { method, clsact })
+        Ok(Attacher { method, clsact: Clsact::open().map_err(AttachError::Socket)? })
     }
 
     /// The means in use.
@@ -99,39 +100,36 @@ impl Attacher {
         direction: Direction,
     ) -> Result<Attachment, AttachError> {
         match self.method {
-            Method::Tcx => Ok(Attachment::Tcx(tcx::attach(program, ifindex, direction)?)),
-            Method::Clsact => Ok(Attachment::Clsact(self.clsact.attach(program, ifindex, direction)?)),
+            Method::Tcx => tcx::attach(program, ifindex, direction).map(Attachment::Tcx).map_err(AttachError::Tcx),
+            Method::Clsact => {
+                let filter = self.clsact.attach(program, ifindex, direction).map_err(AttachError::Clsact)?;
+                Ok(Attachment::Clsact(filter))
+            }
         }
     }
 
     /// Detaches; an interface that is gone took its filters along.
-    pub fn detach(&mut self, ifindex: u32, attachment: Attachment) -> Result<(), AttachError> {
+    pub fn detach(&mut self, ifindex: u32, attachment: Attachment) -> Result<(), NetlinkError> {
         match attachment {
-            Attachment::Tcx(link) => drop(link),
-            Attachment::Clsact(filter) => match self.clsact.detach(ifindex, filter) {
-                Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::ENOENT | libc::EINVAL)) => {}
-                result => result?,
-            },
+            Attachment::Tcx(link) => {
+                drop(link);
+                Ok(())
+            }
+            Attachment::Clsact(filter) => self.clsact.detach(ifindex, filter),
         }
-        Ok(())
     }
 
-    /// True while the program is still attached.
+    /// True while the program is still attached. If the kernel does not answer, it is taken to be.
     pub fn holds(&mut self, ifindex: u32, attachment: &Attachment) -> bool {
         match attachment {
-            Attachment::Tcx(link) => tcx::target(link).is_ok_and(|target| target == ifindex),
+            Attachment::Tcx(link) => tcx::target(link).map_or(true, |target| target == ifindex),
             Attachment::Clsact(filter) => self.clsact.holds(ifindex, *filter),
         }
     }
 
-    /// Removes the filters that a killed agent left on an interface; true when there were any.
-    pub fn remove_stale(&mut self, ifindex: u32) -> Result<bool, AttachError> {
-        Ok(self.clsact.remove_stale(ifindex)?)
-    }
-
-    /// Forgets an interface that is gone.
-    pub fn forget(&mut self, ifindex: u32) {
-        self.clsact.forget(ifindex);
+    /// Removes what a killed agent left on an interface; true when there was something.
+    pub fn remove_stale(&mut self, ifindex: u32) -> Result<bool, NetlinkError> {
+        self.clsact.remove_stale(ifindex)
     }
 }
 

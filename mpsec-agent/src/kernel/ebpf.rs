@@ -35,9 +35,7 @@ pub enum LoadError {
     )]
     NotPermitted(#[source] io::Error),
     /// The running kernel's type information cannot be read.
-    #[error(
-        "the kernel's type information (/sys/kernel/btf/vmlinux) cannot be read: MPSec needs a kernel built with CONFIG_DEBUG_INFO_BTF, and /sys mounted"
-    )]
+    #[error("MPSec needs a kernel built with CONFIG_DEBUG_INFO_BTF, and /sys mounted")]
     NoBtf(#[source] BtfError),
     /// The verifier refused a program.
     #[error("the kernel refused the program {program}: {error}{}", log(verifier_log))]
@@ -97,8 +95,19 @@ pub struct MapCapacity {
 pub struct KernelLog(EbpfLogger<&'static dyn log::Log>);
 
 impl KernelLog {
-    /// Hands records on for as long as it is polled.
-    pub async fn follow(self) -> io::Result<()> {
+    /// Hands records on, on a thread of its own: whoever sends packets that are worth a record can send more than can be
+    /// written, and nothing else is to wait for it.
+    pub fn follow(self) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let follow = move || {
+            if let Err(error) = runtime.block_on(self.hand_on()) {
+                tracing::error!(%error, "the log of the eBPF programs has ended");
+            }
+        };
+        std::thread::Builder::new().name("kernel-log".into()).spawn(follow).map(drop)
+    }
+
+    async fn hand_on(self) -> io::Result<()> {
         // SAFETY: the logger owns its descriptor and keeps it until it is dropped, after the registration.
         let mut logger = unsafe { tokio::io::unix::AsyncFd::register(self.0) }?;
         loop {
@@ -259,12 +268,22 @@ fn load(object: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
     fd.as_fd().try_clone_to_owned().map_err(other)
 }
 
-/// The verifier explains itself; an `EPERM` without a word comes from the permission check.
+/// The verifier explains itself; an `EPERM` without a word comes from the permission check. Without CAP_PERFMON the verifier
+/// refuses what it lets others do, such as arithmetic on pointers, and calls the program bad.
 fn refused(program: &'static str, error: io::Error, verifier_log: String) -> LoadError {
-    if error.raw_os_error() == Some(libc::EPERM) && verifier_log.trim().is_empty() {
+    let unchecked = error.raw_os_error() == Some(libc::EPERM) && verifier_log.trim().is_empty();
+    if unchecked || !may_trace() {
         return LoadError::NotPermitted(error);
     }
     LoadError::Refused { program, error, verifier_log }
+}
+
+/// Whether this process has CAP_PERFMON, or CAP_SYS_ADMIN in its stead. If it cannot be told, it is taken to have.
+fn may_trace() -> bool {
+    const CAPABILITIES: u64 = 1 << 38 | 1 << 21;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    effective.is_none_or(|effective| effective & CAPABILITIES != 0)
 }
 
 /// Offsets of members of kernel structures, as the kernel side's globals; `u32::MAX` for one that is not there.

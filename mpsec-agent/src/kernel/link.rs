@@ -18,6 +18,10 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 /// Frames without a link header (include/uapi/linux/if_arp.h), as cellular modems have them.
 const ARPHRD_RAWIP: u16 = 519;
+/// Room for thousands of events that come at once; the default holds a few hundred.
+const RECEIVE_BUFFER: libc::c_int = 4 * 1024 * 1024;
+/// How often interfaces are listed before a list is taken that may not be of one moment.
+const LIST_ATTEMPTS: usize = 5;
 /// Length of `struct ifinfomsg` in bytes.
 const HEADER_LEN: usize = 16;
 
@@ -26,7 +30,7 @@ const HEADER_LEN: usize = 16;
 pub struct Interface {
     /// Index in this network namespace.
     pub index: u32,
-    /// Name, which may change.
+    /// Name, which may change; other interfaces of the moment have others.
     pub name: String,
     /// Hardware type, an `ARPHRD_*` number.
     pub hardware: u16,
@@ -44,7 +48,7 @@ impl Interface {
         let kind = attribute(attributes, IFLA_LINKINFO).and_then(|info| attribute(info, IFLA_INFO_KIND));
         Some(Interface {
             index: u32_at(message.payload, 4)?,
-            name: string(attribute(attributes, IFLA_IFNAME)?),
+            name: readable(attribute(attributes, IFLA_IFNAME)?),
             hardware: u16_at(message.payload, 2)?,
             kind: kind.map(string).unwrap_or_default(),
         })
@@ -80,15 +84,35 @@ impl Interface {
     }
 }
 
-/// All interfaces of this network namespace.
+/// A name as text. Bytes that are no UTF-8 are shown as `/xff`, so that names that differ still do: a slash is the one thing
+/// that no name holds (dev_valid_name, net/core/dev.c).
+fn readable(name: &[u8]) -> String {
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    let mut text = String::new();
+    for chunk in name[..end].utf8_chunks() {
+        text.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("/x{byte:02x}")));
+    }
+    text
+}
+
+/// All interfaces of this network namespace. Where interfaces come and go all the time, the last of a few attempts has to
+/// do: it is complete from Linux 6.10 on, which lists by index (rtnl_dump_ifinfo, net/core/rtnetlink.c).
 pub fn list() -> Result<Vec<Interface>, NetlinkError> {
-    let mut interfaces = Vec::new();
     let mut client = Client::open(netlink_sys::protocols::NETLINK_ROUTE)?;
-    client.dump(Request::new(RTM_GETLINK, 0, &[0; HEADER_LEN]), |message| {
-        if message.kind == RTM_NEWLINK {
-            interfaces.extend(Interface::decode(&message));
+    let mut interfaces = Vec::new();
+    for _ in 0..LIST_ATTEMPTS {
+        interfaces.clear();
+        let outcome = client.dump(Request::new(RTM_GETLINK, 0, &[0; HEADER_LEN]), |message| {
+            if message.kind == RTM_NEWLINK {
+                interfaces.extend(Interface::decode(&message));
+            }
+        });
+        if !matches!(outcome, Err(NetlinkError::Interrupted)) {
+            outcome?;
+            break;
         }
-    })?;
+    }
     Ok(interfaces)
 }
 
@@ -119,8 +143,7 @@ impl Events {
     pub fn subscribe() -> io::Result<Events> {
         let mut socket = TokioSocket::new(netlink_sys::protocols::NETLINK_ROUTE)?;
         let inner = socket.socket_mut();
-        // Room for thousands of events that come at once; the default holds a few hundred.
-        inner.set_rx_buf_sz(4 * 1024 * 1024u32)?;
+        super::force_receive_buffer(inner, RECEIVE_BUFFER)?;
         inner.bind(&SocketAddr::new(0, 0))?;
         inner.add_membership(RTNLGRP_LINK)?;
         Ok(Events { socket, buffer: Vec::with_capacity(64 * 1024) })
@@ -155,6 +178,13 @@ mod tests {
         let interfaces = list().expect("rtnetlink answers everybody");
         let lo = interfaces.iter().find(|interface| interface.name == "lo").expect("every namespace has a loopback");
         assert_eq!((lo.index, lo.link(), lo.uncounted()), (1, Link::Ethernet, [14, 14]));
+    }
+
+    #[test]
+    fn names_that_differ_stay_different() {
+        assert_eq!(readable(b"eth0\0"), "eth0");
+        assert_eq!(readable("ü0".as_bytes()), "ü0");
+        assert_eq!(readable(b"x\xff\xc3\0y"), "x/xff/xc3");
     }
 
     #[test]

@@ -22,14 +22,29 @@ fn set_receive_timeout(socket: &netlink_sys::Socket, timeout: Duration) -> io::R
         tv_sec: timeout.as_secs() as libc::time_t,
         tv_usec: timeout.subsec_micros() as libc::suseconds_t,
     };
+    // SAFETY: the option takes a `timeval`.
+    unsafe { set_option(socket, libc::SO_RCVTIMEO, &value) }
+}
+
+/// Gives a socket room for so many bytes, beyond what `net.core.rmem_max` allows those without CAP_NET_ADMIN.
+fn force_receive_buffer(socket: &netlink_sys::Socket, bytes: libc::c_int) -> io::Result<()> {
+    // SAFETY: the option takes an `int`.
+    unsafe { set_option(socket, libc::SO_RCVBUFFORCE, &bytes) }
+}
+
+/// Sets an option of the level SOL_SOCKET.
+///
+/// # Safety
+/// `T` is what the kernel takes for `option`.
+unsafe fn set_option<T>(socket: &netlink_sys::Socket, option: libc::c_int, value: &T) -> io::Result<()> {
     // SAFETY: the descriptor is open, and the option's value and its length describe `value`.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_RCVTIMEO,
-            (&raw const value).cast(),
-            size_of_val(&value) as libc::socklen_t,
+            option,
+            (&raw const *value).cast(),
+            size_of::<T>() as libc::socklen_t,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -44,6 +59,23 @@ pub fn possible_cpus() -> io::Result<u32> {
         .ok_or_else(|| io::Error::other(format!("/sys/devices/system/cpu/possible holds {text:?}")))
 }
 
+/// Allows this process as many descriptors as it may allow itself. Each attached program takes one, and the usual limit,
+/// which is low for the sake of select(2), is reached with 500 interfaces.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a whole `rlimit` that outlives the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the same, and it is only read.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Gives memory that was needed only at start back to the kernel.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
@@ -51,10 +83,4 @@ pub fn trim_heap() {
     unsafe {
         libc::malloc_trim(0);
     }
-}
-
-/// The inode number of this thread's network namespace, which names it until the next boot.
-pub fn network_namespace() -> io::Result<u64> {
-    use std::os::unix::fs::MetadataExt as _;
-    Ok(std::fs::metadata("/proc/thread-self/ns/net")?.ino())
 }

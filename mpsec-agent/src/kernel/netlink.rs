@@ -14,6 +14,8 @@ pub const CREATE: u16 = libc::NLM_F_CREATE as u16;
 pub const EXCLUSIVE: u16 = libc::NLM_F_EXCL as u16;
 /// Request flag: replace what is there.
 pub const REPLACE: u16 = libc::NLM_F_REPLACE as u16;
+/// Request flag: answer a change, or a question for one thing, with that thing.
+pub const ECHO: u16 = libc::NLM_F_ECHO as u16;
 /// Length of `struct nlmsghdr` in bytes.
 const HEADER_LEN: usize = 16;
 /// Bytes that one read can take: what the kernel puts into one dump message at most, and more.
@@ -21,6 +23,7 @@ const READ_LEN: usize = 64 * 1024;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
@@ -41,10 +44,19 @@ pub enum NetlinkError {
     },
     /// Sending or receiving failed.
     #[error("netlink socket: {0}")]
-    Socket(#[from] io::Error),
+    Socket(io::Error),
+    /// What was to be told changed meanwhile: some of it may be missing, or told twice.
+    #[error("it changed while it was listed")]
+    Interrupted,
     /// The answer does not hold together.
     #[error("netlink answer cut short")]
     Truncated,
+}
+
+impl From<io::Error> for NetlinkError {
+    fn from(error: io::Error) -> NetlinkError {
+        NetlinkError::Socket(error)
+    }
 }
 
 impl NetlinkError {
@@ -190,7 +202,12 @@ impl Client {
 
     /// Sends a request that is answered by an acknowledgement alone.
     pub fn execute(&mut self, request: Request) -> Result<(), NetlinkError> {
-        self.exchange(request, libc::NLM_F_ACK as u16, |_| ())
+        self.ask(request, |_| ())
+    }
+
+    /// The same for a request that is also answered by messages of its own, as those with [`ECHO`].
+    pub fn ask(&mut self, request: Request, take: impl FnMut(Message<'_>)) -> Result<(), NetlinkError> {
+        self.exchange(request, libc::NLM_F_ACK as u16, take)
     }
 
     /// Sends a dump request and hands every message of the answer to `take`.
@@ -215,14 +232,16 @@ impl Client {
     }
 
     fn receive(&mut self, take: &mut impl FnMut(Message<'_>)) -> Result<(), NetlinkError> {
+        let mut interrupted = false;
         loop {
             self.buffer.clear();
             let len = self.socket.recv(&mut self.buffer, libc::MSG_TRUNC)?;
             let bytes = self.buffer.get(..len).ok_or(NetlinkError::Truncated)?;
             for message in messages(bytes).filter(|message| message.sequence == self.sequence) {
+                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
                 match message.kind {
-                    NLMSG_DONE => return result(&message),
-                    NLMSG_ERROR => return result(&message),
+                    NLMSG_DONE if interrupted => return result(&message).and(Err(NetlinkError::Interrupted)),
+                    NLMSG_DONE | NLMSG_ERROR => return result(&message),
                     _ => take(message),
                 }
             }

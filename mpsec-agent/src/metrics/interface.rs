@@ -98,11 +98,58 @@ fn traffic(snapshot: &Snapshot, sample: Sample<'_>, value: fn(&Counter) -> u64) 
     }
 }
 
+/// One sample for every direction of an interface with counters of its own, and one for all others together.
 fn attached(snapshot: &Snapshot, sample: Sample<'_>) {
-    for interface in &snapshot.interfaces {
+    let (own, others): (Vec<_>, Vec<_>) = snapshot.interfaces.iter().partition(|interface| interface.has_counters);
+    for interface in own {
         for direction in Direction::ALL {
             let hook = interface.hook(direction);
             sample(&[&interface.name, direction.name(), hook.method], hook.error.is_none().into());
         }
+    }
+    for direction in Direction::ALL {
+        let mut hooks = others.iter().map(|interface| interface.hook(direction)).peekable();
+        if let Some(method) = hooks.peek().map(|hook| hook.method) {
+            let all_attached = hooks.all(|hook| hook.error.is_none());
+            sample(&[OTHER_INTERFACE, direction.name(), method], all_attached.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{Hook, Interface};
+
+    fn interface(name: &str, has_counters: bool, error: Option<&str>) -> Interface {
+        let hook = |error: Option<&str>| Hook { method: "tcx", error: error.map(str::to_owned) };
+        Interface {
+            name: name.into(),
+            index: 1,
+            kind: String::new(),
+            hooks: [hook(None), hook(error)],
+            has_counters,
+            traffic: Default::default(),
+        }
+    }
+
+    #[test]
+    fn interfaces_beyond_the_limit_share_one_series() {
+        let snapshot = Snapshot {
+            taken_at: std::time::UNIX_EPOCH,
+            interfaces: vec![
+                interface("a", true, Some("no")),
+                interface("b", false, None),
+                interface("c", false, Some("no")),
+                interface("d", false, None),
+            ],
+            other: Default::default(),
+            interface_states: Default::default(),
+            agent: Default::default(),
+        };
+        let mut seen = Vec::new();
+        attached(&snapshot, &mut |labels, value| seen.push((labels.join(" "), value)));
+        let expected = [("a rx tcx", 1), ("a tx tcx", 0), ("_other rx tcx", 1), ("_other tx tcx", 0)];
+        assert_eq!(seen, expected.map(|(labels, value)| (labels.to_owned(), Value::Integer(value))));
     }
 }

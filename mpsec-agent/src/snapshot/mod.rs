@@ -17,7 +17,7 @@ pub const OTHER_INTERFACE: &str = "_other";
 pub struct Snapshot {
     /// When it was taken.
     pub taken_at: SystemTime,
-    /// Interfaces with counters of their own, by name.
+    /// Interfaces that the configuration asks for, by name.
     pub interfaces: Vec<Interface>,
     /// What interfaces without counters of their own carried, received and sent.
     pub other: [Classes; 2],
