@@ -19,8 +19,8 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use mpsec_agent::kernel::btf::KernelBtf;
 use mpsec_agent::kernel::{ebpf::OBJECT, possible_cpus};
 use mpsec_common::maps::{
-    Event, InterfaceSlot, InterfaceTable, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_INTERFACES, PROGRAM_EGRESS,
-    PROGRAM_INGRESS, counter_index, slot_index,
+    Event, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_INTERFACES, PROGRAM_EGRESS, PROGRAM_INGRESS, counter_index,
+    slot_index,
 };
 use mpsec_common::packet::{Context, classify_slice};
 use mpsec_common::traffic::{CLASS_SLOTS, Counter};
@@ -225,9 +225,6 @@ struct Twin {
     classes: BTreeMap<Class, u64>,
 }
 
-/// Length of the interface table in bytes.
-const TABLE_LEN: usize = size_of::<InterfaceTable>();
-
 impl Twin {
     fn load(link: Link) -> Result<Twin> {
         let cpus = possible_cpus()?;
@@ -236,12 +233,8 @@ impl Twin {
             let program: &mut SchedClassifier = object.program_mut(name).context(name)?.try_into()?;
             program.load()?;
         }
-        let mut interfaces: Array<MapData, [u8; TABLE_LEN]> = take(&mut object, MAP_INTERFACES)?.try_into()?;
-        // On the heap: a thread's stack has no room for it.
-        let mut table: Box<[u8; TABLE_LEN]> = vec![0; TABLE_LEN].into_boxed_slice().try_into().expect("of that length");
-        let at = slot_index(IFINDEX, 0) as usize * size_of::<InterfaceSlot>();
-        table[at..at + 12].copy_from_slice(&interface(link, cpus));
-        interfaces.set(0, &*table, 0)?;
+        let mut interfaces: Array<MapData, [u8; 12]> = take(&mut object, MAP_INTERFACES)?.try_into()?;
+        interfaces.set(slot_index(IFINDEX, 0), interface(link, cpus), 0)?;
         let counters = take(&mut object, MAP_COUNTERS)?.try_into()?;
         let events = take(&mut object, MAP_EVENTS)?.try_into()?;
         Ok(Twin { object, link, cpus, counters, events, classes: BTreeMap::new() })

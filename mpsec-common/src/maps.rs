@@ -8,9 +8,8 @@ pub const PROGRAM_INGRESS: &str = "mpsec_ingress";
 pub const PROGRAM_EGRESS: &str = "mpsec_egress";
 /// The counters: a memory-mapped array of [`crate::traffic::InterfaceCounters`], indexed by [`counter_index`].
 pub const MAP_COUNTERS: &str = "COUNTERS";
-/// Which interface has which slot: the one value of this map, an [`InterfaceTable`], indexed by [`slot_index`]. A global of the
-/// kernel side, whose address is in the programs, rather than a map that is looked into for each packet.
-pub const MAP_INTERFACES: &str = ".bss";
+/// Which interface has which slot: an array of [`InterfaceSlot`], indexed by [`slot_index`].
+pub const MAP_INTERFACES: &str = "INTERFACES";
 /// What happened off the usual path: a per-CPU array of `u64`, indexed by [`Event`].
 pub const MAP_EVENTS: &str = "EVENTS";
 /// Read-only global of the object, named for [`crate::LAYOUT_VERSION`]: an object of another version has no such symbol.
@@ -55,12 +54,9 @@ shared! {
         /// Bytes of link header that the device's own counter leaves out, received and sent.
         pub uncounted: [u8; 2],
         /// Always 0.
-        pub reserved: [u8; 5],
+        pub reserved: u8,
     }
 }
-
-/// The value of [`MAP_INTERFACES`].
-pub type InterfaceTable = [InterfaceSlot; INTERFACE_ENTRIES as usize];
 
 /// What happens off the usual path and is worth a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

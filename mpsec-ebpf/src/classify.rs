@@ -6,13 +6,12 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use mpsec_common::headers::VLAN_LEN;
-use mpsec_common::maps::{Event, WIREGUARD_PORTS};
+use mpsec_common::maps::{Event, InterfaceSlot, WIREGUARD_PORTS};
 use mpsec_common::packet::{Context, classify_usual};
 use mpsec_common::traffic::{CLASS_SLOTS, Counter};
 use mpsec_common::{Class, Direction, Layout, Link, Packet as _, classify};
 
 use crate::packet::{Linear, Whole};
-use crate::record::Interface;
 use crate::{kernel, record};
 
 /// Counts one packet and lets it pass on to whatever comes next on the hook.
@@ -72,8 +71,8 @@ pub extern "C" fn mpsec_count(skb: *mut __sk_buff, direction: u32) -> i32 {
     // SAFETY: as in `count`.
     let buffer = unsafe { &*skb };
     let interface = record::interface(buffer.ifindex);
-    let layout = layout(skb, &interface, direction);
-    let amount = amount(skb, &interface, direction, &layout);
+    let layout = layout(skb, interface, direction);
+    let amount = amount(skb, interface, direction, &layout);
     if layout.class == Class::Malformed {
         log_malformed(skb);
     }
@@ -93,7 +92,7 @@ fn log_malformed(skb: *mut __sk_buff) {
 
 /// Class and headers: from the linear part where that is enough, else from the whole packet.
 #[inline(always)]
-fn layout(skb: *mut __sk_buff, interface: &Interface, direction: Direction) -> Layout {
+fn layout(skb: *mut __sk_buff, interface: &InterfaceSlot, direction: Direction) -> Layout {
     if interface.link != Link::Foreign as u8 {
         let context = context(skb, interface.link == Link::Ethernet as u8, direction);
         if let Ok(layout) = classify(&Linear::<true>::new(skb), &context) {
@@ -178,7 +177,7 @@ fn unpack(packed: u64) -> Layout {
 
 /// What the packet takes of the wire.
 #[inline(always)]
-fn amount(skb: *mut __sk_buff, interface: &Interface, direction: Direction, layout: &Layout) -> Counter {
+fn amount(skb: *mut __sk_buff, interface: &InterfaceSlot, direction: Direction, layout: &Layout) -> Counter {
     // SAFETY: as in `count`.
     let buffer = unsafe { &*skb };
     let (packets, wire_len) = if buffer.gso_size == 0 {

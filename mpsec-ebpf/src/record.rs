@@ -1,13 +1,11 @@
 //! The maps and the settings: the only place that declares them, and the only place that writes to a map.
 
-use core::cell::UnsafeCell;
-
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, PerCpuArray};
-use mpsec_common::maps::{Event, INTERFACE_ENTRIES, INTERFACE_PROBES, InterfaceSlot, InterfaceTable, WIREGUARD_PORTS};
+use mpsec_common::maps::{Event, INTERFACE_ENTRIES, INTERFACE_PROBES, InterfaceSlot, WIREGUARD_PORTS};
 use mpsec_common::maps::{OTHER_SLOT, counter_index_from, slot_index};
 use mpsec_common::traffic::{CLASS_SLOTS, Counter, CounterCell, InterfaceCounters};
 use mpsec_common::{Class, Direction, LAYOUT_VERSION, Link};
@@ -28,32 +26,13 @@ static PORT_FILTER: Global<u64> = Global::new(u64::MAX);
 #[map]
 static COUNTERS: Array<InterfaceCounters> = Array::with_max_entries(2, BPF_F_MMAPABLE);
 #[map]
+static INTERFACES: Array<InterfaceSlot> = Array::with_max_entries(INTERFACE_ENTRIES, 0);
+#[map]
 static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Event::ALL.len() as u32, 0);
 
-/// The interface table, which the agent writes while the programs run.
-#[repr(transparent)]
-struct Table(UnsafeCell<InterfaceTable>);
-// SAFETY: it is only read here, field by field and volatile.
-unsafe impl Sync for Table {}
-
-const FREE: InterfaceSlot =
-    InterfaceSlot { ifindex: 0, first_counter: 0, link: 0, uncounted: [0; 2], reserved: [0; 5] };
-#[unsafe(no_mangle)]
-static INTERFACES: Table = Table(UnsafeCell::new([FREE; INTERFACE_ENTRIES as usize]));
-
-/// What the agent said of an interface.
-#[derive(Clone, Copy)]
-pub struct Interface {
-    /// [`InterfaceSlot::first_counter`].
-    pub first_counter: u32,
-    /// [`InterfaceSlot::link`].
-    pub link: u8,
-    /// [`InterfaceSlot::uncounted`].
-    pub uncounted: [u8; 2],
-}
-
 /// What an interface without an entry is taken for.
-const UNKNOWN: Interface = Interface { first_counter: 0, link: Link::Foreign as u8, uncounted: [0; 2] };
+const UNKNOWN: InterfaceSlot =
+    InterfaceSlot { ifindex: 0, first_counter: 0, link: Link::Foreign as u8, uncounted: [0; 2], reserved: 0 };
 const _: () = assert!(OTHER_SLOT == 0, "its first counter is the first of all");
 
 /// One of the UDP ports of WireGuard. The verifier knows its value and takes out what compares to none, so each is loaded
@@ -73,37 +52,22 @@ pub fn port_filter() -> u64 {
 
 /// What the agent said of an interface that lies in its home entry, as nearly all do.
 #[inline(always)]
-pub fn interface_at_home(ifindex: u32) -> Option<Interface> {
-    entry(ifindex, slot_index(ifindex, 0))
+pub fn interface_at_home(ifindex: u32) -> Option<&'static InterfaceSlot> {
+    INTERFACES.get(slot_index(ifindex, 0)).filter(|entry| entry.ifindex == ifindex)
 }
 
 /// What the agent said of an interface.
 #[inline(always)]
-pub fn interface(ifindex: u32) -> Interface {
+pub fn interface(ifindex: u32) -> &'static InterfaceSlot {
     for probe in 0..INTERFACE_PROBES {
-        if let Some(interface) = entry(ifindex, slot_index(ifindex, probe)) {
-            return interface;
+        if let Some(entry) = INTERFACES.get(slot_index(ifindex, probe))
+            && entry.ifindex == ifindex
+        {
+            return entry;
         }
     }
     event(Event::NoSlot);
-    UNKNOWN
-}
-
-/// What entry `index` says, if it is the interface's.
-#[inline(always)]
-fn entry(ifindex: u32, index: u32) -> Option<Interface> {
-    // SAFETY: `slot_index` masks to the table's length. Volatile, because the agent changes it.
-    unsafe {
-        let entry = INTERFACES.0.get().cast::<InterfaceSlot>().add(index as usize);
-        if (&raw const (*entry).ifindex).read_volatile() != ifindex {
-            return None;
-        }
-        Some(Interface {
-            first_counter: (&raw const (*entry).first_counter).read_volatile(),
-            link: (&raw const (*entry).link).read_volatile(),
-            uncounted: (&raw const (*entry).uncounted).read_volatile(),
-        })
-    }
+    &UNKNOWN
 }
 
 /// Adds one packet, or one super-packet, to its counter.

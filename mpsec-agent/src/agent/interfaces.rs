@@ -334,7 +334,7 @@ fn entry_of(interface: &link::Interface, first_counter: u32) -> InterfaceSlot {
         first_counter,
         link: interface.link() as u8,
         uncounted: interface.uncounted(),
-        reserved: [0; 5],
+        reserved: 0,
     }
 }
 

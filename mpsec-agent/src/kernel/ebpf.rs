@@ -8,8 +8,8 @@ use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use mpsec_common::maps::{
-    Event, InterfaceSlot, InterfaceTable, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_INTERFACES, PROGRAM_EGRESS,
-    PROGRAM_INGRESS, WIREGUARD_PORTS,
+    Event, InterfaceSlot, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_INTERFACES, PROGRAM_EGRESS, PROGRAM_INGRESS,
+    WIREGUARD_PORTS,
 };
 use mpsec_common::packet::port_filter;
 use mpsec_common::{Direction, LAYOUT_VERSION};
@@ -77,8 +77,7 @@ pub struct Kernel {
     log: Option<KernelLog>,
     /// The counters.
     pub counters: Counters,
-    interfaces: Array<MapData, Table>,
-    table: Box<Table>,
+    interfaces: Array<MapData, Slot>,
     events: PerCpuArray<MapData, u64>,
     capacities: Vec<MapCapacity>,
 }
@@ -136,23 +135,12 @@ impl KernelStats {
     }
 }
 
-/// [`InterfaceTable`], so that it may be written to a map.
+/// [`InterfaceSlot`], so that it may be written to a map.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Table(InterfaceTable);
-// SAFETY: `InterfaceSlot` is `mpsec_common::Pod`, which promises the same, and an array of it has no padding.
-unsafe impl aya::Pod for Table {}
-
-impl Table {
-    /// All entries free. The heap gives zeroed memory without touching it, and what is never written takes none.
-    fn new() -> Box<Table> {
-        // SAFETY: every byte pattern is a `Table`.
-        unsafe { Box::<Table>::new_zeroed().assume_init() }
-    }
-}
-
-/// What the entries of the interface table are published as.
-pub const INTERFACES: &str = "INTERFACES";
+struct Slot(InterfaceSlot);
+// SAFETY: `InterfaceSlot` is `mpsec_common::Pod`, which promises the same.
+unsafe impl aya::Pod for Slot {}
 
 const PROGRAMS: [&str; 2] = [PROGRAM_INGRESS, PROGRAM_EGRESS];
 
@@ -188,11 +176,10 @@ impl Kernel {
             log: log.map(KernelLog),
             counters: Counters::new(counters, cpus, slots).map_err(other)?,
             interfaces: take(&mut object, MAP_INTERFACES)?.try_into().map_err(other)?,
-            table: Table::new(),
             events: take(&mut object, MAP_EVENTS)?.try_into().map_err(other)?,
             capacities: vec![
                 MapCapacity { name: MAP_COUNTERS, entries: counter_entries },
-                MapCapacity { name: INTERFACES, entries: mpsec_common::maps::INTERFACE_ENTRIES },
+                MapCapacity { name: MAP_INTERFACES, entries: mpsec_common::maps::INTERFACE_ENTRIES },
                 MapCapacity { name: MAP_EVENTS, entries: Event::ALL.len() as u32 },
             ],
         })
@@ -209,12 +196,8 @@ impl Kernel {
     }
 
     /// Writes an entry of the interface table.
-    ///
-    /// The kernel copies the whole table, most of which stays as it is: a program that reads an entry meanwhile finds in each
-    /// of its fields what was there or what will be.
     pub fn set_interface(&mut self, entry: u32, slot: InterfaceSlot) -> Result<(), aya::maps::MapError> {
-        self.table.0[entry as usize] = slot;
-        self.interfaces.set(0, &*self.table, 0)
+        self.interfaces.set(entry, Slot(slot), 0)
     }
 
     /// How often each event happened, on all CPUs together.

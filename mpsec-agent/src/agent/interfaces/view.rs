@@ -1,11 +1,11 @@
 //! The watched interfaces as a snapshot shows them.
 
 use mpsec_common::Direction;
-use mpsec_common::maps::{MAP_COUNTERS, OTHER_SLOT};
+use mpsec_common::maps::{MAP_COUNTERS, MAP_INTERFACES, OTHER_SLOT};
 use mpsec_common::traffic::{CLASS_SLOTS, Counter};
 
 use super::{Interfaces, Watched};
-use crate::kernel::ebpf::{INTERFACES, MapCapacity};
+use crate::kernel::ebpf::MapCapacity;
 use crate::kernel::link;
 use crate::snapshot::{self, Classes, Hook, Interface, InterfaceStates, OTHER_INTERFACE};
 
@@ -22,7 +22,7 @@ impl Interfaces {
         let capacities = self.kernel.capacities();
         let used = |name: &str, capacity: u64| match name {
             MAP_COUNTERS => slots * self.kernel.counter_entries_per_slot(),
-            INTERFACES => self.slots.entries(),
+            MAP_INTERFACES => self.slots.entries(),
             _ => capacity,
         };
         let map = |map: &MapCapacity| {
