@@ -126,16 +126,10 @@ fn start(agent: &Path, dir: &Path) -> Result<Served> {
         .args(["run", "--listen", LISTEN, "--max-interfaces", "2048", "--log-level", "warn"])
         .arg("--control-socket")
         .arg(dir.join("mpsec.sock"))
-        .arg("--state-dir")
-        .arg(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()
         .with_context(|| format!("cannot start {}", agent.display()))?;
-    // Two links an interface are more descriptors than a shell allows by default.
-    let limit = libc::rlimit { rlim_cur: 65_536, rlim_max: 65_536 };
-    // SAFETY: the pointer is to a whole limit; the old one is not asked for.
-    unsafe { libc::prlimit(child.id() as i32, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) };
     let address: SocketAddr = LISTEN.parse()?;
     let served = Served::adopt(child, address);
     let deadline = Instant::now() + Duration::from_secs(60);
