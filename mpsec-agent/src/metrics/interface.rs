@@ -22,6 +22,7 @@ pub const INTERFACE: &[Metric] = &[
     Metric {
         name: "mpsec_interface_bytes",
         help: "Bytes on the wire, by traffic class, link header included as far as the device's own counters include it. \
+               A VLAN tag counts as on a wire, also where a virtual device carries it beside the packet and leaves it out. \
                Sent packets are counted before the queueing discipline, which may still drop them.",
         kind: Kind::Counter,
         unit: Unit::Bytes,
