@@ -55,8 +55,9 @@ What is known of the reasons:
   changed nothing that could be measured.
 - TCP in bulk with offloads on: the empty program alone costs 1 to 1.5 percent here, because every super-packet finds the caches
   full of its payload. What is left for the classifier is less than the noise of one run.
-- Rendering: each sample goes through an indirect call, its label values are looked at for characters to escape, and the parts
-  of a line are copied one by one; code that knows its labels needs none of that. A scrape as a whole is within its goal.
+- Rendering: each sample goes through an indirect call, and its last label value is looked at for characters to escape; code
+  that knows its labels needs neither. It stands at the goal, on either side of it from run to run. A scrape as a whole is
+  well within its own.
 ";
 
 /// The kernel, the processor, and how it was measured: what the figures depend on, and nothing that names a host.

@@ -184,7 +184,7 @@ pub const AGENT: &[Metric] = &[
     },
 ];
 
-fn http(snapshot: &Snapshot, sample: Sample<'_>, what: HttpWhat) {
+fn http<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>, what: HttpWhat) {
     for count in snapshot.agent.http.iter().filter(|count| count.what == what) {
         let labels: Vec<&str> = count.labels.iter().map(String::as_str).collect();
         sample(&labels, Value::Integer(count.value));

@@ -85,7 +85,7 @@ pub const INTERFACE: &[Metric] = &[
 ];
 
 /// One sample for every interface, direction and class that has seen a packet.
-fn traffic(snapshot: &Snapshot, sample: Sample<'_>, value: fn(&Counter) -> u64) {
+fn traffic<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>, value: fn(&Counter) -> u64) {
     let own = snapshot.interfaces.iter().map(|interface| (interface.name.as_str(), &interface.traffic));
     for (name, traffic) in own.chain([(OTHER_INTERFACE, &snapshot.other)]) {
         for direction in Direction::ALL {
@@ -100,7 +100,7 @@ fn traffic(snapshot: &Snapshot, sample: Sample<'_>, value: fn(&Counter) -> u64) 
 }
 
 /// One sample for every direction of an interface with counters of its own, and one for all others together.
-fn attached(snapshot: &Snapshot, sample: Sample<'_>) {
+fn attached<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>) {
     let (own, others): (Vec<_>, Vec<_>) = snapshot.interfaces.iter().partition(|interface| interface.has_counters);
     for interface in own {
         for direction in Direction::ALL {

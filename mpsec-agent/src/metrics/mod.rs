@@ -23,11 +23,13 @@ pub struct Metric {
     /// Label names, in the order in which values are given.
     pub labels: &'static [&'static str],
     /// Hands every sample's label values and value on.
-    pub samples: fn(&Snapshot, Sample<'_>),
+    pub samples: for<'a> fn(&'a Snapshot, Sample<'_, 'a>),
 }
 
 /// Takes the label values and the value of one sample.
-pub type Sample<'a> = &'a mut dyn FnMut(&[&str], Value);
+///
+/// Label values live as long as the snapshot, so that whoever takes them may keep them and know them again by their address.
+pub type Sample<'s, 'a> = &'s mut dyn FnMut(&[&'a str], Value);
 
 /// What kind of number a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -50,18 +50,18 @@ fn family(text: &mut Vec<u8>, metric: &Metric, snapshot: &Snapshot, dialect: Dia
 
 /// What a family's lines begin with. Neighbouring samples differ in their last label alone, as a rule, so what is in front
 /// of its value is kept.
-struct Line {
+struct Line<'a> {
     /// What stands before each label's value.
     before: Vec<String>,
     /// What stands behind the last one.
     behind: String,
     /// The values, but for the last, that `start` is for.
-    values: Vec<String>,
+    values: Vec<&'a str>,
     start: Vec<u8>,
 }
 
-impl Line {
-    fn new(name: &str, labels: &[&str]) -> Line {
+impl<'a> Line<'a> {
+    fn new(name: &str, labels: &[&str]) -> Line<'a> {
         let first = |label| format!("{name}{{{label}=\"");
         let other = |label| format!("\",{label}=\"");
         let before =
@@ -70,9 +70,9 @@ impl Line {
         Line { before: before.collect(), behind, values: Vec::new(), start: Vec::new() }
     }
 
-    fn begin(&mut self, text: &mut Vec<u8>, values: &[&str]) {
+    fn begin(&mut self, text: &mut Vec<u8>, values: &[&'a str]) {
         if let Some((last, values)) = values.split_last() {
-            if self.start.is_empty() || self.values != values {
+            if self.start.is_empty() || !same(&self.values, values) {
                 self.restart(values);
             }
             text.extend_from_slice(&self.start);
@@ -81,7 +81,7 @@ impl Line {
         text.extend_from_slice(self.behind.as_bytes());
     }
 
-    fn restart(&mut self, values: &[&str]) {
+    fn restart(&mut self, values: &[&'a str]) {
         self.start.clear();
         for (index, before) in self.before.iter().enumerate() {
             self.start.extend_from_slice(before.as_bytes());
@@ -90,8 +90,14 @@ impl Line {
             }
         }
         self.values.clear();
-        self.values.extend(values.iter().map(|value| (*value).to_owned()));
+        self.values.extend_from_slice(values);
     }
+}
+
+/// True when the strings are the very same, not copies: nearly always what there is to know, and quicker known than whether
+/// they are equal.
+fn same<'a>(a: &[&'a str], b: &[&'a str]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| std::ptr::eq(*a, *b))
 }
 
 fn head(text: &mut Vec<u8>, family: &str, help: &str, kind: Kind, unit: Unit, dialect: Dialect) {
