@@ -49,12 +49,12 @@ to programs. It needs root, and changes nothing outside network namespaces that 
 const WHY: &str = "
 What is known of the reasons:
 
-- Classifier: finding the interface, finding the counter and adding to it take about 3 ns before a header is looked at, and
-  each header 0.5 to 1 more. From run to run the same build gives 4.7 to 5.7 ns for TCP, on either side of the goal. Putting
-  the interface table into a global, whose address is in the program, and comparing index and framing at once were tried and
-  changed nothing that could be measured.
-- TCP in bulk with offloads on: the empty program alone costs 1 to 1.5 percent here, because every super-packet finds the caches
-  full of its payload. What is left for the classifier is less than the noise of one run.
+- Classifier: finding the interface, finding the counter and adding to it took about 3 ns with no header looked at; the headers
+  take the rest. Interleaved runs of one object gave 4.8 to 5.7 ns for TCP, on either side of the goal. Putting the interface
+  table into a global, whose address is in the program, and comparing index and framing at once were tried and changed
+  nothing that could be measured.
+- TCP in bulk with offloads on: the empty program alone takes more than half of what the goal allows; what the classifier adds
+  to it is about one percent. Why an empty program costs that much was not found out.
 - Rendering: each sample goes through an indirect call, and its last label value is looked at for characters to escape; code
   that knows its labels needs neither. It stands at the goal, on either side of it from run to run. A scrape as a whole is
   well within its own.
