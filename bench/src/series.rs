@@ -31,6 +31,7 @@ pub fn snapshot() -> Snapshot {
         interfaces: (0..INTERFACES).map(interface).collect(),
         other: [[Counter::default(); CLASS_SLOTS]; 2],
         interface_states: InterfaceStates { counted: INTERFACES as u64, folded: 0, excluded: 0 },
+        namespaces: Vec::new(),
         agent: Agent::default(),
     }
 }

@@ -42,6 +42,7 @@ impl Sources {
             interfaces: traffic,
             other,
             interface_states: interfaces.states(),
+            namespaces: Vec::new(),
             agent: snapshot::Agent {
                 folded_total: troubles.folded,
                 attach_failures_total: troubles.attach_failures,

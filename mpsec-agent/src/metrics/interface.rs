@@ -146,6 +146,7 @@ mod tests {
             ],
             other: Default::default(),
             interface_states: Default::default(),
+            namespaces: Vec::new(),
             agent: Default::default(),
         };
         let mut seen = Vec::new();

@@ -17,6 +17,7 @@ impl Snapshot {
             "version": env!("CARGO_PKG_VERSION"),
             "interfaces": interfaces,
             "interface_states": self.interface_states,
+            "namespaces": self.namespaces,
             "agent": self.agent_json(),
         })
     }

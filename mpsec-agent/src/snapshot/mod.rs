@@ -8,6 +8,7 @@ use mpsec_common::traffic::{CLASS_SLOTS, Counter};
 use serde::Serialize;
 
 mod json;
+pub mod mptcp;
 
 /// The label value under which traffic of interfaces without counters of their own is published.
 pub const OTHER_INTERFACE: &str = "_other";
@@ -23,6 +24,8 @@ pub struct Snapshot {
     pub other: [Classes; 2],
     /// How many interfaces there are of each state.
     pub interface_states: InterfaceStates,
+    /// MPTCP in each network namespace that is watched, the agent's own first.
+    pub namespaces: Vec<mptcp::Namespace>,
     /// The agent's own condition.
     pub agent: Agent,
 }
