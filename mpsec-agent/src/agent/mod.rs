@@ -2,6 +2,7 @@
 
 mod collect;
 mod interfaces;
+mod mptcp;
 mod site;
 mod slots;
 

@@ -1,0 +1,4 @@
+//! What is seen of MPTCP in one network namespace, put together from sources that each may fail alone.
+
+mod ledger;
+mod paths;
