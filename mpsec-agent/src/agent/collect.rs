@@ -1,17 +1,18 @@
 //! Taking a snapshot: every source is read on its own, and one that fails is named and leaves the rest alone.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::api::HttpStats;
 use crate::snapshot::{self, Collector, HttpCount, HttpWhat, Reload, Snapshot};
 
-use super::interfaces::Interfaces;
+use super::namespace::Namespace;
 
 /// What a snapshot is made of beside the interfaces.
 pub struct Sources {
-    /// How often the kernel had more interface events than there was room for.
-    pub rtnetlink_overflows: u64,
+    /// Named network namespaces that cannot be watched, and why.
+    pub unwatched: BTreeMap<String, String>,
     /// The last attempt to load the configuration.
     pub reload: Reload,
     http: Arc<HttpStats>,
@@ -21,12 +22,14 @@ impl Sources {
     /// The configuration was loaded just now.
     pub fn new(http: Arc<HttpStats>) -> Sources {
         let reload = Reload { succeeded: true, loaded_at: SystemTime::now() };
-        Sources { rtnetlink_overflows: 0, reload, http }
+        Sources { unwatched: BTreeMap::new(), reload, http }
     }
 
     /// Reads everything.
-    pub fn collect(&self, interfaces: &Interfaces, with_program_stats: bool) -> Snapshot {
+    pub fn collect(&self, namespaces: &mut [Namespace], with_program_stats: bool) -> Snapshot {
         let mut reports = Vec::new();
+        let overflows = namespaces.iter().map(|namespace| namespace.overflows).sum();
+        let interfaces = &namespaces[0].interfaces;
         let kernel = &interfaces.kernel;
         let (traffic, other) =
             timed(&mut reports, "counters", || Ok::<_, String>(interfaces.traffic())).unwrap_or_default();
@@ -47,7 +50,7 @@ impl Sources {
                 folded_total: troubles.folded,
                 attach_failures_total: troubles.attach_failures,
                 attachments_lost_total: troubles.attachments_lost,
-                lost_events: vec![("rtnetlink", self.rtnetlink_overflows)],
+                lost_events: vec![("rtnetlink", overflows)],
                 kernel_events,
                 maps: interfaces.maps(),
                 programs,

@@ -182,12 +182,11 @@ impl Interfaces {
         }
     }
 
-    /// Detaches everything, and lets others run between one interface and the next.
-    pub async fn release_all(&mut self) {
-        for (index, watched) in std::mem::take(&mut self.watched) {
-            self.detach(index, watched);
-            tokio::task::yield_now().await;
-        }
+    /// Detaches from one interface, and takes it out of the watched ones; false when there is none.
+    pub fn release_one(&mut self) -> bool {
+        let Some((index, watched)) = self.watched.pop_first() else { return false };
+        self.detach(index, watched);
+        true
     }
 
     /// True when every watched interface has its programs.

@@ -14,6 +14,7 @@ pub mod ebpf;
 pub mod features;
 pub mod link;
 pub mod netlink;
+pub mod netns;
 pub mod tcx;
 
 /// Makes reads on a socket fail with `EAGAIN` after `timeout`.
