@@ -7,13 +7,17 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::config::PathsConfig;
-use crate::snapshot::mptcp::{DELIVERY_RATE_BOUNDS, Path, RTT_BOUNDS, Role, SubflowTraffic, TcpState, Totals};
+use crate::snapshot::mptcp::{
+    DELIVERY_RATE_BOUNDS, Path, RTT_BOUNDS, Role, SubflowCounts, SubflowTraffic, TcpState, Totals,
+};
 
 use super::paths::{PathId, Paths};
 
 /// For how long a closed subflow keeps its entry: its last packets come by after its socket is closed, and the path manager
 /// says why it was closed.
 const LINGER: Duration = Duration::from_secs(2);
+/// A path whose subflows send and hear nothing for so long is said to carry nothing.
+const UNHEARD: Duration = Duration::from_secs(3);
 
 /// What a subflow is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +86,8 @@ pub struct Tracked {
     pub rates: [f64; 2],
     /// Payload sent between the last two beats.
     pub sent_payload: u64,
-    /// Beats in a row in which its connection sent and it did not.
-    pub idle_beats: u32,
+    /// Since when it has sent and nothing has come back.
+    unheard_since: Option<Instant>,
 }
 
 /// A connection in the book.
@@ -133,6 +137,7 @@ impl Ledger {
             self.open_entry(&seen, now);
         }
         let Some(tracked) = self.subflows.get_mut(&slot) else { return };
+        tracked.listen(&seen, now);
         let path = enter_path(&mut self.paths, tracked, &seen, now);
         if let Some(path) = path {
             credit(path, tracked, &seen);
@@ -189,11 +194,6 @@ impl Ledger {
                 known.sent_payload += tx.payload_bytes;
             }
         }
-        for tracked in self.subflows.values_mut() {
-            let sends = self.connections.get(&tracked.seen.token).is_some_and(|known| known.sent_payload > 0);
-            let starves = sends && tracked.sent_payload == 0 && tracked.seen.phase == Phase::Established;
-            tracked.idle_beats = if starves { tracked.idle_beats + 1 } else { 0 };
-        }
     }
 
     /// Every subflow in the book whose socket is not closed.
@@ -212,19 +212,30 @@ impl Ledger {
     }
 
     /// Every path, with the subflows of the moment, ordered by labels.
-    pub fn paths(&mut self) -> Vec<Path> {
+    pub fn paths(&mut self, now: Instant) -> Vec<Path> {
         self.paths.clear_gauges();
         for tracked in self.subflows.values() {
-            let Some(id) = tracked.path else { continue };
-            let counts = &mut self.paths.get_mut(id).subflows;
-            match (tracked.seen.phase, tracked.seen.backup) {
-                (Phase::Connecting, _) => counts.connecting += 1,
-                (Phase::Established, false) => counts.active += 1,
-                (Phase::Established, true) => counts.backup += 1,
-                (Phase::Closed, _) => counts.closing += 1,
+            if let Some(id) = tracked.path {
+                count(&mut self.paths.get_mut(id).subflows, &tracked.seen);
             }
         }
+        self.find_silent(now);
         self.paths.all()
+    }
+
+    /// Marks the paths on which every subflow sends and hears nothing.
+    fn find_silent(&mut self, now: Instant) {
+        // For how long at least nothing was heard, by path; 0 where something was.
+        let mut unheard: HashMap<PathId, Duration> = HashMap::new();
+        for tracked in self.subflows.values().filter(|tracked| tracked.seen.phase != Phase::Closed) {
+            let Some(id) = tracked.path else { continue };
+            let long = tracked.unheard_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+            unheard.entry(id).and_modify(|least| *least = (*least).min(long)).or_insert(long);
+        }
+        for (id, long) in unheard.into_iter().filter(|(_, long)| *long >= UNHEARD) {
+            let text = format!("what is sent on it is not answered: nothing has come back for {} s", long.as_secs());
+            self.paths.get_mut(id).silent = Some(text);
+        }
     }
 
     fn open_entry(&mut self, seen: &Observation, now: Instant) {
@@ -252,7 +263,7 @@ impl Ledger {
             base_reports: 0,
             rates: [0.0; 2],
             sent_payload: 0,
-            idle_beats: 0,
+            unheard_since: None,
         };
         self.subflows.insert(seen.slot, tracked);
     }
@@ -274,6 +285,27 @@ impl Ledger {
             self.totals.connections_closed += u64::from(known.established);
             self.connections.remove(&tracked.seen.token);
         }
+    }
+}
+
+impl Tracked {
+    /// Takes note of whether what it sends is answered.
+    fn listen(&mut self, seen: &Observation, now: Instant) {
+        let [rx, tx] = [0, 1].map(|i| seen.traffic[i].packets > self.seen.traffic[i].packets);
+        if rx {
+            self.unheard_since = None;
+        } else if tx {
+            self.unheard_since.get_or_insert(now);
+        }
+    }
+}
+
+fn count(counts: &mut SubflowCounts, seen: &Observation) {
+    match (seen.phase, seen.backup) {
+        (Phase::Connecting, _) => counts.connecting += 1,
+        (Phase::Established, false) => counts.active += 1,
+        (Phase::Established, true) => counts.backup += 1,
+        (Phase::Closed, _) => counts.closing += 1,
     }
 }
 

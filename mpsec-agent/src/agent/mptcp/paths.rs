@@ -14,7 +14,7 @@ use crate::snapshot::mptcp::{DELIVERY_RATE_BOUNDS, Histogram, OTHER, Path, RTT_B
 const IDLE: Duration = Duration::from_secs(600);
 
 /// Which path: an index that stays good while the path has subflows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PathId(usize);
 
 /// The path of everything beyond the configured maximum.
