@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
+pub mod address;
 pub mod attach;
 pub mod btf;
 pub mod clsact;
