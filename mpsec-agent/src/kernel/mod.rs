@@ -12,8 +12,13 @@ pub mod clsact;
 pub mod counters;
 pub mod ebpf;
 pub mod features;
+pub mod genetlink;
 pub mod link;
+pub mod mib;
+pub mod mptcp_pm;
 pub mod netlink;
+pub mod sock_diag;
+pub mod sysctl;
 pub mod tcx;
 
 /// Makes reads on a socket fail with `EAGAIN` after `timeout`.
