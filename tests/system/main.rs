@@ -7,6 +7,7 @@ mod flood;
 mod harness;
 mod hotplug;
 mod http;
+mod lab;
 mod names;
 mod overflow;
 mod prometheus;
@@ -24,6 +25,7 @@ fn main() {
     arguments.test_threads.get_or_insert(1);
     let trials = [
         harness::trials(),
+        lab::trials(),
         classes::trials(),
         devices::trials(),
         bulk::trials(),

@@ -13,9 +13,14 @@ pub mod clsact;
 pub mod counters;
 pub mod ebpf;
 pub mod features;
+pub mod genetlink;
 pub mod link;
+pub mod mib;
+pub mod mptcp_pm;
 pub mod netlink;
 pub mod netns;
+pub mod sock_diag;
+pub mod sysctl;
 pub mod tcx;
 
 /// Makes reads on a socket fail with `EAGAIN` after `timeout`.
