@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mpsec_common::Direction;
-use mpsec_common::maps::{InterfaceSlot, OTHER_SLOT};
+use mpsec_common::maps::{InterfaceSlot, OTHER_SLOT, interface_flags};
 use mpsec_common::traffic::{CLASS_SLOTS, Counter};
 
 use crate::config::InterfaceFilter;
@@ -334,11 +334,12 @@ fn entry_of(interface: &link::Interface, first_counter: u32) -> InterfaceSlot {
         first_counter,
         link: interface.link() as u8,
         uncounted: interface.uncounted(),
-        reserved: 0,
+        flags: if interface.holds_ip { interface_flags::COUNTS_SUBFLOWS } else { 0 },
     }
 }
 
-/// Whether the kernel side sees both alike. The type of an interface can change (TUNSETLINK, and bonds of InfiniBand).
+/// Whether the kernel side sees both alike. The type of an interface can change (TUNSETLINK, and bonds of InfiniBand), and it
+/// may become a bridge's port.
 fn same_framing(a: &link::Interface, b: &link::Interface) -> bool {
-    (a.link() as u8, a.uncounted()) == (b.link() as u8, b.uncounted())
+    entry_of(a, 0) == InterfaceSlot { ifindex: a.index, ..entry_of(b, 0) }
 }

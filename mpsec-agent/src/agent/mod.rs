@@ -145,6 +145,8 @@ impl Agent {
         let mut kernel = Kernel::load(&Settings {
             max_interfaces: config.interfaces.max_interfaces,
             wireguard_ports: config.classify.wireguard_ports.padded(),
+            max_subflows: 32_768,
+            netns_cookie: crate::kernel::cgroup::netns_cookie().context("cannot tell the network namespace")?,
             log_level: config.log.kernel as u8,
         })?;
         if let Some(log) = kernel.take_log() {

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 pub mod attach;
 pub mod btf;
+pub mod cgroup;
 pub mod clsact;
 pub mod counters;
 pub mod ebpf;
 pub mod features;
 pub mod link;
 pub mod netlink;
+pub mod subflows;
 pub mod tcx;
 
 /// Makes reads on a socket fail with `EAGAIN` after `timeout`.
