@@ -11,8 +11,8 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 
 use crate::link::{self, Offload};
-use crate::netns::Netns;
 use crate::need;
+use crate::netns::Netns;
 
 /// The routing table of path 0; each path has one of its own on the client.
 const TABLE: usize = 100;

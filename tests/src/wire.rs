@@ -229,12 +229,7 @@ impl Packet {
             sequence: u32::from_be_bytes(bytes.get(tcp + 4..tcp + 8)?.try_into().ok()?),
             flags: *bytes.get(tcp + 13)?,
             joins: joins(bytes.get(tcp + 20..data)?),
-            sum: Sum {
-                packets: packets as u64,
-                bytes: on_wire as u64,
-                payload: payload as u64,
-                retransmitted: 0,
-            },
+            sum: Sum { packets: packets as u64, bytes: on_wire as u64, payload: payload as u64, retransmitted: 0 },
         })
     }
 }

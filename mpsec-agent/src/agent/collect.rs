@@ -29,6 +29,8 @@ impl Sources {
     pub fn collect(&self, namespaces: &mut [Namespace], with_program_stats: bool) -> Snapshot {
         let mut reports = Vec::new();
         let overflows = namespaces.iter().map(|namespace| namespace.overflows).sum();
+        let mptcp = namespaces.iter_mut().map(|namespace| namespace.mptcp(&mut reports)).collect();
+        let pm_overflows = namespaces.iter().map(|namespace| namespace.mptcp.overflows).sum();
         let interfaces = &namespaces[0].interfaces;
         let kernel = &interfaces.kernel;
         let (traffic, other) =
@@ -45,12 +47,12 @@ impl Sources {
             interfaces: traffic,
             other,
             interface_states: interfaces.states(),
-            namespaces: Vec::new(),
+            namespaces: mptcp,
             agent: snapshot::Agent {
                 folded_total: troubles.folded,
                 attach_failures_total: troubles.attach_failures,
                 attachments_lost_total: troubles.attachments_lost,
-                lost_events: vec![("rtnetlink", overflows)],
+                lost_events: vec![("rtnetlink", overflows), ("mptcp_pm", pm_overflows)],
                 kernel_events,
                 maps: interfaces.maps(),
                 programs,
@@ -90,7 +92,7 @@ impl Sources {
 }
 
 /// Reads a source and reports how it fared.
-fn timed<T, E: std::fmt::Display>(
+pub fn timed<T, E: std::fmt::Display>(
     reports: &mut Vec<Collector>,
     source: &'static str,
     read: impl FnOnce() -> Result<T, E>,

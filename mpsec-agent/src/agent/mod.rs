@@ -30,6 +30,8 @@ use site::AgentSite;
 
 /// How often the attached programs are looked after.
 const VERIFY_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the tables of subflows are read: what rates are worked out from, and how soon a closed subflow makes room.
+const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs the agent until SIGINT or SIGTERM.
 ///
@@ -195,12 +197,15 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let mut verify = tokio::time::interval(VERIFY_INTERVAL);
         verify.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut beat = tokio::time::interval(BEAT_INTERVAL);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 (index, news) = next_of(&mut self.namespaces) => self.observe(index, news).await?,
                 Some(command) = inbox.recv() => self.answer(command, &mut inbox),
                 _ = signals.hangup.recv() => self.reload(),
                 _ = verify.tick() => self.verify(),
+                _ = beat.tick() => self.namespaces.iter_mut().for_each(Namespace::beat),
                 () = std::future::ready(()), if self.has_pending() => {
                     self.attach_next();
                     // The server has its turn between one interface and the next.

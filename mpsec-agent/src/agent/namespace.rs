@@ -1,15 +1,20 @@
 //! One network namespace that is watched: its interfaces, and what is heard of them.
 
 use anyhow::Context as _;
+use mpsec_common::maps::Event;
 
 use crate::config::{Attach, Config, NetnsConfig};
 use crate::kernel::attach::{Attacher, Method};
+use crate::kernel::cgroup;
 use crate::kernel::ebpf::{Kernel, Settings};
 use crate::kernel::link::{self, Events};
 use crate::kernel::netlink::NetlinkError;
 use crate::kernel::netns::Netns;
+use crate::snapshot::{self, Collector};
 
+use super::collect::timed;
 use super::interfaces::Interfaces;
+use super::mptcp::{Lost, Mptcp, PathManagerNews};
 
 /// A watched network namespace.
 pub struct Namespace {
@@ -24,12 +29,16 @@ pub struct Namespace {
     list_is_due: bool,
     /// How often the kernel had more interface events than there was room for.
     pub overflows: u64,
+    /// What is seen of MPTCP.
+    pub mptcp: Mptcp,
 }
 
 /// What is heard of a namespace.
 pub enum News {
     /// Of its interfaces; an error ends the subscription.
     Links(std::io::Result<Result<Vec<link::Event>, link::Overflow>>),
+    /// Of its MPTCP connections.
+    PathManager(PathManagerNews),
 }
 
 impl Namespace {
@@ -49,8 +58,13 @@ impl Namespace {
         let mut kernel = Kernel::load(&Settings {
             max_interfaces: config.interfaces.max_interfaces,
             wireguard_ports: config.classify.wireguard_ports.padded(),
+            max_subflows: if config.mptcp.enabled { config.mptcp.max_subflows } else { 0 },
+            netns_cookie: cgroup::netns_cookie().context("cannot tell the network namespace")?,
             log_level: config.log.kernel as u8,
         })?;
+        if let (true, Err(error)) = (config.mptcp.enabled, &kernel.subflows) {
+            tracing::warn!(netns = name, "MPTCP subflows are not counted: {error}");
+        }
         if let Some(log) = kernel.take_log() {
             log.follow().context("cannot follow the log of the eBPF programs")?;
         }
@@ -67,7 +81,8 @@ impl Namespace {
         let mut interfaces = Interfaces::new(kernel, attacher, config.interfaces.filter.clone(), max_interfaces);
         interfaces.remove_stale(&list);
         interfaces.replace(list);
-        Ok(Namespace { name, netns: None, interfaces, events, list_is_due: false, overflows: 0 })
+        let mptcp = Mptcp::open(config.paths.clone());
+        Ok(Namespace { name, netns: None, interfaces, events, list_is_due: false, overflows: 0, mptcp })
     }
 
     /// Does something inside the namespace. If it cannot be entered, which was possible before, nothing is done.
@@ -88,7 +103,10 @@ impl Namespace {
 
     /// Waits for news. Nothing is lost when it is given up and called again.
     pub async fn news(&mut self) -> News {
-        News::Links(self.events.next().await)
+        tokio::select! {
+            news = self.events.next() => News::Links(news),
+            news = self.mptcp.news() => News::PathManager(news),
+        }
     }
 
     /// Takes note of news.
@@ -105,6 +123,7 @@ impl Namespace {
                     self.inside(Self::list_anew);
                 }
             },
+            News::PathManager(news) => self.mptcp.observe(news),
         }
         Ok(())
     }
@@ -131,6 +150,38 @@ impl Namespace {
             Ok(list) => self.interfaces.replace(list),
             Err(error) => tracing::error!(%error, "cannot list the interfaces; trying again"),
         }
+    }
+
+    /// Looks at the table of subflows, for a snapshot or a beat.
+    fn poll(&mut self) -> Result<(), String> {
+        let (table, names) = self.interfaces.subflows_and_names();
+        let table = table.map_err(|reason| reason.clone())?;
+        self.mptcp.poll(table, names).map_err(|error| error.to_string())
+    }
+
+    /// Once a second.
+    pub fn beat(&mut self) {
+        self.inside(|this| {
+            if let (Err(error), Ok(_)) = (this.poll(), &this.interfaces.kernel.subflows) {
+                tracing::warn!(netns = this.name, error, "cannot read the table of subflows");
+            }
+            this.mptcp.beat(this.interfaces.kernel.subflows.as_mut().ok());
+        });
+    }
+
+    /// What is known of MPTCP, and how each source fared.
+    pub fn mptcp(&mut self, reports: &mut Vec<Collector>) -> snapshot::mptcp::Namespace {
+        self.inside(|this| {
+            timed(reports, "mptcp_subflows", || this.poll());
+            let events = this.interfaces.kernel.events().unwrap_or_default();
+            let count = |wanted| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
+            let lost = Lost {
+                subflows: count(Event::SubflowTableFull) + count(Event::SubflowTagTaken),
+                handshakes: count(Event::HandshakeUnseen),
+            };
+            let table = this.interfaces.kernel.subflows.as_mut().ok();
+            this.mptcp.snapshot(&this.name, table, lost, reports)
+        })
     }
 
     /// Detaches everything, and lets others run between one interface and the next.

@@ -9,6 +9,7 @@ use std::time::Duration;
 pub mod address;
 pub mod attach;
 pub mod btf;
+pub mod cgroup;
 pub mod clsact;
 pub mod counters;
 pub mod ebpf;
@@ -20,6 +21,7 @@ pub mod mptcp_pm;
 pub mod netlink;
 pub mod netns;
 pub mod sock_diag;
+pub mod subflows;
 pub mod sysctl;
 pub mod tcx;
 

@@ -12,10 +12,13 @@ use crate::snapshot::mptcp::{
 };
 
 use super::paths::{PathId, Paths};
+use super::sockets::Ends;
 
 /// For how long a closed subflow keeps its entry: its last packets come by after its socket is closed, and the path manager
 /// says why it was closed.
 const LINGER: Duration = Duration::from_secs(2);
+/// For how long it is remembered why a subflow was closed.
+const REMEMBERED: Duration = Duration::from_secs(10);
 /// A path whose subflows send and hear nothing for so long is said to carry nothing.
 const UNHEARD: Duration = Duration::from_secs(3);
 
@@ -76,8 +79,8 @@ pub struct Tracked {
     path: Option<PathId>,
     counted_on_path: bool,
     closed_since: Option<Instant>,
-    /// Why it was closed, if the path manager said so.
-    reason: Option<String>,
+    /// Its socket went without a word.
+    vanished: bool,
     /// At the last beat.
     base: [SubflowTraffic; 2],
     /// How often the round-trip time had been measured at the last beat.
@@ -115,6 +118,8 @@ pub struct Ledger {
     paths: Paths,
     totals: Totals,
     last_beat: Option<Instant>,
+    /// Why subflows were closed that have been told of lately.
+    reasons: HashMap<Ends, (String, Instant)>,
 }
 
 impl Ledger {
@@ -126,13 +131,14 @@ impl Ledger {
             paths: Paths::new(settings),
             totals: Totals::default(),
             last_beat: None,
+            reasons: HashMap::new(),
         }
     }
 
     /// Takes note of one subflow, at a look at the whole table.
     pub fn observe(&mut self, seen: Observation, now: Instant) {
         let slot = seen.slot;
-        if !self.subflows.get(&slot).is_some_and(|tracked| tracked.seen.incarnation == seen.incarnation) {
+        if self.subflows.get(&slot).is_none_or(|tracked| tracked.seen.incarnation != seen.incarnation) {
             self.close_entry(slot, now);
             self.open_entry(&seen, now);
         }
@@ -159,13 +165,20 @@ impl Ledger {
         tracked.seen = seen;
     }
 
-    /// Takes note of why a subflow was closed.
-    pub fn note_reason(&mut self, token: u32, local: SocketAddr, remote: SocketAddr, reason: &str) {
-        let same = |tracked: &&mut Tracked| {
-            tracked.seen.token == token && tracked.seen.local == local && tracked.seen.remote == remote
+    /// Takes note of why a subflow was closed; it may not be in the book yet.
+    pub fn note_reason(&mut self, ends: Ends, reason: String, now: Instant) {
+        self.reasons.insert(ends, (reason, now));
+    }
+
+    /// Takes a subflow for closed whose socket went without a word.
+    pub fn vanish(&mut self, slot: u32, now: Instant) {
+        let Some(tracked) = self.subflows.get_mut(&slot).filter(|tracked| tracked.closed_since.is_none()) else {
+            return;
         };
-        if let Some(tracked) = self.subflows.values_mut().find(same) {
-            tracked.reason = Some(reason.to_owned());
+        tracked.closed_since = Some(now);
+        tracked.vanished = true;
+        if let Some(known) = self.connections.get_mut(&tracked.seen.token) {
+            known.live -= 1;
         }
     }
 
@@ -176,6 +189,7 @@ impl Ledger {
         for slot in &slots {
             self.close_entry(*slot, now);
         }
+        self.reasons.retain(|_, (_, at)| now.saturating_duration_since(*at) < REMEMBERED);
         slots
     }
 
@@ -258,7 +272,7 @@ impl Ledger {
             path: None,
             counted_on_path: false,
             closed_since: None,
-            reason: None,
+            vanished: false,
             base: Default::default(),
             base_reports: 0,
             rates: [0.0; 2],
@@ -272,7 +286,8 @@ impl Ledger {
         let Some(tracked) = self.subflows.remove(&slot) else { return };
         self.totals.subflows_closed += u64::from(tracked.seen.opened);
         if let Some(id) = tracked.path {
-            let reason = tracked.reason.unwrap_or_else(|| reason_by_state(&tracked.seen).to_owned());
+            let told = self.reasons.remove(&(tracked.seen.local, tracked.seen.remote)).map(|(reason, _)| reason);
+            let reason = told.unwrap_or_else(|| reason_by_state(&tracked).to_owned());
             *self.paths.get_mut(id).closed_total.entry(reason).or_default() += 1;
             self.paths.leave(id, now);
         }
@@ -349,9 +364,10 @@ fn sample(paths: &mut Paths, tracked: &mut Tracked) {
 }
 
 /// Why a subflow ended, by the state that its socket was in before.
-fn reason_by_state(seen: &Observation) -> &'static str {
-    match seen.last_state {
-        _ if !seen.opened => "not_established",
+fn reason_by_state(tracked: &Tracked) -> &'static str {
+    match tracked.seen.last_state {
+        _ if tracked.vanished => "vanished",
+        _ if !tracked.seen.opened => "not_established",
         // The peer's FIN had come, or ours was acknowledged: an orderly end.
         TcpState::TimeWait | TcpState::LastAck | TcpState::FinWait2 | TcpState::Closing | TcpState::CloseWait => "fin",
         TcpState::FinWait1 => "fin_unanswered",

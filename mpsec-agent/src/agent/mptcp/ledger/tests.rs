@@ -87,7 +87,7 @@ fn the_path_manager_knows_better_why_it_was_closed() {
     let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
     let seen = subflow(0, 1, 80);
     ledger.observe(seen.clone(), now);
-    ledger.note_reason(7, seen.local, seen.remote, "middlebox_interference");
+    ledger.note_reason((seen.local, seen.remote), "middlebox_interference".into(), now);
     ledger.observe(Observation { last_state: TcpState::Established, ..closed(&seen) }, now);
     ledger.settle(now + LINGER);
     assert_eq!(ledger.paths(now)[0].closed_total.get("middlebox_interference"), Some(&1));
