@@ -82,8 +82,8 @@ impl Command {
 
     /// GET_ADDR: tells the endpoint with this id.
     pub fn endpoint(id: u8) -> Command {
-        // The kernel takes no address without a family, although it looks for the id alone (mptcp_pm_nl_get_addr_doit).
-        let attributes = vec![AddressAttribute::Family(libc::AF_INET as u16), AddressAttribute::Id(id)];
+        // With a family it would need an address, too (mptcp_pm_parse_pm_addr_attr, net/mptcp/pm_netlink.c).
+        let attributes = vec![AddressAttribute::Id(id)];
         Command::new(CommandKind::GetAddress, vec![CommandAttribute::Address(attributes)])
     }
 

@@ -22,7 +22,7 @@ numbers! {
         SubflowEstablished = 10, "sub_established";
         /// A subflow ended.
         SubflowClosed = 11, "sub_closed";
-        /// A subflow became a backup, or no longer is one.
+        /// The peer made a subflow a backup, or no longer wants it as one. What this host changes is not told.
         SubflowPriority = 13, "sub_priority";
         /// The path manager listens on the port of an endpoint.
         ListenerCreated = 15, "listener_created";

@@ -11,6 +11,9 @@ use crate::snapshot::mptcp::Limits;
 /// How often endpoints are listed before it is given up to see a list that did not change meanwhile.
 const LIST_ATTEMPTS: usize = 5;
 
+/// What the kernel says of an endpoint that is not there.
+const NOT_FOUND: &str = "address not found";
+
 /// The path manager of the network namespace that it was opened in.
 ///
 /// What changes something needs CAP_NET_ADMIN; so does listing endpoints. A refusal carries the kernel's own words where it
@@ -56,8 +59,9 @@ impl PathManager {
     pub fn endpoint(&mut self, id: u8) -> Result<Option<Endpoint>, PathManagerError> {
         match self.ask(&Command::endpoint(id)) {
             Ok(answer) => answer.address().map(Some).ok_or(NetlinkError::Truncated.into()),
-            // "address not found" (mptcp_pm_nl_get_addr_doit, net/mptcp/pm_netlink.c).
-            Err(PathManagerError::Netlink(error)) if error.errno() == Some(libc::EINVAL) => Ok(None),
+            // The number alone would not tell it from a request that the kernel does not like (mptcp_pm_nl_get_addr,
+            // net/mptcp/pm_netlink.c).
+            Err(PathManagerError::Netlink(NetlinkError::Refused { text: Some(text), .. })) if text == NOT_FOUND => Ok(None),
             Err(error) => Err(error),
         }
     }
