@@ -43,6 +43,7 @@ impl Sources {
             other,
             interface_states: interfaces.states(),
             namespaces: Vec::new(),
+            per_subflow: None,
             agent: snapshot::Agent {
                 folded_total: troubles.folded,
                 attach_failures_total: troubles.attach_failures,
@@ -50,6 +51,7 @@ impl Sources {
                 lost_events: vec![("rtnetlink", self.rtnetlink_overflows)],
                 kernel_events,
                 maps: interfaces.maps(),
+                probes: Vec::new(),
                 programs,
                 collectors: reports,
                 reload: self.reload.clone(),

@@ -31,6 +31,9 @@ pub struct Namespace {
     pub limits: Option<Limits>,
     /// `net.mptcp.*`, by the name behind that; what this kernel lacks is not there.
     pub sysctls: BTreeMap<String, String>,
+    /// Whether connections are being made as plain TCP because an earlier one's MP_CAPABLE was dropped on its way
+    /// (`mptcp_active_should_disable`, net/mptcp/ctrl.c, Linux 6.12); `None` where that cannot be told.
+    pub blackhole: Option<bool>,
     /// What is wrong, most important first, in words for the operator.
     pub findings: Vec<Finding>,
 }
