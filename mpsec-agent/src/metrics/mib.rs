@@ -9,7 +9,7 @@ use crate::snapshot::Snapshot;
 pub struct Group {
     /// What they tell of.
     pub title: &'static str,
-    /// The same, as a sentence's beginning.
+    /// The same in a sentence.
     pub about: &'static str,
     /// One row a counter.
     pub metrics: &'static [Metric],
@@ -70,7 +70,7 @@ macro_rules! group {
     };
 }
 
-group! { HANDSHAKE "MP_CAPABLE" "Connections as they begin":
+group! { HANDSHAKE "MP_CAPABLE" "Connections as they begin.":
     Counter "mp_capable_syn_rx" "MPCapableSYNRX"
         "SYNs with MP_CAPABLE that came in"
     Counter "mp_capable_syn_tx" "MPCapableSYNTX"
@@ -89,7 +89,7 @@ group! { HANDSHAKE "MP_CAPABLE" "Connections as they begin":
         "MPTCP connections that are established now. The kernel counts this one up and down"
 }
 
-group! { FALLBACK "Fallback" "Connections that became plain TCP, or could not":
+group! { FALLBACK "Fallback" "Connections that became plain TCP, or could not.":
     Counter "mp_capable_fallback_ack" "MPCapableFallbackACK"
         "A server's connections that became plain TCP because the third ACK or the first data came without MPTCP"
     Counter "mp_capable_fallback_syn_ack" "MPCapableFallbackSYNACK"
@@ -118,7 +118,7 @@ group! { FALLBACK "Fallback" "Connections that became plain TCP, or could not":
         "Infinite mappings that came in: the peer falls back"
 }
 
-group! { JOIN "MP_JOIN" "Subflows as they join":
+group! { JOIN "MP_JOIN" "Subflows as they join.":
     Counter "mp_join_syn_tx" "MPJoinSynTx"
         "SYNs with MP_JOIN that were sent"
     Counter "mp_join_syn_rx" "MPJoinSynRx"
@@ -139,7 +139,7 @@ group! { JOIN "MP_JOIN" "Subflows as they join":
         "Third ACKs with MP_JOIN that came to an endpoint's own port"
 }
 
-group! { JOIN_FAILURE "MP_JOIN failures" "Subflows that did not join":
+group! { JOIN_FAILURE "MP_JOIN failures" "Subflows that did not join.":
     Counter "mp_join_no_token_found" "MPJoinNoTokenFound"
         "Joins refused because no connection here has the token that they name"
     Counter "mp_join_no_id_found" "MPJoinNoIdFound"
@@ -170,7 +170,7 @@ group! { JOIN_FAILURE "MP_JOIN failures" "Subflows that did not join":
         "Third ACKs with MP_JOIN refused because they came to a port that no endpoint announced"
 }
 
-group! { DATA "Data and order" "What happens to data on its way":
+group! { DATA "Data and order" "What happens to data on its way.":
     Counter "mptcp_retrans" "MPTCPRetrans"
         "Segments sent again by MPTCP, mostly on another subflow than at first"
     Counter "ofo_queue_tail" "OFOQueueTail"
@@ -201,7 +201,7 @@ group! { DATA "Data and order" "What happens to data on its way":
         "Segments thrown away because the connection's backlog was full"
 }
 
-group! { ADDRESS "Addresses" "Addresses announced and withdrawn":
+group! { ADDRESS "Addresses" "Addresses announced and withdrawn.":
     Counter "add_addr" "AddAddr"
         "ADD_ADDR that came in: the peer announces an address"
     Counter "add_addr_tx" "AddAddrTx"
@@ -230,7 +230,7 @@ group! { ADDRESS "Addresses" "Addresses announced and withdrawn":
         "Subflows closed because their address was withdrawn"
 }
 
-group! { CONTROL "Priorities, resets, windows" "How subflows are steered and ended":
+group! { CONTROL "Priorities, resets, windows" "How subflows are steered and ended.":
     Counter "mp_prio_tx" "MPPrioTx"
         "MP_PRIO that were sent: a subflow becomes backup, or is none any more"
     Counter "mp_prio_rx" "MPPrioRx"

@@ -64,7 +64,7 @@ fn mib(text: &mut String) {
          count from the namespace's start, and restart with it.\n",
     );
     for group in &MIB {
-        write!(text, "\n### {}\n\n{}.\n", group.title, group.about).expect(MEMORY);
+        write!(text, "\n### {}\n\n{}\n", group.title, group.about).expect(MEMORY);
         rows(text, group.metrics);
     }
     text.push_str("\n### Any other\n");
