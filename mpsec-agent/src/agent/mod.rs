@@ -24,7 +24,7 @@ use crate::kernel::ebpf::KernelStats;
 use crate::logging::LogHandle;
 use crate::snapshot::Reload;
 
-use collect::Sources;
+use collect::{Sources, Wanted};
 use namespace::{Namespace, News};
 use site::AgentSite;
 
@@ -263,7 +263,12 @@ impl Agent {
 
     /// Answers a command, and every other one that waits for the same.
     fn answer(&mut self, first: Command, inbox: &mut mpsc::Receiver<Command>) {
-        let snapshot = Arc::new(self.sources.collect(&mut self.namespaces, self.kernel_stats.is_some()));
+        let mptcp = &self.config.mptcp;
+        let wanted = Wanted {
+            program_stats: self.kernel_stats.is_some(),
+            subflow_series: if mptcp.subflow_series { mptcp.max_subflow_series as usize } else { 0 },
+        };
+        let snapshot = Arc::new(self.sources.collect(&mut self.namespaces, wanted));
         for command in std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok())) {
             match command {
                 // Who asked may have gone away.

@@ -39,6 +39,7 @@ impl Snapshot {
             "events_lost": lost,
             "kernel_events": events,
             "maps": agent.maps,
+            "probes": agent.probes,
             "programs": agent.programs,
             "collectors": collectors,
             "config": {
