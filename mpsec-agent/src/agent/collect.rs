@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::api::HttpStats;
+use crate::kernel::host::HostReader;
+use crate::snapshot::host::Host;
 use crate::snapshot::{self, Collector, HttpCount, HttpWhat, Reload, Snapshot};
 
 use super::interfaces::Interfaces;
@@ -15,17 +17,18 @@ pub struct Sources {
     /// The last attempt to load the configuration.
     pub reload: Reload,
     http: Arc<HttpStats>,
+    host: HostReader,
 }
 
 impl Sources {
     /// The configuration was loaded just now.
     pub fn new(http: Arc<HttpStats>) -> Sources {
         let reload = Reload { succeeded: true, loaded_at: SystemTime::now() };
-        Sources { rtnetlink_overflows: 0, reload, http }
+        Sources { rtnetlink_overflows: 0, reload, http, host: HostReader::default() }
     }
 
     /// Reads everything.
-    pub fn collect(&self, interfaces: &Interfaces, with_program_stats: bool) -> Snapshot {
+    pub fn collect(&mut self, interfaces: &Interfaces, with_program_stats: bool) -> Snapshot {
         let mut reports = Vec::new();
         let kernel = &interfaces.kernel;
         let (traffic, other) =
@@ -36,6 +39,12 @@ impl Sources {
         } else {
             Vec::new()
         };
+        let mut host = Host::default();
+        timed(&mut reports, "host", || {
+            let outcome;
+            (host, outcome) = self.host.read();
+            outcome
+        });
         let troubles = interfaces.troubles;
         Snapshot {
             taken_at: SystemTime::now(),
@@ -43,6 +52,7 @@ impl Sources {
             other,
             interface_states: interfaces.states(),
             namespaces: Vec::new(),
+            host,
             agent: snapshot::Agent {
                 folded_total: troubles.folded,
                 attach_failures_total: troubles.attach_failures,

@@ -12,6 +12,7 @@ pub mod clsact;
 pub mod counters;
 pub mod ebpf;
 pub mod features;
+pub mod host;
 pub mod link;
 pub mod netlink;
 pub mod tcx;

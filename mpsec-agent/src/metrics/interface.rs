@@ -147,6 +147,7 @@ mod tests {
             other: Default::default(),
             interface_states: Default::default(),
             namespaces: Vec::new(),
+            host: Default::default(),
             agent: Default::default(),
         };
         let mut seen = Vec::new();

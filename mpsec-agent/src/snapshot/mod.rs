@@ -7,8 +7,11 @@ use mpsec_common::maps::Event;
 use mpsec_common::traffic::{CLASS_SLOTS, Counter};
 use serde::Serialize;
 
-mod json;
+pub mod host;
+pub mod json;
 pub mod mptcp;
+#[cfg(test)]
+pub(crate) mod sample;
 
 /// The label value under which traffic of interfaces without counters of their own is published.
 pub const OTHER_INTERFACE: &str = "_other";
@@ -26,6 +29,8 @@ pub struct Snapshot {
     pub interface_states: InterfaceStates,
     /// MPTCP in each network namespace that is watched, the agent's own first.
     pub namespaces: Vec<mptcp::Namespace>,
+    /// The host.
+    pub host: host::Host,
     /// The agent's own condition.
     pub agent: Agent,
 }
@@ -68,6 +73,7 @@ pub struct Hook {
 
 /// How many interfaces there are of each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InterfaceStates {
     /// With counters of their own.
     pub counted: u64,
