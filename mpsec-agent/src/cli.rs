@@ -12,6 +12,7 @@ use crate::config::{EX_USAGE, KEYS, Key, Kind, Loader, Override};
 const EXAMPLES: &str = "\
 Examples:
   mpsec doctor                       What can this kernel do, and what mends the rest?
+  mpsec doctor mptcp                 Why do connections not use several paths?
   mpsec run                          Run the agent in the foreground; metrics on http://127.0.0.1:9475/metrics
   mpsec run --listen 0.0.0.0:9475    The same, for a Prometheus on another host
   mpsec status                       What is the running agent doing?
@@ -47,7 +48,10 @@ pub enum Command {
     #[command(after_help = "Example:\n  mpsec status --json | jq .interfaces")]
     Status(StatusArgs),
     /// Show what this kernel can do, what is missing, and the command that mends it
-    #[command(after_help = "Exits with 0 where MPSec can work here (BPF, and TCX or clsact), else with 1.")]
+    #[command(
+        after_help = "Exits with 0 where MPSec can work here (BPF, and TCX or clsact), else with 1. With mptcp: 0 where \
+        nothing keeps connections from using several paths."
+    )]
     Doctor(DoctorArgs),
     /// Check or show the configuration
     #[command(subcommand)]
@@ -70,9 +74,24 @@ pub struct StatusArgs {
 /// `mpsec doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
+    /// What to look into; this kernel's features if nothing is named
+    pub topic: Option<Topic>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// mptcp: an address that connections lead to, to look routes up for
+    #[arg(long, value_name = "ADDRESS")]
+    pub peer: Option<std::net::IpAddr>,
+    /// mptcp: the socket of the agent, which knows more if it runs
+    #[arg(long, value_name = "PATH", env = "MPSEC_CONTROL_SOCKET", default_value = "/run/mpsec/mpsec.sock")]
+    pub control_socket: PathBuf,
+}
+
+/// What `mpsec doctor` looks into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Topic {
+    /// Why connections do not use several paths
+    Mptcp,
 }
 
 /// `mpsec config`.

@@ -1,5 +1,8 @@
 //! `mpsec doctor`: what this kernel can do, what is missing, and what mends it.
 
+pub mod examine;
+pub mod mptcp;
+
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal};
 
@@ -141,6 +144,20 @@ impl Style {
             State::Unknown { .. } => 33,
         };
         let mark = self.plain_mark(state);
+        if self.colour { format!("\x1b[{colour}m{mark}\x1b[0m") } else { mark.to_owned() }
+    }
+
+    fn verdict(self, verdict: mptcp::Verdict) -> String {
+        let (mark, colour) = match (verdict, self.unicode) {
+            (mptcp::Verdict::Fine, true) => ("✓", 32),
+            (mptcp::Verdict::Wrong, true) => ("✗", 31),
+            (mptcp::Verdict::Noteworthy, true) => ("!", 33),
+            (mptcp::Verdict::Unknown, true) => ("?", 33),
+            (mptcp::Verdict::Fine, false) => ("[ok]", 32),
+            (mptcp::Verdict::Wrong, false) => ("[!!]", 31),
+            (mptcp::Verdict::Noteworthy, false) => ("[ i]", 33),
+            (mptcp::Verdict::Unknown, false) => ("[??]", 33),
+        };
         if self.colour { format!("\x1b[{colour}m{mark}\x1b[0m") } else { mark.to_owned() }
     }
 

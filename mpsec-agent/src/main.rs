@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use mpsec_agent::api::WebConfigError;
-use mpsec_agent::cli::{self, Command, ConfigCommand, DoctorArgs, StatusArgs};
+use mpsec_agent::cli::{self, Command, ConfigCommand, DoctorArgs, StatusArgs, Topic};
 use mpsec_agent::config::{self, ConfigError, EX_USAGE, Loader, Show};
 use mpsec_agent::control::client;
-use mpsec_agent::doctor::{Report, Style};
+use mpsec_agent::doctor::{Report, Style, examine};
 use mpsec_agent::kernel::ebpf::OBJECT_SHA256;
 use mpsec_agent::{agent, logging};
 
@@ -65,12 +65,18 @@ fn configuration(command: ConfigCommand) -> anyhow::Result<()> {
     say(&text)
 }
 
-/// Exits with 1 where MPSec cannot work.
+/// Exits with 1 where MPSec cannot work, or connections cannot be what is asked about.
 fn doctor(args: &DoctorArgs) -> ExitCode {
-    let report = Report::new();
-    let text = if args.json { format!("{:#}\n", report.to_json()) } else { report.to_text(Style::of_stdout()) };
+    let (text, is_fine) = match args.topic {
+        None => {
+            let report = Report::new();
+            let style = Style::of_stdout();
+            (if args.json { format!("{:#}\n", report.to_json()) } else { report.to_text(style) }, report.is_fit())
+        }
+        Some(Topic::Mptcp) => examine::mptcp(args.peer, &args.control_socket, args.json),
+    };
     match say(&text) {
-        Ok(()) if report.is_fit() => ExitCode::SUCCESS,
+        Ok(()) if is_fine => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("mpsec: {error:#}");

@@ -8,8 +8,10 @@ use serde::Serialize;
 use crate::kernel::address::{Address, Readiness, Route};
 use crate::snapshot::mptcp::{Endpoint, Finding, Limits};
 
+use super::Style;
+
 /// What is known of this network namespace.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Facts {
     /// Whether MPTCP sockets can be made, or why that is not known.
     pub sockets: Option<Result<(), String>>,
@@ -33,6 +35,26 @@ pub struct Facts {
     pub mib: BTreeMap<String, u64>,
     /// What the running agent has found; `None` without one.
     pub agent: Option<(Option<bool>, Vec<Finding>)>,
+}
+
+impl Default for Facts {
+    /// Nothing is known.
+    fn default() -> Facts {
+        let unknown = || "not looked at".to_owned();
+        Facts {
+            sockets: None,
+            sysctls: BTreeMap::new(),
+            endpoints: Err(unknown()),
+            limits: Err(unknown()),
+            interfaces: BTreeMap::new(),
+            addresses: Vec::new(),
+            routes: Vec::new(),
+            peer: None,
+            managers: Vec::new(),
+            mib: BTreeMap::new(),
+            agent: None,
+        }
+    }
 }
 
 /// What was found out about one question.
@@ -135,10 +157,11 @@ fn endpoints_are_there(facts: &Facts) -> Diagnosis {
     }
     let mut interfaces: Vec<&str> = usable(facts).map(|(_, name)| name).collect();
     interfaces.dedup();
-    let add = usable(facts).map(|(a, name)| format!("ip mptcp endpoint add {} dev {name} subflow", a.address)).next_back();
+    let add = usable(facts).map(|(a, name)| format!("ip mptcp endpoint add {} dev {name} subflow", a.address)).last();
     match interfaces.len() {
         0 | 1 => {
-            let text = "there are no endpoints, and one interface with an address at most: a client here makes one subflow";
+            let text =
+                "there are no endpoints, and one interface with an address at most: a client here makes one subflow";
             diagnosis(CHECK, Verdict::Noteworthy, text, None)
         }
         n => {
@@ -168,11 +191,17 @@ fn endpoint_addresses(facts: &Facts) -> Vec<Diagnosis> {
         let (name, up) = facts.interfaces.get(&address.ifindex)?;
         let text = match address.readiness {
             _ if !up => format!("the endpoint {at} is on {name}, which is down"),
-            Readiness::Tentative => format!("the endpoint {at} on {name} is not ready: it is being checked for duplicates"),
-            Readiness::Duplicate => format!("the endpoint {at} on {name} cannot be used: another host has this address"),
+            Readiness::Tentative => {
+                format!("the endpoint {at} on {name} is not ready: it is being checked for duplicates")
+            }
+            Readiness::Duplicate => {
+                format!("the endpoint {at} on {name} cannot be used: another host has this address")
+            }
             Readiness::Deprecated => format!("the endpoint {at} on {name} is deprecated: not for new connections"),
             Readiness::Ready => match endpoint.interface.as_ref() {
-                Some(bound) if bound != name => format!("the endpoint {at} is bound to {bound}, but the address is on {name}"),
+                Some(bound) if bound != name => {
+                    format!("the endpoint {at} is bound to {bound}, but the address is on {name}")
+                }
                 _ => return None,
             },
         };
@@ -223,7 +252,8 @@ fn limits(facts: &Facts) -> Vec<Diagnosis> {
         found.push(diagnosis(CHECK, Verdict::Noteworthy, text, remedy));
     }
     if found.is_empty() {
-        let text = format!("limits: {} more subflows, {} announced addresses", limits.subflows, limits.add_addr_accepted);
+        let text =
+            format!("limits: {} more subflows, {} announced addresses", limits.subflows, limits.add_addr_accepted);
         found.push(diagnosis(CHECK, Verdict::Fine, text, None));
     }
     found
@@ -245,7 +275,9 @@ fn routes(facts: &Facts) -> Vec<Diagnosis> {
             Ok(route) if route.ifindex == address.ifindex => return None,
             Ok(route) => {
                 let other = facts.interfaces.get(&route.ifindex).map_or("another interface", |(name, _)| name.as_str());
-                format!("packets from {source}{to} leave by {other} rather than {name}: there is no route by source address")
+                format!(
+                    "packets from {source}{to} leave by {other} rather than {name}: there is no route by source address"
+                )
             }
             Err(reason) => format!("there is no route from {source} ({name}){to}: {reason}"),
         };
@@ -267,7 +299,9 @@ fn managers(facts: &Facts) -> Vec<Diagnosis> {
                 "nmcli connection modify NAME connection.mptcp-flags disabled",
             ),
             "mptcpd" => ("mptcpd runs, and manages paths of its own", "systemctl disable --now mptcp"),
-            _ => ("systemd-networkd runs, and may make endpoints of its own", "see MPTCP settings in its .network files"),
+            _ => {
+                ("systemd-networkd runs, and may make endpoints of its own", "see MPTCP settings in its .network files")
+            }
         };
         diagnosis("other_manager", Verdict::Noteworthy, text, Some(remedy.to_owned()))
     };
@@ -276,7 +310,10 @@ fn managers(facts: &Facts) -> Vec<Diagnosis> {
 
 fn blackhole(facts: &Facts) -> Diagnosis {
     const CHECK: &str = "blackhole";
-    let repair = Some("sysctl -w net.mptcp.blackhole_timeout=3600 (writing it, also unchanged, lets MPTCP be tried at once)".to_owned());
+    let repair = Some(
+        "sysctl -w net.mptcp.blackhole_timeout=3600 (writing it, also unchanged, lets MPTCP be tried at once)"
+            .to_owned(),
+    );
     let held_back = facts.mib.get("MPCapableSYNTXDisabled").copied();
     match (facts.agent.as_ref().and_then(|(blackhole, _)| *blackhole), held_back) {
         (Some(true), _) => {
@@ -286,7 +323,8 @@ fn blackhole(facts: &Facts) -> Diagnosis {
         }
         (Some(false), _) | (_, Some(0)) => diagnosis(CHECK, Verdict::Fine, "new connections ask for MPTCP", None),
         (None, Some(count)) => {
-            let text = format!("{count} connections were kept from asking for MPTCP since boot; it may still be in force");
+            let text =
+                format!("{count} connections were kept from asking for MPTCP since boot; it may still be in force");
             diagnosis(CHECK, Verdict::Noteworthy, text, repair)
         }
         (None, None) => {
@@ -307,10 +345,16 @@ fn joins(facts: &Facts) -> Option<Diagnosis> {
         ("MPJoinAckHMacFailure", "the peer did not prove that it knows the keys"),
         ("MPJoinNoTokenFound", "they named no connection of this host"),
     ];
-    let mut causes: Vec<String> =
-        failed.iter().filter(|(name, _)| count(name) > 0).map(|(name, why)| format!("{} because {why}", count(name))).collect();
+    let mut causes: Vec<String> = failed
+        .iter()
+        .filter(|(name, _)| count(name) > 0)
+        .map(|(name, why)| format!("{} because {why}", count(name)))
+        .collect();
     if sent > answered {
-        causes.push(format!("{} of {sent} joins got no answer: the peer's limit, a firewall, or the way", sent - answered));
+        causes.push(format!(
+            "{} of {sent} joins got no answer: the peer's limit, a firewall, or the way",
+            sent - answered
+        ));
     }
     (!causes.is_empty()).then(|| {
         let text = format!("joins that failed since boot: {}", causes.join("; "));
@@ -346,6 +390,26 @@ fn agents_findings(facts: &Facts) -> Vec<Diagnosis> {
     let told = |finding: &&Finding| !matches!(finding.kind.as_str(), "blackhole" | "fallback");
     let show = |finding: &Finding| diagnosis("agent", Verdict::Wrong, finding.text.clone(), finding.remedy.clone());
     findings.filter(told).map(show).collect()
+}
+
+/// The answers for people, and whether nothing is wrong.
+pub fn to_text(all: &[Diagnosis], style: Style) -> (String, bool) {
+    let mut text = String::new();
+    for diagnosis in all {
+        let mark = style.verdict(diagnosis.verdict);
+        text.push_str(&format!("{mark} {}: {}\n", diagnosis.check, diagnosis.text));
+        if let Some(remedy) = &diagnosis.remedy {
+            text.push_str(&format!("     remedy: {remedy}\n"));
+        }
+    }
+    let wrong = all.iter().filter(|diagnosis| diagnosis.verdict == Verdict::Wrong).count();
+    let summary = match wrong {
+        0 => "Nothing keeps connections from using several paths, as far as this host can tell.".to_owned(),
+        1 => "1 thing keeps connections from using several paths.".to_owned(),
+        n => format!("{n} things keep connections from using several paths."),
+    };
+    text.push_str(&format!("\n{}\n", style.bold(&summary)));
+    (text, wrong == 0)
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
+/// `IFF_UP` and `IFF_LOWER_UP` (include/uapi/linux/if.h).
+const UP: u32 = 1 | 1 << 16;
 /// Frames without a link header (include/uapi/linux/if_arp.h), as cellular modems have them.
 const ARPHRD_RAWIP: u16 = 519;
 /// Room for thousands of events that come at once; the default holds a few hundred.
@@ -43,6 +45,8 @@ pub struct Interface {
     /// True when this host's IP layer sits on the interface itself: false for the port of a bridge, a bond or the like, whose
     /// packets come by on that one too, and for a macvlan or ipvlan device, whose packets come by on the one that it lies on.
     pub holds_ip: bool,
+    /// True when it is switched on and has a carrier.
+    pub is_up: bool,
 }
 
 impl Interface {
@@ -65,6 +69,7 @@ impl Interface {
             hardware: u16_at(message.payload, 2)?,
             kind,
             holds_ip: !is_port && !is_sublayer,
+            is_up: u32_at(message.payload, 8)? & UP == UP,
         })
     }
 

@@ -165,6 +165,14 @@ impl Features {
     }
 }
 
+/// Whether MPTCP sockets can be made, or why not.
+pub fn mptcp_socket() -> Result<(), String> {
+    match mptcp::socket_verdict().state {
+        State::Available => Ok(()),
+        State::Missing { reason } | State::Unknown { reason } => Err(reason),
+    }
+}
+
 /// The groups that features are shown in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Section {

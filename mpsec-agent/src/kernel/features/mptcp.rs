@@ -25,7 +25,7 @@ pub(super) fn probe(capabilities: Capabilities, btf: Option<&KernelBtf>) -> Verd
     ])
 }
 
-fn socket_verdict() -> Verdict {
+pub(super) fn socket_verdict() -> Verdict {
     match socket().map_err(|error| (error.raw_os_error(), error)) {
         Ok(_) => Verdict::available(),
         // mptcp_init_sock asks the sysctl first (net/mptcp/protocol.c, Linux 6.18).
