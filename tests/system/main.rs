@@ -7,6 +7,7 @@ mod flood;
 mod harness;
 mod hotplug;
 mod http;
+mod multipath;
 mod names;
 mod overflow;
 mod prometheus;
@@ -36,6 +37,7 @@ fn main() {
         http::trials(),
         flood::trials(),
         prometheus::trials(),
+        multipath::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }
