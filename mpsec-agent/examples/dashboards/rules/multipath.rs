@@ -83,7 +83,7 @@ fn fallbacks() -> Rule {
         "Connections of {{ $labels.instance }} become plain TCP ({{ $labels.cause }})",
         "{{ $value | humanizePercentage }} of the connections of the last quarter of an hour. no_mp_capable_in_syn_ack: the \
          servers do not speak MPTCP, or a middlebox strips its options. syn_dropped: a middlebox drops them. \
-         no_mp_capable_in_ack, first_data, mapping, corruption: a middlebox changes the stream; net.mptcp.checksum_enabled \
+         no_mp_capable_in_ack, first_data, mapping, corruption, checksum: a middlebox changes the stream; net.mptcp.checksum_enabled \
          shows where. A capture on both ends (tcpdump) tells which it is.",
     )
 }
