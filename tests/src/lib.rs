@@ -8,6 +8,8 @@
 //! | know frames and what must be said of them | [`frames`] |
 //! | send and receive them | [`send`], [`capture`], [`tuntap`] |
 //! | make bulk traffic of known size | [`bulk`] |
+//! | make several paths, and talk MPTCP over them | [`paths`], [`mptcp`], [`crowd`] |
+//! | know what crossed a path, and what the kernel says of it | [`wire`], [`ss`] |
 //! | run the agent and read its metrics | [`agent`], [`http`], [`exposition`], [`counted`] |
 //! | see and disturb what is attached to a device | [`hooks`], [`bpf`] |
 //! | let Prometheus scrape it, and read dashboards as Grafana does | [`prometheus`], [`grafana`] |
@@ -18,18 +20,23 @@ pub mod bpf;
 pub mod bulk;
 pub mod capture;
 pub mod counted;
+pub mod crowd;
 pub mod exposition;
 pub mod frames;
 pub mod grafana;
 pub mod hooks;
 pub mod http;
 pub mod link;
+pub mod mptcp;
 pub mod need;
 pub mod netns;
 pub mod packet_socket;
+pub mod paths;
 pub mod prometheus;
 pub mod send;
+pub mod ss;
 pub mod topology;
 pub mod trial;
 pub mod tuntap;
 pub mod wait;
+pub mod wire;

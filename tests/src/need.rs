@@ -50,6 +50,14 @@ pub fn tcx() -> Result<()> {
     }
 }
 
+/// MPTCP with the kernel's own path manager. Shown by asking for its limits in a new namespace.
+pub fn mptcp() -> Result<()> {
+    root()?;
+    command("ip")?;
+    let limits = Netns::new()?.ip("mptcp limits show");
+    limits.map(drop).map_err(|error| Skip::because(format!("this kernel has no MPTCP: {}", error.root_cause())))
+}
+
 /// The agent's program: the one that `MPSEC_BIN` names, else the one that cargo built beside this test.
 pub fn mpsec() -> Result<PathBuf> {
     let (path, from) = match env::var_os("MPSEC_BIN") {

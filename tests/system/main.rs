@@ -7,6 +7,7 @@ mod flood;
 mod harness;
 mod hotplug;
 mod http;
+mod lab;
 mod multipath;
 mod names;
 mod overflow;
@@ -25,6 +26,7 @@ fn main() {
     arguments.test_threads.get_or_insert(1);
     let trials = [
         harness::trials(),
+        lab::trials(),
         classes::trials(),
         devices::trials(),
         bulk::trials(),
