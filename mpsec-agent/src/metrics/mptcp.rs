@@ -113,9 +113,10 @@ pub const MPTCP: &[Metric] = &[
     Metric {
         name: "mpsec_tcp_reordering",
         help: "Signs of reordering in all of TCP, by kind: detected_by_sack, detected_by_timestamp, detected_by_reno (the \
-               sender saw that segments overtook one another), out_of_order (queued by the receiver), \
-               out_of_order_merged, dsack_sent_old, dsack_sent_out_of_order, dsack_received, dsack_received_out_of_order \
-               (something was sent for nothing), or the kernel's name.",
+               sender saw that segments overtook one another), out_of_order, out_of_order_merged, out_of_order_dropped \
+               (by the receiver's queue), dsack_sent_old, dsack_sent_out_of_order, dsack_received, \
+               dsack_received_out_of_order (something was sent for nothing), still_queued (a retransmission found that \
+               the first transmission had not left the host), or the kernel's name.",
         kind: Kind::Counter,
         unit: Unit::None,
         labels: &["netns", "kind"],

@@ -43,10 +43,12 @@ pub(super) const REORDERING: &[(&str, &str)] = &[
     ("detected_by_reno", "TCPRenoReorder"),
     ("out_of_order", "TCPOFOQueue"),
     ("out_of_order_merged", "TCPOFOMerge"),
+    ("out_of_order_dropped", "TCPOFODrop"),
     ("dsack_sent_old", "TCPDSACKOldSent"),
     ("dsack_sent_out_of_order", "TCPDSACKOfoSent"),
     ("dsack_received", "TCPDSACKRecv"),
     ("dsack_received_out_of_order", "TCPDSACKOfoRecv"),
+    ("still_queued", "TCPSpuriousRtxHostQueues"),
 ];
 
 /// The sum of each cause's counters; a cause that this kernel counts by none of them is absent.
