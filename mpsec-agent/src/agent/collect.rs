@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::api::HttpStats;
+use crate::kernel::host::HostReader;
+use crate::snapshot::host::Host;
 use crate::snapshot::subflow_series::Folding;
 use crate::snapshot::{self, Collector, HttpCount, HttpWhat, Reload, Snapshot};
 
@@ -17,6 +19,7 @@ pub struct Sources {
     /// The last attempt to load the configuration.
     pub reload: Reload,
     http: Arc<HttpStats>,
+    host: HostReader,
     /// What subflows carried that had no series.
     folding: Folding,
 }
@@ -34,7 +37,7 @@ impl Sources {
     /// The configuration was loaded just now.
     pub fn new(http: Arc<HttpStats>) -> Sources {
         let reload = Reload { succeeded: true, loaded_at: SystemTime::now() };
-        Sources { unwatched: BTreeMap::new(), reload, http, folding: Folding::default() }
+        Sources { unwatched: BTreeMap::new(), reload, http, folding: Folding::default(), host: HostReader::default() }
     }
 
     /// Reads everything.
@@ -54,6 +57,12 @@ impl Sources {
         } else {
             Vec::new()
         };
+        let mut host = Host::default();
+        timed(&mut reports, "host", || {
+            let outcome;
+            (host, outcome) = self.host.read();
+            outcome
+        });
         let troubles = interfaces.troubles;
         Snapshot {
             taken_at: SystemTime::now(),
@@ -62,6 +71,7 @@ impl Sources {
             interface_states: interfaces.states(),
             namespaces: mptcp,
             per_subflow,
+            host,
             agent: snapshot::Agent {
                 folded_total: troubles.folded,
                 attach_failures_total: troubles.attach_failures,

@@ -15,6 +15,7 @@ pub mod counters;
 pub mod ebpf;
 pub mod features;
 pub mod genetlink;
+pub mod host;
 pub mod link;
 pub mod mib;
 pub mod mptcp_pm;

@@ -7,8 +7,11 @@ use mpsec_common::maps::Event;
 use mpsec_common::traffic::{CLASS_SLOTS, Counter};
 use serde::Serialize;
 
-mod json;
+pub mod host;
+pub mod json;
 pub mod mptcp;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod subflow_series;
 
 /// The label value under which traffic of interfaces without counters of their own is published.
@@ -29,6 +32,8 @@ pub struct Snapshot {
     pub namespaces: Vec<mptcp::Namespace>,
     /// The subflows that have series of their own; `None` while the configuration asks for none.
     pub per_subflow: Option<subflow_series::PerSubflow>,
+    /// The host.
+    pub host: host::Host,
     /// The agent's own condition.
     pub agent: Agent,
 }
@@ -44,6 +49,7 @@ impl Snapshot {
             interface_states: InterfaceStates::default(),
             namespaces: Vec::new(),
             per_subflow: None,
+            host: host::Host::default(),
             agent: Agent::default(),
         }
     }
@@ -87,6 +93,7 @@ pub struct Hook {
 
 /// How many interfaces there are of each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InterfaceStates {
     /// With counters of their own.
     pub counted: u64,
