@@ -17,6 +17,8 @@ pub struct Dashboard(Value);
 /// A query of a panel.
 #[derive(Clone, Debug)]
 pub struct Query {
+    /// The panel's title.
+    pub panel: String,
     /// The panel's title and the query's letter.
     pub name: String,
     /// The query, variables and all.
@@ -40,6 +42,7 @@ impl Dashboard {
         let rows = array(&self.0["panels"]).iter();
         let panels = rows.flat_map(|panel| std::iter::once(panel).chain(array(&panel["panels"])));
         let query = |panel: &Value, target: &Value| Query {
+            panel: text(&panel["title"]).to_owned(),
             name: format!("{} {}", text(&panel["title"]), text(&target["refId"])),
             expr: text(&target["expr"]).to_owned(),
             instant: target["instant"] == true,
@@ -62,6 +65,8 @@ impl Dashboard {
             let name = text(&variable["name"]);
             let value = match text(&variable["type"]) {
                 "datasource" => continue,
+                // What stands for all was chosen by whoever made the dashboard.
+                "query" if variable["allValue"].is_string() => text(&variable["allValue"]).to_owned(),
                 "textbox" => text(&variable["query"]).to_owned(),
                 "query" => {
                     let query = text(&variable["query"]["query"]);

@@ -8,6 +8,7 @@ mod harness;
 mod hotplug;
 mod http;
 mod lab;
+mod multipath;
 mod names;
 mod overflow;
 mod prometheus;
@@ -38,6 +39,7 @@ fn main() {
         http::trials(),
         flood::trials(),
         prometheus::trials(),
+        multipath::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

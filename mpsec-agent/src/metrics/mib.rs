@@ -113,9 +113,9 @@ group! { FALLBACK "Fallback" "Connections that became plain TCP, or could not.":
     Counter "fallback_failed" "FallbackFailed"
         "Fallbacks that were no longer possible, so that the subflow was reset"
     Counter "infinite_map_tx" "InfiniteMapTx"
-        "Infinite mappings sent, which tell the peer that this end falls back"
+        "Connections that became plain TCP because a checksum was wrong: this end sent an infinite mapping"
     Counter "infinite_map_rx" "InfiniteMapRx"
-        "Infinite mappings that came in: the peer falls back"
+        "Infinite mappings that came in: the peer falls back, and this end with it"
 }
 
 group! { JOIN "MP_JOIN" "Subflows as they join.":

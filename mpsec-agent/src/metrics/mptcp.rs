@@ -1,10 +1,13 @@
 //! MPTCP as a whole: connections, what fails and why, and how the kernel is set.
 
+mod causes;
+
 use std::collections::BTreeMap;
 
 use super::{Kind, Metric, Sample, Unit, Value};
 use crate::snapshot::Snapshot;
 use crate::snapshot::mptcp::{Namespace, TcpState};
+use causes::{FALLBACKS, JOIN_FAILURES, REORDERING, causes};
 
 /// Metrics of MPTCP in each namespace.
 pub const MPTCP: &[Metric] = &[
@@ -19,42 +22,42 @@ pub const MPTCP: &[Metric] = &[
     total(
         "mpsec_mptcp_connections_opened",
         "Connections that were established since the agent started.",
-        |snapshot, sample| each(snapshot, sample, |namespace| Some(namespace.totals.connections_opened.into())),
+        |snapshot, sample| each(snapshot, sample, |namespace| Some(namespace.totals.connections_opened)),
     ),
     total("mpsec_mptcp_connections_closed", "Connections that ended since the agent started.", |snapshot, sample| {
-        each(snapshot, sample, |namespace| Some(namespace.totals.connections_closed.into()));
+        each(snapshot, sample, |namespace| Some(namespace.totals.connections_closed));
     }),
     total(
         "mpsec_mptcp_subflows_opened",
         "Subflows that were established since the agent started, on all paths.",
-        |snapshot, sample| each(snapshot, sample, |namespace| Some(namespace.totals.subflows_opened.into())),
+        |snapshot, sample| each(snapshot, sample, |namespace| Some(namespace.totals.subflows_opened)),
     ),
     total(
         "mpsec_mptcp_subflows_closed",
         "Subflows that ended since the agent started, on all paths.",
-        |snapshot, sample| each(snapshot, sample, |namespace| Some(namespace.totals.subflows_closed.into())),
+        |snapshot, sample| each(snapshot, sample, |namespace| Some(namespace.totals.subflows_closed)),
     ),
     total(
         "mpsec_mptcp_subflows_lost",
         "Subflows that found no room in the kernel's table: neither they nor their bytes are counted.",
-        |snapshot, sample| each(snapshot, sample, |namespace| Some(namespace.totals.subflows_lost.into())),
+        |snapshot, sample| each(snapshot, sample, |namespace| Some(namespace.totals.subflows_lost)),
     ),
     total(
         "mpsec_mptcp_handshakes_lost",
         "Subflows whose first packets came by before there was a record of them, and are missing from its counts.",
-        |snapshot, sample| each(snapshot, sample, |namespace| Some(namespace.totals.handshakes_lost.into())),
+        |snapshot, sample| each(snapshot, sample, |namespace| Some(namespace.totals.handshakes_lost)),
     ),
     total(
         "mpsec_mptcp_paths_folded",
         "Paths that found no room of their own and are counted as path _other.",
-        |snapshot, sample| each(snapshot, sample, |namespace| Some(namespace.totals.paths_folded.into())),
+        |snapshot, sample| each(snapshot, sample, |namespace| Some(namespace.totals.paths_folded)),
     ),
     gauge(
         "mpsec_mptcp_subflow_table_entries",
         "Entries of the kernel's table of subflows that are in use.",
         |snapshot, sample| {
             each(snapshot, sample, |namespace| {
-                (namespace.totals.table_capacity > 0).then_some(namespace.totals.table_used.into())
+                (namespace.totals.table_capacity > 0).then_some(namespace.totals.table_used)
             });
         },
     ),
@@ -63,7 +66,7 @@ pub const MPTCP: &[Metric] = &[
         "Entries that the kernel's table of subflows has room for.",
         |snapshot, sample| {
             each(snapshot, sample, |namespace| {
-                (namespace.totals.table_capacity > 0).then_some(namespace.totals.table_capacity.into())
+                (namespace.totals.table_capacity > 0).then_some(namespace.totals.table_capacity)
             });
         },
     ),
@@ -71,8 +74,9 @@ pub const MPTCP: &[Metric] = &[
         name: "mpsec_mptcp_fallbacks",
         help: "Connections that are plain TCP although MPTCP was asked for, by cause: no_mp_capable_in_ack and \
                no_mp_capable_in_syn_ack (the peer, or something on the way, does without), syn_dropped (SYNs with \
-               MP_CAPABLE got no answer), blackhole (not tried because of that), first_data, mapping, corruption, \
-               md5_signature, tcp_ao, simultaneous_connect, no_token.",
+               MP_CAPABLE got no answer), blackhole (not tried because of that), first_data, mapping, corruption, checksum, \
+               md5_signature, tcp_ao, simultaneous_connect, no_token. One that is made before Linux 6.17 for the sake of \
+               a mapping is missing.",
         kind: Kind::Counter,
         unit: Unit::None,
         labels: &["netns", "cause"],
@@ -109,9 +113,10 @@ pub const MPTCP: &[Metric] = &[
     Metric {
         name: "mpsec_tcp_reordering",
         help: "Signs of reordering in all of TCP, by kind: detected_by_sack, detected_by_timestamp, detected_by_reno (the \
-               sender saw that segments overtook one another), out_of_order (queued by the receiver), \
-               out_of_order_merged, dsack_sent_old, dsack_sent_out_of_order, dsack_received, dsack_received_out_of_order \
-               (something was sent for nothing), or the kernel's name.",
+               sender saw that segments overtook one another), out_of_order, out_of_order_merged, out_of_order_dropped \
+               (by the receiver's queue), dsack_sent_old, dsack_sent_out_of_order, dsack_received, \
+               dsack_received_out_of_order (something was sent for nothing), still_queued (a retransmission found that \
+               the first transmission had not left the host), or the kernel's name.",
         kind: Kind::Counter,
         unit: Unit::None,
         labels: &["netns", "kind"],
@@ -174,51 +179,6 @@ pub const MPTCP: &[Metric] = &[
     },
 ];
 
-/// Causes of a fallback, and the counters of `MPTcpExt` that count them. Not here, because what they count is counted by one
-/// of these already: `Blackhole` (among the SYNs that were dropped), `InfiniteMapTx` and `InfiniteMapRx` (how an end says
-/// that it falls back).
-const FALLBACKS: &[(&str, &[&str])] = &[
-    ("no_mp_capable_in_ack", &["MPCapableFallbackACK"]),
-    ("no_mp_capable_in_syn_ack", &["MPCapableFallbackSYNACK"]),
-    ("syn_dropped", &["MPCapableSYNTXDrop"]),
-    ("blackhole", &["MPCapableSYNTXDisabled"]),
-    ("no_token", &["MPFallbackTokenInit"]),
-    ("first_data", &["MPCapableDataFallback"]),
-    ("mapping", &["DssFallback"]),
-    ("corruption", &["DSSCorruptionFallback"]),
-    ("md5_signature", &["MD5SigFallback"]),
-    ("tcp_ao", &["TCPAOFallback"]),
-    ("simultaneous_connect", &["SimultConnectFallback"]),
-];
-
-/// The same of subflows that did not join.
-const JOIN_FAILURES: &[(&str, &[&str])] = &[
-    ("token", &["MPJoinNoTokenFound"]),
-    ("address_id", &["MPJoinNoIdFound"]),
-    ("hmac", &["MPJoinSynAckHMacFailure", "MPJoinAckHMacFailure"]),
-    ("rejected", &["MPJoinRejected"]),
-    ("not_established", &["MPJoinNotEstablished"]),
-    ("no_mp_join", &["MPJoinSynAckNoMPJoin", "MPJoinAckNoMPJoin"]),
-    ("unknown_ack", &["MPJoinAckNoCtx"]),
-    ("port", &["MismatchPortSynRx", "MismatchPortAckRx"]),
-    ("create_socket", &["MPJoinSynTxCreatSkErr"]),
-    ("bind", &["MPJoinSynTxBindErr"]),
-    ("connect", &["MPJoinSynTxConnectErr"]),
-];
-
-/// Kinds of reordering, and the counter of `TcpExt` for each (net/ipv4/proc.c).
-const REORDERING: &[(&str, &str)] = &[
-    ("detected_by_sack", "TCPSACKReorder"),
-    ("detected_by_timestamp", "TCPTSReorder"),
-    ("detected_by_reno", "TCPRenoReorder"),
-    ("out_of_order", "TCPOFOQueue"),
-    ("out_of_order_merged", "TCPOFOMerge"),
-    ("dsack_sent_old", "TCPDSACKOldSent"),
-    ("dsack_sent_out_of_order", "TCPDSACKOfoSent"),
-    ("dsack_received", "TCPDSACKRecv"),
-    ("dsack_received_out_of_order", "TCPDSACKOfoRecv"),
-];
-
 type Samples = for<'a> fn(&'a Snapshot, Sample<'_, 'a>);
 
 const fn total(name: &'static str, help: &'static str, samples: Samples) -> Metric {
@@ -254,18 +214,6 @@ fn connections<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>) {
 
 fn same(connection: &crate::snapshot::mptcp::Connection, state: TcpState, fell_back: bool) -> bool {
     connection.state == state && connection.fallback.is_some() == fell_back
-}
-
-/// The sum of each cause's counters; a cause that this kernel counts by none of them is absent.
-fn causes<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>, causes: &[(&'static str, &[&str])]) {
-    for namespace in &snapshot.namespaces {
-        for (cause, names) in causes {
-            let counts = namespace.mib.iter().filter(|(name, _)| names.contains(&name.as_str()));
-            if let Some(sum) = counts.map(|(_, count)| *count).reduce(|a, b| a + b) {
-                sample(&[&namespace.netns, cause], Value::Integer(sum));
-            }
-        }
-    }
 }
 
 /// How often each word comes.

@@ -21,7 +21,7 @@ pub fn metrics() -> String {
     table(&mut text, "MPTCP", MPTCP);
     mib(&mut text);
     table(&mut text, "Single subflows", SUBFLOW);
-    text.push_str("\nThere are none of these unless `max_subflow_series` is set.\n");
+    text.push_str("\nThere are none of these unless `subflow_series` is on.\n");
     table(&mut text, "The agent", AGENT);
     text.push_str(
         "\nThe agent's process (`process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds`, \

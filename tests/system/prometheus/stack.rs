@@ -119,7 +119,7 @@ impl Full {
 }
 
 /// A copy of the checked-in configuration and rules that goes by seconds instead of minutes, and protects `west`.
-fn configuration() -> Result<TempDir> {
+pub(crate) fn configuration() -> Result<TempDir> {
     let folder = tempfile::Builder::new().prefix("mpsec-test-").tempdir()?;
     fs::create_dir(folder.path().join("rules"))?;
     copy("prometheus.yml", folder.path(), |line| line.replace("15s", "1s"))?;

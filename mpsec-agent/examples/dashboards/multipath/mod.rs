@@ -43,7 +43,7 @@ pub fn dashboard() -> Dashboard {
             Row { title: "How the kernel is set", panels: kernel::settings() },
             Row { title: "Is everything seen?", panels: kernel::sight() },
             Row { title: "The kernel's counters", panels: kernel::counters() },
-            Row { title: "Single subflows (max_subflow_series)", panels: subflows::largest() },
+            Row { title: "Single subflows (subflow_series)", panels: subflows::largest() },
         ],
     }
 }

@@ -13,7 +13,7 @@ const SUBFLOW: &[&str] = &["instance", "netns", "interface", "local", "remote"];
 const FLOW: &[&str] = &["instance", "netns", "interface", "local", "remote", "direction"];
 const SUBFLOW_NAME: &str = "{{instance}} {{netns}} {{interface}} {{local}} {{remote}}";
 const FLOW_NAME: &str = "{{instance}} {{netns}} {{interface}} {{local}} {{remote}} {{direction}}";
-const OFF: &str = "max_subflow_series is 0";
+const OFF: &str = "subflow_series is off";
 
 /// The largest subflows; all others together are `_other`.
 pub fn largest() -> Vec<Panel> {

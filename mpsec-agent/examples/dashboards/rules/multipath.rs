@@ -83,7 +83,7 @@ fn fallbacks() -> Rule {
         "Connections of {{ $labels.instance }} become plain TCP ({{ $labels.cause }})",
         "{{ $value | humanizePercentage }} of the connections of the last quarter of an hour. no_mp_capable_in_syn_ack: the \
          servers do not speak MPTCP, or a middlebox strips its options. syn_dropped: a middlebox drops them. \
-         no_mp_capable_in_ack, first_data, mapping, corruption: a middlebox changes the stream; net.mptcp.checksum_enabled \
+         no_mp_capable_in_ack, first_data, mapping, corruption, checksum: a middlebox changes the stream; net.mptcp.checksum_enabled \
          shows where. A capture on both ends (tcpdump) tells which it is.",
     )
 }
@@ -122,8 +122,8 @@ fn table_full() -> Rule {
         "5m",
         of(TABLE_ENTRIES).now().op("/", of(TABLE_CAPACITY).now()).op(">", number(NEARLY_FULL)),
         "The table of subflows on {{ $labels.instance }} is nearly full",
-        "{{ $value | humanizePercentage }} of its entries are in use. Subflows that find no room are not counted: make it \
-         larger in mpsec.toml and restart the agent.",
+        "{{ $value | humanizePercentage }} of its entries are in use. Subflows that find no room are not counted: raise \
+         max_subflows in mpsec.toml and restart the agent.",
     )
 }
 
@@ -135,6 +135,6 @@ fn subflows_lost() -> Rule {
         of(SUBFLOWS_LOST).increase(LATELY).op(">", number(0)),
         "Subflows of {{ $labels.instance }} are not counted",
         "{{ $value | humanize }} of them found no room in the last quarter of an hour: what they carry is missing from the \
-         paths. Make the table of subflows larger in mpsec.toml and restart the agent.",
+         paths. Raise max_subflows in mpsec.toml and restart the agent.",
     )
 }

@@ -57,6 +57,14 @@ fn causes_are_made_of_counters_that_there_are() {
 }
 
 #[test]
+fn each_kind_of_reordering_is_explained() {
+    let metric = MPTCP.iter().find(|metric| metric.name == "mpsec_tcp_reordering").unwrap();
+    for (kind, _) in REORDERING {
+        assert!(metric.help.contains(kind), "{kind}");
+    }
+}
+
+#[test]
 fn connections_are_counted_by_state_and_fallback() {
     let connection = |state, fallback: Option<&str>| Connection {
         token: 1,
