@@ -61,7 +61,9 @@ impl PathManager {
             Ok(answer) => answer.address().map(Some).ok_or(NetlinkError::Truncated.into()),
             // The number alone would not tell it from a request that the kernel does not like (mptcp_pm_nl_get_addr,
             // net/mptcp/pm_netlink.c).
-            Err(PathManagerError::Netlink(NetlinkError::Refused { text: Some(text), .. })) if text == NOT_FOUND => Ok(None),
+            Err(PathManagerError::Netlink(NetlinkError::Refused { text: Some(text), .. })) if text == NOT_FOUND => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
