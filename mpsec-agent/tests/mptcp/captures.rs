@@ -22,11 +22,13 @@ use netlink_sys::{Socket, SocketAddr};
 use super::{endpoints, userspace};
 
 const LIMIT: Duration = Duration::from_secs(60);
+type Body = fn() -> Result<()>;
+
 /// How long the kernel may take to tell what a step leads to.
 const PAUSE: Duration = Duration::from_millis(200);
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let all: [(&str, fn() -> Result<()>); 5] = [
+    let all: [(&str, Body); 5] = [
         ("captures::commands", commands),
         ("captures::events", events),
         ("captures::events_of_user_space", events_of_user_space),
