@@ -202,6 +202,22 @@ fn flags_have_names_and_unknown_ones_numbers() {
     assert_eq!(EndpointFlags::from_name("no_such"), None);
 }
 
+/// The running kernel's own numbers.
+#[test]
+fn events_have_this_kernels_numbers() {
+    let Ok(btf) = crate::kernel::btf::KernelBtf::load() else { return };
+    for kind in EventKind::ALL {
+        let name = format!("MPTCP_EVENT_{}", kind.to_string().to_uppercase());
+        let number = btf.enum_value("mptcp_event_type", &name).expect("kernels have had them all since 6.1");
+        assert_eq!(number, i64::from(kind.number()), "{name}");
+    }
+    // One attribute of each kind from the first to the last.
+    let numbers: Vec<_> = ["TOKEN", "SADDR4", "DADDR6", "DPORT", "IF_IDX", "RESET_FLAGS", "SERVER_SIDE"]
+        .map(|name| btf.enum_value("mptcp_event_attr", &format!("MPTCP_ATTR_{name}")).ok())
+        .into();
+    assert_eq!(numbers, [1, 5, 8, 10, 15, 17, 18].map(Some));
+}
+
 #[test]
 fn what_is_unknown_survives() {
     let kind = CommandKind::from_number(200);

@@ -8,6 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::{any, proptest};
 
 use super::*;
+use crate::kernel::btf::KernelBtf;
 use crate::snapshot::mptcp::TcpState;
 
 /// Lengths of `struct mptcp_info` in Linux 6.1, 6.5, 6.8 and 6.10.
@@ -78,18 +79,20 @@ fn subflows_are_read_whole() {
 
 #[test]
 fn older_kernels_tell_less_of_mptcp() {
-    let whole = [0xff; 128];
+    let message = capture("mptcp_ipv4").remove(0);
+    let whole = Socket::decode(&message).and_then(|socket| socket.mptcp_info()).expect("it was asked for").0;
     // What is first told by the structure of each length, and not by any shorter one.
     let told = MPTCP_LENGTHS.map(|len| {
         let info = MptcpInfo(&whole[..len]);
-        let bytes = info.data_bytes().is_some();
-        [info.csum_enabled().is_some(), info.retransmits().is_some() && bytes, info.subflows_total().is_some()]
-            .into_iter()
-            .chain([info.last_data_sent().is_some() && info.last_ack_recv().is_some()])
-            .take_while(|there| *there)
-            .count()
+        [
+            info.csum_enabled().is_some(),
+            info.retransmits().is_some() && info.data_bytes().is_some(),
+            info.subflows_total().is_some(),
+            info.last_data_sent().is_some() && info.last_ack_recv().is_some(),
+        ]
     });
-    assert_eq!(told, [1, 2, 3, 4]);
+    let wanted = [1, 2, 3, 4].map(|count| [0, 1, 2, 3].map(|field| field < count));
+    assert_eq!(told, wanted);
     // Padding of the shorter structures is no field.
     assert_eq!(MptcpInfo(&whole[..48]).retransmits(), None);
     assert_eq!(MptcpInfo(&whole[..88]).last_data_sent(), None);
@@ -103,14 +106,35 @@ fn older_kernels_tell_less_of_tcp() {
     let told = TCP_LENGTHS.map(|len| {
         let info = TcpInfo(&whole.0[..len]);
         assert_eq!(info.details(None), whole.details(None), "a snapshot needs no more than Linux 6.1 tells");
-        [info.snd_wnd(), info.rcv_wnd(), info.total_rto_time(), info.accecn()].into_iter().flatten().count()
+        [info.snd_wnd(), info.rcv_wnd(), info.total_rto_time(), info.accecn()].map(|field| field.is_some())
     });
-    assert_eq!(told, [1, 2, 3, 4]);
+    let wanted = [1, 2, 3, 4].map(|count| [0, 1, 2, 3].map(|field| field < count));
+    assert_eq!(told, wanted);
     assert_eq!(TcpInfo(&whole.0[..100]).details(None), None);
     let mut fields = Vec::new();
     whole.each(|name, value| fields.push((name, value)));
     assert_eq!((fields.len(), fields[0]), (67, ("state", 1)));
     assert!(format!("{whole:?}").contains("snd_cwnd"));
+}
+
+/// The running kernel's own description: its fields lie here, and what it has, we have.
+#[test]
+fn fields_lie_where_this_kernel_has_them() {
+    let Ok(btf) = KernelBtf::load() else { return };
+    let structures = [("tcp_info", "tcpi_", TcpInfo::PLACES), ("mptcp_info", "mptcpi_", MptcpInfo::PLACES)];
+    for (structure, prefix, places) in structures {
+        let mut found = 0;
+        for (field, offset, size) in places {
+            // What is made of bit fields has a name of ours, and what newer kernels have is not here.
+            let Ok(member) = btf.offset_of(structure, &format!("{prefix}{field}")) else { continue };
+            assert_eq!((member.byte_offset(), member.byte_size()), (*offset, *size), "{structure}.{field}");
+            found += 1;
+        }
+        assert!(found >= 15, "{found} fields of {structure}");
+        let end = places.iter().map(|(_, offset, size)| offset + size).max();
+        let size = btf.size_of(structure).expect("it has one");
+        assert!(Some(size) <= end, "{structure} of this kernel has {size} bytes");
+    }
 }
 
 #[test]
