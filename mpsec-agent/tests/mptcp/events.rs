@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use libtest_mimic::Trial;
-use mpsec_agent::kernel::mptcp_pm::{Endpoint, EndpointFlags, EventKind, PathManager};
+use mpsec_agent::kernel::link::Overflow;
+use mpsec_agent::kernel::mptcp_pm::{Endpoint, EndpointFlags, Event, EventKind, Events, PathManager};
 use mpsec_tests::mptcp::Conversation;
 use mpsec_tests::paths::{Family, Host, Paths, Plan, address};
 use mpsec_tests::trial::trial;
@@ -20,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trials.push(trial(&name, LIMIT, move || from_start_to_end(family)));
     }
     trials.push(trial("events::announcements_come_and_go", LIMIT, announcements));
+    trials.push(trial("events::an_overflow_is_told_once", LIMIT, overflow));
     trials.push(trial("events::listeners_come_and_go", LIMIT, listeners));
     trials
 }
@@ -40,7 +42,7 @@ fn from_start_to_end(family: Family) -> Result<()> {
         ensure!(other.server_side() == Some(true) && other.local() == Some(ends.1), "{other:?}");
     }
     let near = address(Host::Client, family, 1);
-    let of_path_1 = |event: &mpsec_agent::kernel::mptcp_pm::Event| {
+    let of_path_1 = |event: &Event| {
         event.token() == Some(token) && event.local_ip() == Some(near) && event.remote() == Some(ends.1)
     };
     let joined = west.wait_for(EventKind::SubflowEstablished, of_path_1)?;
@@ -58,6 +60,35 @@ fn from_start_to_end(family: Family) -> Result<()> {
     let all = west.finish()?;
     ensure!(all.iter().all(|event| event.token() == Some(token)), "{all:?}");
     Ok(())
+}
+
+fn overflow() -> Result<()> {
+    let paths = Paths::new(Plan::wires(1))?;
+    let client = std::sync::Arc::clone(&paths.client);
+    client.run(|| -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            // The kernel gives more than one byte, but no room for the events of many connections.
+            let mut events = Events::subscribe_with(1)?;
+            for _ in 0..20 {
+                Conversation::open(&paths, Family::V4)?.close()?;
+            }
+            let (mut told, mut overflows) = (0, 0);
+            while let Ok(next) = tokio::time::timeout(Duration::from_millis(200), events.next()).await {
+                match next? {
+                    Ok(events) => told += events.len(),
+                    Err(Overflow) => overflows += 1,
+                }
+            }
+            ensure!(overflows == 1 && told < 60, "{overflows} overflows, {told} events");
+            // It goes on.
+            let talk = Conversation::open(&paths, Family::V4)?;
+            let next = tokio::time::timeout(Duration::from_secs(5), events.next()).await??;
+            let Ok(next) = next else { bail!("it overflows for ever") };
+            ensure!(next.iter().any(|event| event.token() == talk.token().ok()), "{next:?}");
+            Ok(())
+        })
+    })
 }
 
 fn announcements() -> Result<()> {

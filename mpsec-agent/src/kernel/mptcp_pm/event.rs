@@ -24,7 +24,7 @@ numbers! {
         SubflowClosed = 11, "sub_closed";
         /// The peer made a subflow a backup, or no longer wants it as one. What this host changes is not told.
         SubflowPriority = 13, "sub_priority";
-        /// The path manager listens on the port of an endpoint.
+        /// Something listens for MPTCP: a program, or the path manager on the port of an endpoint.
         ListenerCreated = 15, "listener_created";
         /// It no longer does.
         ListenerClosed = 16, "listener_closed";

@@ -23,43 +23,48 @@ pub struct Events {
     socket: TokioSocket,
     buffer: Vec<u8>,
     family: u16,
-    overflowed: bool,
+    /// What went wrong after events had been read, which are told first.
+    trouble: Option<io::Error>,
     undecoded: u64,
 }
 
 impl Events {
     /// Subscribes. What happens from now on is told; subscribe first and list the connections then, and none is missed.
     pub fn subscribe() -> Result<Events, PathManagerError> {
+        Events::subscribe_with(RECEIVE_BUFFER)
+    }
+
+    /// The same with room for another number of bytes, of which an event takes about a kilobyte or two.
+    pub fn subscribe_with(receive_buffer: libc::c_int) -> Result<Events, PathManagerError> {
         let mut client = Client::open(libc::NETLINK_GENERIC as isize)?;
         let family = family(&mut client)?;
         let group = family.group(EVENT_GROUP).ok_or(PathManagerError::NoEvents)?;
         let mut socket = TokioSocket::new(libc::NETLINK_GENERIC as isize)?;
         let inner = socket.socket_mut();
-        super::super::force_receive_buffer(inner, RECEIVE_BUFFER)?;
+        super::super::force_receive_buffer(inner, receive_buffer)?;
         inner.bind(&SocketAddr::new(0, 0))?;
         inner.add_membership(group)?;
-        let buffer = Vec::with_capacity(READ_LEN);
-        Ok(Events { socket, buffer, family: family.id, overflowed: false, undecoded: 0 })
+        Ok(Events { socket, buffer: Vec::with_capacity(READ_LEN), family: family.id, trouble: None, undecoded: 0 })
     }
 
     /// The next events: all that wait, up to a thousand. Cancelling it loses nothing. After an overflow, list anew.
     pub async fn next(&mut self) -> io::Result<Result<Vec<Event>, Overflow>> {
         let mut events = Vec::new();
-        while events.is_empty() && !self.overflowed {
+        while events.is_empty() && self.trouble.is_none() {
             self.buffer.clear();
             match self.socket.recv(&mut self.buffer).await {
-                Ok(()) => self.take(&mut events),
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.overflowed = true,
-                Err(error) => return Err(error),
+                Ok(()) => {
+                    self.take(&mut events);
+                    self.drain(&mut events);
+                }
+                Err(error) => self.trouble = Some(error),
             }
-            self.drain(&mut events)?;
         }
-        // What was read before the overflow is told first.
-        if events.is_empty() {
-            self.overflowed = false;
-            return Ok(Err(Overflow));
+        match self.trouble.take_if(|_| events.is_empty()) {
+            None => Ok(Ok(events)),
+            Some(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Err(Overflow)),
+            Some(error) => Err(error),
         }
-        Ok(Ok(events))
     }
 
     /// How many messages could not be decoded, ever.
@@ -68,19 +73,18 @@ impl Events {
     }
 
     /// Reads what waits, without waiting.
-    fn drain(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+    fn drain(&mut self, events: &mut Vec<Event>) {
         for _ in 1..MOST_AT_ONCE {
             self.buffer.clear();
             match self.socket.socket_mut().recv(&mut self.buffer, libc::MSG_DONTWAIT) {
                 Ok(_) => self.take(events),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.overflowed = true,
-                // It will be there again for the next call, which has nothing else to tell.
-                Err(_) if !events.is_empty() => return Ok(()),
-                Err(error) => return Err(error),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    self.trouble = Some(error);
+                    return;
+                }
             }
         }
-        Ok(())
     }
 
     fn take(&mut self, events: &mut Vec<Event>) {

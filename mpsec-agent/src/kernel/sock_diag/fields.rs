@@ -11,6 +11,11 @@ macro_rules! fields {
         pub struct $view<'a>(pub &'a [u8]);
 
         impl $view<'_> {
+            /// Where each field lies and how many bytes it takes.
+            #[cfg(test)]
+            pub(super) const PLACES: &'static [(&'static str, u32, u32)] =
+                &[$((stringify!($field), $offset, size_of::<$type>() as u32)),*];
+
             $($(#[$doc])*
             #[inline]
             pub fn $field(&self) -> Option<$type> {

@@ -35,8 +35,8 @@ impl SockDiag {
         Ok(SockDiag { client: Client::open(libc::NETLINK_SOCK_DIAG as isize)?, undecoded: 0 })
     }
 
-    /// Hands every TCP socket in one of `states` to `visit`, IPv4 first or IPv6 as they come. Sockets that come or go
-    /// meanwhile may be missing.
+    /// Hands every TCP socket in one of `states`, of both address families, to `visit`. One that comes or goes meanwhile may
+    /// or may not be among them.
     ///
     /// What a subflow is to MPTCP is told in full only to those with CAP_NET_ADMIN.
     pub fn visit_tcp(

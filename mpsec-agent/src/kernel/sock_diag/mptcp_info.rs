@@ -53,7 +53,7 @@ fields! {
         /// Endpoints with the flag laminar, from Linux 6.18 on. Before, from 6.8 on, this is a reserved byte of value 0, which
         /// nothing tells from 0 endpoints.
         endp_laminar_max: u8 = 81;
-        /// Endpoints with the flag fullmesh, from Linux 7.0 on; before, likewise reserved.
+        /// Endpoints with the flag fullmesh, in kernels after Linux 6.18; before, likewise reserved.
         endp_fullmesh_max: u8 = 82;
         /// Milliseconds since data was sent, from Linux 6.10 on.
         last_data_sent: u32 = 84, since 96;
