@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 
-use crate::top::View;
 use crate::config::{EX_USAGE, KEYS, Key, Kind, Loader, Override};
+use crate::top::View;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -48,7 +48,8 @@ impl Reading {
         let mut troubles = Troubles::default();
         let stat = troubles.file("/proc/stat");
         let processor = stat.as_deref().and_then(ProcessorTime::parse);
-        let busy = processor.zip(before.and_then(|before| before.processor)).and_then(|(now, then)| now.use_since(then));
+        let busy =
+            processor.zip(before.and_then(|before| before.processor)).and_then(|(now, then)| now.use_since(then));
         let load = troubles.file("/proc/loadavg");
         let memory = troubles.file("/proc/meminfo");
         let line = |text: Option<String>| text.map(|text| text.trim().to_owned());

@@ -147,8 +147,7 @@ const WRITABLE: &str = "maps have text for keys, and writing to memory does not 
 fn interface(interface: &Interface) -> InterfaceView {
     let hook = |direction: Direction| {
         let hook = interface.hook(direction);
-        let view =
-            HookView { method: hook.method.into(), attached: hook.error.is_none(), error: hook.error.clone() };
+        let view = HookView { method: hook.method.into(), attached: hook.error.is_none(), error: hook.error.clone() };
         (direction.name().to_owned(), view)
     };
     let counted_as = if interface.has_counters { interface.name.as_str() } else { OTHER_INTERFACE };

@@ -125,7 +125,8 @@ fn fallen_back() -> Connection {
 
 fn subflow(interface: &str, number: u16, joined: bool) -> Subflow {
     let net = if joined { 100 } else { 0 };
-    let traffic = |bytes| SubflowTraffic { packets: 700, bytes, payload_bytes: bytes, retransmitted_bytes: bytes / 200 };
+    let traffic =
+        |bytes| SubflowTraffic { packets: 700, bytes, payload_bytes: bytes, retransmitted_bytes: bytes / 200 };
     Subflow {
         local: ([192, 0, 2, 1 + net], 40_000 + number).into(),
         remote: ([192, 0, 2, 2 + net], 443).into(),

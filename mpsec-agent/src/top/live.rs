@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use ratatui::DefaultTerminal;
+use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, Event as TerminalEvent, KeyEvent};
 use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{BeginSynchronizedUpdate, EndSynchronizedUpdate};
@@ -43,7 +44,7 @@ enum Event {
     Redraw,
     /// There is no terminal any more.
     Hangup,
-    Answer(Result<Status, ClientError>),
+    Answer(Result<Box<Status>, ClientError>),
 }
 
 async fn live(mut model: Model, args: &TopArgs) -> anyhow::Result<()> {
@@ -86,7 +87,7 @@ async fn live(mut model: Model, args: &TopArgs) -> anyhow::Result<()> {
                     match answer {
                         // What is shown stays while it is paused.
                         Ok(_) if model.is_paused => {}
-                        Ok(status) => model.update(status),
+                        Ok(status) => model.update(*status),
                         Err(error) => model.fail(error.to_string()),
                     }
                 }
@@ -132,6 +133,15 @@ fn read_keys(events: &mpsc::Sender<Event>) {
     }
 }
 
+/// What a panic leaves to be done once ratatui has given the screen back: without unwinding nothing is dropped.
+fn show_cursor_after_panic() {
+    let next = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let _ = execute!(io::stdout(), EndSynchronizedUpdate, Show);
+        next(info);
+    }));
+}
+
 /// The terminal, given back as it was when dropped, and before the message of a panic.
 struct Screen {
     terminal: DefaultTerminal,
@@ -141,7 +151,7 @@ struct Screen {
 impl Screen {
     fn open() -> anyhow::Result<Screen> {
         let look = Look::from_env(|name| std::env::var(name).ok());
-        // It also sees to panics.
+        show_cursor_after_panic();
         let terminal = ratatui::try_init().context("cannot use the terminal; `mpsec top --once` needs none");
         let terminal = terminal.inspect_err(|_| drop(ratatui::try_restore()))?;
         Ok(Screen { terminal, look })

@@ -42,7 +42,8 @@ fn model(args: &TopArgs) -> anyhow::Result<model::Model> {
         let columns = args.view.columns();
         let found = columns.iter().map(|(column, _)| *column).find(|column| column.key() == key);
         let known = || columns.iter().map(|(column, _)| column.key()).collect::<Vec<_>>().join(", ");
-        sort.column = found.ok_or_else(|| anyhow::anyhow!("cannot sort {} by {key:?}: {}", args.view.name(), known()))?;
+        sort.column =
+            found.ok_or_else(|| anyhow::anyhow!("cannot sort {} by {key:?}: {}", args.view.name(), known()))?;
     }
     sort.is_reversed = args.reverse;
     model.set_sort(sort);

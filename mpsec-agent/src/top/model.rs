@@ -325,5 +325,4 @@ fn rows(status: &Status, before: Option<&Status>) -> [Vec<Row>; 3] {
 }
 
 #[cfg(test)]
-#[path = "model_tests.rs"]
 mod tests;

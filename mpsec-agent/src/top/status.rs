@@ -31,7 +31,10 @@ mod tests {
     fn what_the_agent_writes_is_read_back() {
         let snapshot = sample::snapshot();
         let status: Status = serde_json::from_str(&snapshot.to_json_text()).unwrap();
-        assert_eq!((status.taken_at, status.namespaces, status.host), (1.7e9, snapshot.namespaces.clone(), sample::host()));
+        assert_eq!(
+            (status.taken_at, status.namespaces, status.host),
+            (1.7e9, snapshot.namespaces.clone(), sample::host())
+        );
         assert_eq!(status.interfaces, snapshot.interface_views());
         assert!(serde_json::from_str::<Status>("{}").unwrap().namespaces.is_empty());
     }

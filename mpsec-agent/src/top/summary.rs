@@ -85,8 +85,7 @@ impl Summary {
 /// them too. Where there is none, as in a container, all but the loopback.
 fn own_links<'a>(status: &Status, rows: &'a [Row]) -> Vec<&'a Row> {
     let outside = || status.interfaces.iter().zip(rows).filter(|(view, _)| view.name != "lo" && view.index.is_some());
-    let real: Vec<&Row> =
-        outside().filter(|(view, _)| view.kind.as_deref() == Some("")).map(|(_, row)| row).collect();
+    let real: Vec<&Row> = outside().filter(|(view, _)| view.kind.as_deref() == Some("")).map(|(_, row)| row).collect();
     if real.is_empty() { outside().map(|(_, row)| row).collect() } else { real }
 }
 
@@ -98,8 +97,9 @@ fn findings(status: &Status) -> Vec<Finding> {
         text: plain(&finding.text),
         remedy: finding.remedy.as_deref().map(plain),
     };
-    let all = status.namespaces.iter().flat_map(|namespace| {
-        namespace.findings.iter().map(move |one| finding(&namespace.netns, one))
-    });
+    let all = status
+        .namespaces
+        .iter()
+        .flat_map(|namespace| namespace.findings.iter().map(move |one| finding(&namespace.netns, one)));
     all.collect()
 }

@@ -32,6 +32,7 @@ use query::{Parameter, Query};
 struct Resource {
     path: &'static str,
     /// One line, for the document.
+    #[cfg(test)]
     summary: &'static str,
     parameters: &'static [Parameter],
     /// The answer's body, from a snapshot.
@@ -44,20 +45,16 @@ struct Resource {
 const RESOURCES: &[Resource] = &[
     Resource {
         path: "/api/v1/connections",
+        #[cfg(test)]
         summary: "MPTCP connections with their subflows, by token",
-        parameters: &[
-            Parameter::Netns,
-            Parameter::Interface,
-            Parameter::State,
-            Parameter::Limit,
-            Parameter::Offset,
-        ],
+        parameters: &[Parameter::Netns, Parameter::Interface, Parameter::State, Parameter::Limit, Parameter::Offset],
         view: views::connections,
         #[cfg(test)]
         schema: |generator| generator.subschema_for::<views::Connections<'_>>(),
     },
     Resource {
         path: "/api/v1/paths",
+        #[cfg(test)]
         summary: "Paths that subflows take, and the path manager's endpoints and limits",
         parameters: &[Parameter::Netns, Parameter::Interface],
         view: views::paths,
@@ -66,6 +63,7 @@ const RESOURCES: &[Resource] = &[
     },
     Resource {
         path: "/api/v1/interfaces",
+        #[cfg(test)]
         summary: "Interfaces that are counted, and what they carried",
         parameters: &[Parameter::Interface],
         view: views::interfaces,
@@ -74,6 +72,7 @@ const RESOURCES: &[Resource] = &[
     },
     Resource {
         path: "/api/v1/host",
+        #[cfg(test)]
         summary: "The host: what it is, how busy it is, and its network interfaces",
         parameters: &[],
         view: views::host,

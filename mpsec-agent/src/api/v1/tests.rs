@@ -101,7 +101,8 @@ fn the_checked_in_document_is_current() {
 async fn every_documented_path_is_there_and_answers_as_documented() {
     let document = get(sample::snapshot(), DOCUMENT_PATH).await;
     let paths = document["paths"].as_object().unwrap();
-    let empty = Snapshot { namespaces: Vec::new(), interfaces: Vec::new(), host: Default::default(), ..sample::snapshot() };
+    let empty =
+        Snapshot { namespaces: Vec::new(), interfaces: Vec::new(), host: Default::default(), ..sample::snapshot() };
     for (path, methods) in paths {
         let schema = &methods["get"]["responses"]["200"]["content"]["application/json"]["schema"];
         for snapshot in [sample::snapshot(), empty.clone()] {
@@ -229,7 +230,10 @@ async fn answers_come_compressed_for_who_asks() {
     let app = app(Some(sample::snapshot()));
     let request = Request::builder().uri("/api/v1/connections").header("accept-encoding", "zstd");
     let response = app.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
-    assert_eq!((&response.headers()["content-encoding"], &response.headers()["vary"]), (&"zstd".parse().unwrap(), &"Accept-Encoding".parse().unwrap()));
+    assert_eq!(
+        (&response.headers()["content-encoding"], &response.headers()["vary"]),
+        (&"zstd".parse().unwrap(), &"Accept-Encoding".parse().unwrap())
+    );
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     let answer: Value = serde_json::from_slice(&zstd::decode_all(&*bytes).unwrap()).unwrap();
     assert_eq!(answer["total"], 2);

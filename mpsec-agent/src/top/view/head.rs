@@ -50,7 +50,11 @@ pub fn tabs(model: &Model, look: &Look, width: usize) -> Line<'static> {
     let mut spans = Vec::new();
     for view in View::ALL {
         let count = model.all_rows(view).len();
-        let text = if view == model.view { format!("[{} {count}] ", view.name()) } else { format!(" {} {count}  ", view.name()) };
+        let text = if view == model.view {
+            format!("[{} {count}] ", view.name())
+        } else {
+            format!(" {} {count}  ", view.name())
+        };
         let style = if view == model.view { look.title_style(true) } else { look.soft_style() };
         spans.push(Span::styled(text, style));
     }

@@ -111,7 +111,10 @@ fn help(look: &Look, buffer: &mut Buffer) {
     Clear.render(area, buffer);
     let mut lines = vec![look.strong(" Keys".into()), Line::default()];
     lines.extend(HELP.iter().map(|(keys, what)| Line::from(format!("  {keys:<19} {what}"))));
-    lines.extend([Line::default(), look.soft(" The RTT of a path is the median since the agent started. Any key: back".into())]);
+    lines.extend([
+        Line::default(),
+        look.soft(" The RTT of a path is the median since the agent started. Any key: back".into()),
+    ]);
     for (y, line) in (area.y..area.bottom()).zip(&lines) {
         buffer.set_line(area.x, y, line, area.width);
     }

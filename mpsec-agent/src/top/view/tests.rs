@@ -63,10 +63,14 @@ fn every_table_at_several_sizes() {
 #[test]
 fn the_help_the_filter_and_a_lost_agent() {
     let mut model = model();
-    "/wan1".chars().for_each(|c| { press(&mut model, KeyEvent::from(KeyCode::Char(c))); });
+    "/wan1".chars().for_each(|c| {
+        press(&mut model, KeyEvent::from(KeyCode::Char(c)));
+    });
     golden("filter-80x24", &picture(&mut model, &COLOR, 80, 24));
     press(&mut model, KeyEvent::from(KeyCode::Enter));
-    "p?".chars().for_each(|c| { press(&mut model, KeyEvent::from(KeyCode::Char(c))); });
+    "p?".chars().for_each(|c| {
+        press(&mut model, KeyEvent::from(KeyCode::Char(c)));
+    });
     golden("help-80x24", &picture(&mut model, &COLOR, 80, 24));
     press(&mut model, KeyEvent::from(KeyCode::Esc));
     model.fail("no agent answers on /run/x: no such file; is `mpsec run` running, and may you use its socket?".into());
