@@ -100,6 +100,7 @@ pub struct Model {
     /// Lines that the table has room for.
     pub height: usize,
     status: Option<Status>,
+    has_namespaces: bool,
     rows: [Vec<Row>; 3],
     sorts: [Sort; 3],
     /// Rows of the table that are shown, in their order.
@@ -128,6 +129,7 @@ impl Default for Model {
             top: 0,
             height: 1,
             status: None,
+            has_namespaces: false,
             rows: Default::default(),
             sorts: [sort(Column::Rate), sort(Column::Rate), sort(Column::Name)],
             order: Vec::new(),
@@ -147,6 +149,7 @@ impl Model {
         let before = before.filter(|before| before.taken_at < status.taken_at);
         self.rows = rows(&status, before.as_ref());
         self.summary = Summary::new(&status, &self.rows);
+        self.has_namespaces = self.rows.iter().flatten().any(|row| !row.netns.is_empty());
         if self.toggled.len() > self.rows[0].len() {
             let known: HashSet<&str> = self.rows[0].iter().map(|row| row.key.as_str()).collect();
             self.toggled.retain(|key| known.contains(key.as_str()));
@@ -179,6 +182,16 @@ impl Model {
     /// The rows that are shown, in their order.
     pub fn shown_rows(&self) -> impl Iterator<Item = &Row> {
         self.order.iter().map(|index| &self.rows[self.view as usize][*index])
+    }
+
+    /// The columns of the table that is shown, each with its importance. Namespaces have one, which nearly always is shown,
+    /// only where there is more than the agent's own.
+    pub fn columns(&self) -> Vec<(Column, u8)> {
+        let columns = self.view.columns().iter().copied();
+        match self.has_namespaces {
+            true => columns.map(|(c, importance)| (c, if c == Column::Netns { 2 } else { importance })).collect(),
+            false => columns.filter(|(column, _)| *column != Column::Netns).collect(),
+        }
     }
 
     /// The order of the table that is shown.

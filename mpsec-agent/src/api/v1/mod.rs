@@ -137,7 +137,7 @@ async fn read(resource: &'static Resource, scrapes: &Scrapes, uri: &Uri) -> Resu
         Problem::new(status, format!("{error}."))
     })?;
     let body = if snapshot.connections() > WORTH_A_THREAD {
-        let task = tokio::task::spawn_blocking(move || (resource.view)(&snapshot, &query));
+        let task = scrapes.off_thread(move || (resource.view)(&snapshot, &query));
         task.await.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}.")))?
     } else {
         (resource.view)(&snapshot, &query)

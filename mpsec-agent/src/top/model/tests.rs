@@ -76,6 +76,17 @@ fn the_filter_looks_at_everything_and_wants_all_words() {
 }
 
 #[test]
+fn namespaces_are_shown_where_there_are_any() {
+    let mut model = model();
+    let has_netns = |model: &Model| model.columns().iter().any(|(column, _)| *column == Column::Netns);
+    assert!(!has_netns(&model));
+    let mut status = sample::many(1);
+    status.namespaces[0].netns = "guest".into();
+    model.update(status);
+    assert!(has_netns(&model));
+}
+
+#[test]
 fn a_failure_keeps_what_was_told_and_says_why() {
     let mut model = model();
     model.fail("no agent".into());

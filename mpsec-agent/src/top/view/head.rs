@@ -61,6 +61,9 @@ pub fn tabs(model: &Model, look: &Look, width: usize) -> Line<'static> {
     let sort = model.sort();
     let arrow = if sort.column.is_descending() != sort.is_reversed { "down" } else { "up" };
     let mut notes = vec![format!("sort {} {arrow}", sort.column.key())];
+    if model.line_count() > model.height {
+        notes.push(format!("line {} of {}", model.cursor + 1, model.line_count()));
+    }
     if !model.filter.is_empty() {
         notes.push(format!("filter {:?}", model.filter));
     }

@@ -16,7 +16,7 @@ const BAR: usize = 4;
 
 /// The titles. The column that rows are sorted by is marked.
 pub fn title_line(model: &Model, look: &Look, width: usize) -> Line<'static> {
-    let (columns, name_width) = fitting(model.view.columns(), width);
+    let (columns, name_width) = fitting(&model.columns(), width);
     let sorted = model.sort().column;
     let title = |column: Column| {
         let title = match (column, model.view) {
@@ -34,7 +34,7 @@ pub fn title_line(model: &Model, look: &Look, width: usize) -> Line<'static> {
 
 /// One line: a row, or one of its children.
 pub fn row_line(model: &Model, look: &Look, row: &Row, child: Option<usize>, width: usize) -> Line<'static> {
-    let (columns, name_width) = fitting(model.view.columns(), width);
+    let (columns, name_width) = fitting(&model.columns(), width);
     let shown = child.and_then(|child| row.children.get(child)).unwrap_or(row);
     let cell = |column: Column| {
         let width = width_of(column, name_width);
@@ -57,7 +57,7 @@ pub fn row_line(model: &Model, look: &Look, row: &Row, child: Option<usize>, wid
 pub fn natural_width(model: &Model) -> usize {
     let longest = |row: &Row| std::iter::once(row).chain(&row.children).map(|row| row.name.width()).max().unwrap_or(0);
     let name = model.shown_rows().map(longest).max().unwrap_or(0) + INDENT;
-    let columns = model.view.columns();
+    let columns = model.columns();
     let others: usize =
         columns.iter().filter(|(column, _)| *column != Column::Name).map(|(column, _)| column.width() + 1).sum();
     // The name has three tenths of the whole at least.

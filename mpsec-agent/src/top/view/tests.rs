@@ -120,9 +120,13 @@ fn without_colours_there_are_none() {
 fn ten_thousand_connections_stay_quick() {
     let draws = |count| {
         let mut model = Model::default();
+        let text = serde_json::to_string(&serde_json::json!({"namespaces": sample::many(count).namespaces})).unwrap();
         let start = Instant::now();
-        model.update(sample::many(count));
+        let status = serde_json::from_str(&text).unwrap();
+        let parse = start.elapsed();
+        model.update(status);
         let refresh = start.elapsed();
+        println!("{count} connections: {} bytes of JSON are read in {parse:?}", text.len());
         model.select(model.line_count() / 2);
         let start = Instant::now();
         (0..20).for_each(|_| drop(painted(&mut model, &COLOR, 80, 24)));
