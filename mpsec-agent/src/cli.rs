@@ -8,6 +8,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 
 use crate::config::{EX_USAGE, KEYS, Key, Kind, Loader, Override};
+use crate::top::View;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -16,6 +17,7 @@ Examples:
   mpsec run                          Run the agent in the foreground; metrics on http://127.0.0.1:9475/metrics
   mpsec run --listen 0.0.0.0:9475    The same, for a Prometheus on another host
   mpsec status                       What is the running agent doing?
+  mpsec top                          What are connections and paths doing right now?
   mpsec config check mpsec.toml      Is this configuration right?
 
 Exit codes: 0 all is well, 1 it is not, 64 wrong usage or configuration.";
@@ -28,6 +30,15 @@ Examples:
 
 A flag wins over its environment variable, that over the configuration file, and the file over the default.
 SIGHUP reads the file again; SIGINT and SIGTERM stop the agent, which takes away what it attached.";
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  mpsec top
+  mpsec top --view paths --interval 5
+  mpsec top --once --filter wan0 --sort rtt
+  mpsec top --json | jq .summary
+
+Press ? for the keys. NO_COLOR=1 takes the colours away; --once is COLUMNS wide (120 if not set, 0 cuts nothing off).";
 
 /// Sees, tells, acts on and proves multipath, encrypted networking on this host.
 #[derive(Debug, Parser)]
@@ -47,6 +58,9 @@ pub enum Command {
     /// Show what the running agent does
     #[command(after_help = "Example:\n  mpsec status --json | jq .interfaces")]
     Status(StatusArgs),
+    /// Watch connections, paths and interfaces
+    #[command(after_help = TOP_EXAMPLES)]
+    Top(TopArgs),
     /// Show what this kernel can do, what is missing, and the command that mends it
     #[command(
         after_help = "Exits with 0 where MPSec can work here (BPF, and TCX or clsact), else with 1. With mptcp: 0 where \
@@ -69,6 +83,43 @@ pub struct StatusArgs {
     /// The socket of the agent
     #[arg(long, value_name = "PATH", env = "MPSEC_CONTROL_SOCKET", default_value = "/run/mpsec/mpsec.sock")]
     pub control_socket: PathBuf,
+}
+
+/// `mpsec top`.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Seconds from one refresh to the next
+    #[arg(long, short = 'd', value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub interval: f64,
+    /// Print one table and end; asks twice, an interval apart, to know rates
+    #[arg(long, short = '1')]
+    pub once: bool,
+    /// The same as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The table to begin with
+    #[arg(long, value_enum, default_value_t)]
+    pub view: View,
+    /// The column to sort by, such as rate, rx, tx, rtt, name; a wrong one is answered with all
+    #[arg(long, value_name = "COLUMN")]
+    pub sort: Option<String>,
+    /// Sort the other way
+    #[arg(long)]
+    pub reverse: bool,
+    /// Only lines that hold all of these words
+    #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true)]
+    pub filter: String,
+    /// Rates in bytes instead of bits per second
+    #[arg(long)]
+    pub bytes: bool,
+    /// The socket of the agent
+    #[arg(long, value_name = "PATH", env = "MPSEC_CONTROL_SOCKET", default_value = "/run/mpsec/mpsec.sock")]
+    pub control_socket: PathBuf,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
+    seconds.ok_or_else(|| "it is a number from 0.1 to 3600".to_owned())
 }
 
 /// `mpsec doctor`.

@@ -18,3 +18,4 @@ pub mod logging;
 pub mod metrics;
 pub mod publish;
 pub mod snapshot;
+pub mod top;

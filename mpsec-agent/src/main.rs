@@ -9,7 +9,7 @@ use mpsec_agent::config::{self, ConfigError, EX_USAGE, Loader, Show};
 use mpsec_agent::control::client;
 use mpsec_agent::doctor::{Report, Style, examine};
 use mpsec_agent::kernel::ebpf::OBJECT_SHA256;
-use mpsec_agent::{agent, logging};
+use mpsec_agent::{agent, logging, top};
 
 fn main() -> ExitCode {
     let object = &OBJECT_SHA256[..12];
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run(args.loader),
         Command::Status(args) => status(&args),
+        Command::Top(args) => top::run(&args),
         Command::Config(command) => configuration(command),
         Command::Doctor(args) => return doctor(&args),
         Command::Version => say(&format!("mpsec {}\n", cli::version(object))),

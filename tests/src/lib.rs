@@ -13,6 +13,7 @@
 //! | run the agent and read its metrics | [`agent`], [`http`], [`exposition`], [`counted`] |
 //! | see and disturb what is attached to a device | [`hooks`], [`bpf`] |
 //! | let Prometheus scrape it, and read dashboards as Grafana does | [`prometheus`], [`grafana`] |
+//! | run a program on a terminal and read its screen | [`pty`], [`screen`] |
 //! | wait without sleeping blindly | [`wait`] |
 
 pub mod agent;
@@ -33,6 +34,8 @@ pub mod netns;
 pub mod packet_socket;
 pub mod paths;
 pub mod prometheus;
+pub mod pty;
+pub mod screen;
 pub mod send;
 pub mod ss;
 pub mod topology;

@@ -1,5 +1,6 @@
 //! MPSec's tests on real kernel objects. One file a behaviour; each lists its trials.
 
+mod api;
 mod bulk;
 mod classes;
 mod devices;
@@ -16,6 +17,7 @@ mod refuse;
 mod reload;
 mod status;
 mod survive;
+mod top;
 mod watch;
 
 use libtest_mimic::Arguments;
@@ -37,6 +39,8 @@ fn main() {
         reload::trials(),
         status::trials(),
         http::trials(),
+        api::trials(),
+        top::trials(),
         flood::trials(),
         prometheus::trials(),
         multipath::trials(),

@@ -13,6 +13,7 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 
 use super::negotiate::{Encoding, Format};
 use super::stats::HttpStats;
@@ -57,7 +58,7 @@ pub enum SiteError {
 ///
 /// Further routes are merged into it, or it into them; only this one brings a fallback.
 pub fn router(site: Arc<dyn Site>, stats: Arc<HttpStats>) -> Router {
-    let scrapes = Arc::new(Scrapes { site, stats, compressions: Arc::new(Semaphore::new(COMPRESSIONS)) });
+    let scrapes = Arc::new(Scrapes { site, stats, busy: Arc::new(Semaphore::new(BUSY_THREADS)) });
     Router::new()
         .route("/", get(landing))
         .route("/metrics", get(metrics))
@@ -69,8 +70,8 @@ pub fn router(site: Arc<dyn Site>, stats: Arc<HttpStats>) -> Router {
         .with_state(scrapes)
 }
 
-/// Compressions at once. More would only take cores from what the host is there for.
-const COMPRESSIONS: usize = 2;
+/// Threads that write or compress answers. More would only take cores from what the host is there for.
+const BUSY_THREADS: usize = 2;
 /// Below this a compressed body is not smaller by a packet.
 const WORTH_COMPRESSING: usize = 1024;
 /// From here on (about half a millisecond) a compression leaves the runtime's thread.
@@ -80,7 +81,8 @@ const WORTH_A_THREAD: usize = 256 * 1024;
 pub(super) struct Scrapes {
     pub(super) site: Arc<dyn Site>,
     stats: Arc<HttpStats>,
-    compressions: Arc<Semaphore>,
+    /// One permit for each thread that may be busy.
+    busy: Arc<Semaphore>,
 }
 
 async fn metrics(State(scrapes): State<Arc<Scrapes>>, headers: HeaderMap) -> Response {
@@ -110,6 +112,16 @@ async fn metrics(State(scrapes): State<Arc<Scrapes>>, headers: HeaderMap) -> Res
 }
 
 impl Scrapes {
+    /// Does what takes long off the runtime's thread, a few at a time.
+    pub(super) async fn off_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let permit = self.busy.clone().acquire_owned().await;
+        // The permit goes along: a client that goes away does not end what was begun for it.
+        tokio::task::spawn_blocking(move || (work(), permit).0).await
+    }
+
     /// Compresses as asked; where that fails or does not pay, the body goes as it is.
     pub(super) async fn encode(&self, wanted: Encoding, body: Bytes) -> (Encoding, Bytes) {
         if wanted == Encoding::Identity || body.len() < WORTH_COMPRESSING {
@@ -119,9 +131,7 @@ impl Scrapes {
         let encoded = if body.len() < WORTH_A_THREAD {
             wanted.encode(input)
         } else {
-            let permit = self.compressions.clone().acquire_owned().await;
-            // The permit goes along: a client that goes away does not end its compression.
-            match tokio::task::spawn_blocking(move || (wanted.encode(input), permit).0).await {
+            match self.off_thread(move || wanted.encode(input)).await {
                 Ok(encoded) => encoded,
                 Err(error) => Err(std::io::Error::other(error)),
             }

@@ -32,6 +32,7 @@ use query::{Parameter, Query};
 struct Resource {
     path: &'static str,
     /// One line, for the document.
+    #[cfg(test)]
     summary: &'static str,
     parameters: &'static [Parameter],
     /// The answer's body, from a snapshot.
@@ -44,6 +45,7 @@ struct Resource {
 const RESOURCES: &[Resource] = &[
     Resource {
         path: "/api/v1/connections",
+        #[cfg(test)]
         summary: "MPTCP connections with their subflows, by token",
         parameters: &[Parameter::Netns, Parameter::Interface, Parameter::State, Parameter::Limit, Parameter::Offset],
         view: views::connections,
@@ -52,6 +54,7 @@ const RESOURCES: &[Resource] = &[
     },
     Resource {
         path: "/api/v1/paths",
+        #[cfg(test)]
         summary: "Paths that subflows take, and the path manager's endpoints and limits",
         parameters: &[Parameter::Netns, Parameter::Interface],
         view: views::paths,
@@ -60,6 +63,7 @@ const RESOURCES: &[Resource] = &[
     },
     Resource {
         path: "/api/v1/interfaces",
+        #[cfg(test)]
         summary: "Interfaces that are counted, and what they carried",
         parameters: &[Parameter::Interface],
         view: views::interfaces,
@@ -68,6 +72,7 @@ const RESOURCES: &[Resource] = &[
     },
     Resource {
         path: "/api/v1/host",
+        #[cfg(test)]
         summary: "The host: what it is, how busy it is, and its network interfaces",
         parameters: &[],
         view: views::host,
@@ -132,7 +137,7 @@ async fn read(resource: &'static Resource, scrapes: &Scrapes, uri: &Uri) -> Resu
         Problem::new(status, format!("{error}."))
     })?;
     let body = if snapshot.connections() > WORTH_A_THREAD {
-        let task = tokio::task::spawn_blocking(move || (resource.view)(&snapshot, &query));
+        let task = scrapes.off_thread(move || (resource.view)(&snapshot, &query));
         task.await.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}.")))?
     } else {
         (resource.view)(&snapshot, &query)

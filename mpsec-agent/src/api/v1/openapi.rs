@@ -6,7 +6,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::problem::Problem;
-use super::query::Parameter;
+use super::query::{MAX_LIMIT, Parameter};
 use super::{DOCUMENT_PATH, RESOURCES, Resource};
 use crate::snapshot::mptcp::TcpState;
 
@@ -77,7 +77,7 @@ fn parameter(parameter: Parameter) -> Value {
         }
         Parameter::Limit => (
             "So many connections at most.",
-            json!({"type": "integer", "minimum": 1, "maximum": 10_000, "default": 1000}),
+            json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": MAX_LIMIT}),
         ),
         Parameter::Offset => {
             ("So many connections are passed over first.", json!({"type": "integer", "minimum": 0, "default": 0}))

@@ -4,10 +4,9 @@ use crate::snapshot::mptcp::TcpState;
 
 use super::problem::Problem;
 
-/// Connections in one answer, unless `limit` says otherwise.
-const DEFAULT_LIMIT: usize = 1000;
-/// Connections in one answer at most.
-const MAX_LIMIT: usize = 10_000;
+/// Connections in one answer at most, and unless `limit` says otherwise: some megabytes, of which each client can have one
+/// answer at a time.
+pub(super) const MAX_LIMIT: usize = 1000;
 
 /// A query parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +48,7 @@ pub(super) struct Query {
 impl Query {
     /// Reads the part of a URI behind the question mark.
     pub(super) fn parse(text: Option<&str>, allowed: &[Parameter]) -> Result<Query, Problem> {
-        let mut query = Query { netns: None, interface: None, state: None, limit: DEFAULT_LIMIT, offset: 0 };
+        let mut query = Query { netns: None, interface: None, state: None, limit: MAX_LIMIT, offset: 0 };
         let mut seen = Vec::new();
         for pair in text.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -168,7 +167,7 @@ mod tests {
     fn what_is_wrong_is_said() {
         assert!(complaint("nope=1").contains("known: netns, interface, state, limit, offset."));
         assert!(complaint("limit=1&limit=2").contains("limit is given twice"));
-        assert!(complaint("limit=0").contains("from 1 to 10000") && complaint("limit=10001").contains("limit"));
+        assert!(complaint("limit=0").contains("from 1 to 1000") && complaint("limit=1001").contains("limit"));
         assert!(complaint("offset=-1").contains("whole number") && complaint("state=open").contains("established"));
         for text in ["netns=%4", "netns=%zz", "netns=%ff", "%+4=1"] {
             assert!(complaint(text).contains("percent-encoded"), "{text}");

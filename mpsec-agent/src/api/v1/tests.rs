@@ -128,6 +128,7 @@ fn every_route_is_documented() {
     assert_eq!(routes, documented);
     // The router holds what the table says and no more: its debug text lists its paths.
     let text = format!("{:?}", super::routes());
+    let text = text.split("fallback_router").next().unwrap();
     assert_eq!(text.matches("): \"/").count(), routes.len(), "{text}");
     assert!(routes.iter().all(|route| text.contains(&format!("): \"{route}\""))), "{text}");
 }
