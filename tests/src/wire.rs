@@ -111,20 +111,6 @@ impl Wire {
         ensure!(self.worker.as_ref().is_some_and(|worker| !worker.is_finished()), "the capture has ended");
         Ok(self.flows.lock().map_err(|_| anyhow!("the capture panicked"))?.clone())
     }
-
-    /// What has passed when nothing more comes.
-    pub fn settled(&self) -> Result<BTreeMap<Tuple, Flow>> {
-        let (start, mut last, mut since) = (Instant::now(), self.flows()?, Instant::now());
-        while since.elapsed() < QUIET {
-            ensure!(start.elapsed() < Duration::from_secs(20), "traffic that does not end");
-            thread::sleep(TURN);
-            let now = self.flows()?;
-            if now != last {
-                (last, since) = (now, Instant::now());
-            }
-        }
-        Ok(last)
-    }
 }
 
 impl Drop for Wire {
@@ -134,6 +120,21 @@ impl Drop for Wire {
             let _ = worker.join();
         }
     }
+}
+
+/// What has passed on each device when nothing more comes.
+pub fn settled(wires: &[Wire]) -> Result<Vec<BTreeMap<Tuple, Flow>>> {
+    let read = || wires.iter().map(Wire::flows).collect::<Result<Vec<_>>>();
+    let (start, mut last, mut since) = (Instant::now(), read()?, Instant::now());
+    while since.elapsed() < QUIET {
+        ensure!(start.elapsed() < Duration::from_secs(20), "traffic that does not end");
+        thread::sleep(TURN);
+        let now = read()?;
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+    }
+    Ok(last)
 }
 
 /// Everything together, received and sent.
@@ -229,12 +230,7 @@ impl Packet {
             sequence: u32::from_be_bytes(bytes.get(tcp + 4..tcp + 8)?.try_into().ok()?),
             flags: *bytes.get(tcp + 13)?,
             joins: joins(bytes.get(tcp + 20..data)?),
-            sum: Sum {
-                packets: packets as u64,
-                bytes: on_wire as u64,
-                payload: payload as u64,
-                retransmitted: 0,
-            },
+            sum: Sum { packets: packets as u64, bytes: on_wire as u64, payload: payload as u64, retransmitted: 0 },
         })
     }
 }
