@@ -22,7 +22,7 @@ const V6_ID: usize = 100;
 const LIMIT: usize = 8;
 /// Room of a receiver. What it allows to be on its way is far from `net.core.netdev_max_backlog` packets (1,000 unless set),
 /// beyond which a veth loses them between its two ends, and has the sender believe that it never sent them.
-const WINDOW_BYTES: u32 = 400_000;
+const WINDOW_BYTES: u32 = 600_000;
 /// What TBF lets through at once: more than a super-packet, so that it need not be cut for that.
 const BURST_BYTES: u32 = 70_000;
 

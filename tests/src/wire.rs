@@ -123,8 +123,8 @@ impl Drop for Wire {
 }
 
 /// What has passed on each device when nothing more comes.
-pub fn settled(wires: &[Wire]) -> Result<Vec<BTreeMap<Tuple, Flow>>> {
-    let read = || wires.iter().map(Wire::flows).collect::<Result<Vec<_>>>();
+pub fn settled<'a>(wires: impl Iterator<Item = &'a Wire> + Clone) -> Result<Vec<BTreeMap<Tuple, Flow>>> {
+    let read = || wires.clone().map(Wire::flows).collect::<Result<Vec<_>>>();
     let (start, mut last, mut since) = (Instant::now(), read()?, Instant::now());
     while since.elapsed() < QUIET {
         ensure!(start.elapsed() < Duration::from_secs(20), "traffic that does not end");

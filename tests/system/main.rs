@@ -8,6 +8,9 @@ mod harness;
 mod hotplug;
 mod http;
 mod lab;
+mod mptcp_life;
+mod mptcp_truth;
+mod mptcp_view;
 mod names;
 mod overflow;
 mod prometheus;
@@ -26,6 +29,8 @@ fn main() {
     let trials = [
         harness::trials(),
         lab::trials(),
+        mptcp_truth::trials(),
+        mptcp_life::trials(),
         classes::trials(),
         devices::trials(),
         bulk::trials(),

@@ -39,11 +39,22 @@ fn agree(plan: Plan, family: Family) -> Result<()> {
     lab.paths.add_endpoints(family)?;
     let mut talk = Conversation::open(&lab.paths, family)?;
     talk.joined(u32::try_from(plan.paths)?)?;
-    talk.exchange(UP, DOWN)?;
+    if let Err(e) = talk.exchange(UP, DOWN) {
+        for h in crate::lab::HOSTS {
+            eprintln!(
+                "{h:?} {} {}",
+                lab.paths.netns(h).output("ss", &["-tniHOome"])?,
+                lab.paths.netns(h).output("ss", &["-MniHOome"])?
+            );
+            eprintln!("{:?}", ss::mib(lab.paths.netns(h))?);
+        }
+        return Err(e);
+    }
     let [client, _] = all_agree(&lab, &talk, true)?;
     for (path, flows) in client.paths.iter().enumerate() {
         ensure!(flows.len() == 1, "path {path} has {} subflows", flows.len());
-        ensure!(client.path(path).1.payload > 10_000, "path {path} carries nothing: {flows:?}");
+        let (rx, tx) = client.path(path);
+        ensure!(rx.payload + tx.payload > 10_000, "path {path} carries nothing: {flows:?}");
         ensure!(flows.values().all(|flow| flow.joined == (path > 0) && flow.answered), "{flows:?}");
     }
     if plan.offload != Offload::Full {
@@ -60,19 +71,21 @@ fn agree(plan: Plan, family: Family) -> Result<()> {
 
 fn both_families() -> Result<()> {
     let lab = Lab::new(Plan::wires(2))?;
-    let mut sent = 0;
     let mut talks = Vec::new();
     for family in Family::ALL {
         lab.paths.add_endpoints(family)?;
         let mut talk = Conversation::open(&lab.paths, family)?;
         talk.joined(2)?;
         talk.exchange(UP, DOWN)?;
-        sent += talk.client.sent + talk.info()?[0].map_or(0, |info| info.bytes_retrans);
         talks.push(talk);
     }
     let truth = lab.truth(Host::Client)?;
     truth.agrees_with_ss(&lab.paths, true)?;
     let tx = truth.total().1;
+    let once = |talk: &Conversation| -> Result<u64> {
+        Ok(talk.client.sent + talk.info()?[0].map_or(0, |info| info.bytes_retrans))
+    };
+    let sent = talks.iter().map(once).sum::<Result<u64>>()?;
     let probes = ss::mib(&lab.paths.client)?.get("WinProbe").copied().unwrap_or(0);
     ensure!(tx.payload - tx.retransmitted == sent + probes, "{tx:?}: {sent}, {probes} probes");
     for flows in &truth.paths {
@@ -102,7 +115,7 @@ fn bottleneck() -> Result<()> {
     let mut talk = Conversation::open(&lab.paths, Family::V4)?;
     talk.joined(2)?;
     talk.exchange(6_000_000, 0)?;
-    let [client, server] = [lab.truth(Host::Client)?, lab.truth(Host::Server)?];
+    let [client, server] = lab.truths()?;
     client.agrees_with_ss(&lab.paths, true)?;
     client.agrees_with(&lab.paths, &talk.client, talk.info()?[0])?;
     let (sent, received) = (client.total().1, server.total().0);

@@ -84,7 +84,7 @@ fn silent() -> Result<()> {
     talk.exchange(2_000_000, 0)?;
     lab.paths.let_through(Host::Server, 1)?;
     lab.paths.let_through(Host::Client, 1)?;
-    let [client, server] = [lab.truth(Host::Client)?, lab.truth(Host::Server)?];
+    let [client, server] = lab.truths()?;
     client.mirrors(&server)?;
     // What MPTCP sent again because the path was silent is more than TCP's repetitions.
     client.agrees_with(&lab.paths, &talk.client, talk.info()?[0])

@@ -39,8 +39,15 @@ impl Lab {
 
     /// What a host's devices have seen when nothing more comes.
     pub(crate) fn truth(&self, host: Host) -> Result<Truth> {
-        let wires = &self.wires[usize::from(host == Host::Server)];
-        Ok(Truth { host, paths: wire::settled(wires)? })
+        let [client, server] = self.truths()?;
+        Ok(if host == Host::Client { client } else { server })
+    }
+
+    /// What both hosts' devices have seen when nothing more comes to any of them.
+    pub(crate) fn truths(&self) -> Result<[Truth; 2]> {
+        let mut client = wire::settled(self.wires.iter().flatten())?;
+        let server = client.split_off(self.paths.count());
+        Ok([Truth { host: Host::Client, paths: client }, Truth { host: Host::Server, paths: server }])
     }
 
     /// The devices' own counters, a path after the other.
@@ -51,8 +58,9 @@ impl Lab {
 
     /// Every device counted what its capture did, if it sees segments.
     pub(crate) fn devices_agree(&self) -> Result<()> {
-        for host in HOSTS {
-            for (counters, flows) in self.counters(host)?.iter().zip(&self.truth(host)?.paths) {
+        for truth in self.truths()? {
+            let host = truth.host;
+            for (counters, flows) in self.counters(host)?.iter().zip(&truth.paths) {
                 let (rx, tx) = wire::total(flows.values());
                 let captured = (rx.packets, rx.bytes, tx.packets, tx.bytes);
                 let counted = (counters.rx_packets, counters.rx_bytes, counters.tx_packets, counters.tx_bytes);
@@ -142,7 +150,7 @@ impl Truth {
 /// All oracles agree on a conversation that is the only one and still open, and both hosts' devices saw the same packets.
 /// `lossless` says that the hosts did, too.
 pub(crate) fn all_agree(lab: &Lab, talk: &Conversation, lossless: bool) -> Result<[Truth; 2]> {
-    let [client, server] = [lab.truth(Host::Client)?, lab.truth(Host::Server)?];
+    let [client, server] = lab.truths()?;
     client.mirrors(&server)?;
     let info = talk.info()?;
     for (truth, end, info) in [(&client, &talk.client, info[0]), (&server, &talk.server, info[1])] {
