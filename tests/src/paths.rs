@@ -20,9 +20,11 @@ const TABLE: usize = 100;
 const V6_ID: usize = 100;
 /// How many additional subflows and addresses each host takes. Every kernel with MPTCP allows 8.
 const LIMIT: usize = 8;
-/// Room of a receiver. What it allows to be on its way is far from `net.core.netdev_max_backlog` packets (1,000 unless set),
-/// beyond which a veth loses them between its two ends, and has the sender believe that it never sent them.
-const WINDOW_BYTES: u32 = 600_000;
+/// Room of a subflow's sender. What it keeps on its way is far from `net.core.netdev_max_backlog` packets (1,000 unless set),
+/// beyond which a veth loses them between its two ends and has the sender believe that it never sent them. Less room for the
+/// receiver would do the same, but a receiver that is full of data that came too early may never again take what it waits
+/// for (seen on Linux 6.18).
+const SEND_BYTES: u32 = 200_000;
 /// What TBF lets through at once: more than a super-packet, so that it need not be cut for that.
 const BURST_BYTES: u32 = 70_000;
 
@@ -129,7 +131,7 @@ impl Paths {
             }
             // The one that every kernel has and every namespace may use.
             host.sysctl("net/ipv4/tcp_congestion_control", "reno")?;
-            host.sysctl("net/ipv4/tcp_rmem", &format!("4096 131072 {WINDOW_BYTES}"))?;
+            host.sysctl("net/ipv4/tcp_wmem", &format!("4096 65536 {SEND_BYTES}"))?;
             host.enable_ipv6()?;
             host.ip(&format!("mptcp limits set subflow {LIMIT} add_addr_accepted {LIMIT}"))?;
             host.output("nft", &["add", "table", "netdev", "lab"])?;

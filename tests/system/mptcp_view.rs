@@ -44,7 +44,8 @@ pub(crate) fn view(agent: &Agent) -> Result<View> {
     let output = Command::new(need::mpsec()?).args(["status", "--json", "--control-socket"]).arg(socket).output()?;
     ensure!(output.status.success(), "{output:?}");
     let status: Value = serde_json::from_slice(&output.stdout)?;
-    let all = status["namespaces"].as_array().ok_or_else(|| Skip::because("this agent says nothing of MPTCP"))?;
+    let all = status["namespaces"].as_array().filter(|all| !all.is_empty());
+    let all = all.ok_or_else(|| Skip::because("this agent says nothing of MPTCP"))?;
     let own = all.iter().find(|one| one["netns"] == "").with_context(|| format!("no namespace of its own: {all:?}"))?;
     Ok(View(own.clone()))
 }

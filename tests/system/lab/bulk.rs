@@ -39,17 +39,7 @@ fn agree(plan: Plan, family: Family) -> Result<()> {
     lab.paths.add_endpoints(family)?;
     let mut talk = Conversation::open(&lab.paths, family)?;
     talk.joined(u32::try_from(plan.paths)?)?;
-    if let Err(e) = talk.exchange(UP, DOWN) {
-        for h in crate::lab::HOSTS {
-            eprintln!(
-                "{h:?} {} {}",
-                lab.paths.netns(h).output("ss", &["-tniHOome"])?,
-                lab.paths.netns(h).output("ss", &["-MniHOome"])?
-            );
-            eprintln!("{:?}", ss::mib(lab.paths.netns(h))?);
-        }
-        return Err(e);
-    }
+    talk.exchange(UP, DOWN)?;
     let [client, _] = all_agree(&lab, &talk, true)?;
     for (path, flows) in client.paths.iter().enumerate() {
         ensure!(flows.len() == 1, "path {path} has {} subflows", flows.len());
