@@ -106,7 +106,8 @@ fn backup() -> Result<()> {
     talk.joined(2)?;
     talk.exchange(4_000_000, 0)?;
     let waiting = lab.truth(Host::Client)?.path(1).1.payload;
-    ensure!(waiting == 0, "a backup carried {waiting} bytes");
+    // MPTCP may say again on any subflow what it waits for.
+    ensure!(waiting < 40_000, "a backup carried {waiting} bytes");
     let flags: Vec<_> =
         ss::subflows(&lab.paths.client)?.iter().filter_map(|one| one.word("flags").map(str::to_owned)).collect();
     ensure!(flags.iter().filter(|flags| flags.contains('b')).count() == 1, "{flags:?}");

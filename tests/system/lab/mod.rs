@@ -119,8 +119,8 @@ impl Truth {
     /// What the program sent is what the subflows carried, each byte once: TCP's repetitions are taken off, and MPTCP's
     /// are known from its own counters: data that it sent again, and the last byte, which it sends again to probe a window
     /// of 0 (`mptcp_sendmsg_frag` in net/mptcp/protocol.c, Linux 6.18). Exact; a DATA_FIN has no payload. But what MPTCP
-    /// takes back from a subflow that is stale or removed (`__mptcp_retransmit_pending_data`) it counts nowhere: then more
-    /// has crossed than is known of.
+    /// takes back from a subflow that is stale or removed (`__mptcp_retransmit_pending_data`) it counts nowhere, and what it
+    /// gave to such a subflow may never have left: then no more is known than that everything crossed once.
     pub(crate) fn agrees_with(&self, paths: &Paths, end: &End, info: Option<Info>) -> Result<()> {
         let tx = self.total().1;
         let mib = ss::mib(paths.netns(self.host))?;
