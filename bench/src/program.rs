@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
+use mpsec_agent::kernel::cgroup;
 use mpsec_agent::kernel::ebpf::{Kernel, Settings};
 use mpsec_common::maps::{InterfaceSlot, slot_index};
 use mpsec_common::{Class, Direction, Link};
@@ -22,7 +23,13 @@ const SLOT: u16 = 1;
 
 /// Loads the agent's programs, with the agent's own defaults, and tells them of interfaces.
 pub fn load_agent(ifindexes: &[u32]) -> Result<Kernel> {
-    let settings = Settings { max_interfaces: 1024, wireguard_ports: [51820, 0, 0, 0], log_level: 0 };
+    let settings = Settings {
+        max_interfaces: 1024,
+        wireguard_ports: [51820, 0, 0, 0],
+        max_subflows: 32_768,
+        netns_cookie: cgroup::netns_cookie()?,
+        log_level: 0,
+    };
     let mut kernel = Kernel::load(&settings)?;
     kernel.counters.reach(SLOT)?;
     for &ifindex in ifindexes {

@@ -32,6 +32,8 @@ pub fn snapshot() -> Snapshot {
         other: [[Counter::default(); CLASS_SLOTS]; 2],
         interface_states: InterfaceStates { counted: INTERFACES as u64, folded: 0, excluded: 0 },
         namespaces: Vec::new(),
+        per_subflow: None,
+        host: Default::default(),
         agent: Agent::default(),
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod headers;
 pub mod maps;
+pub mod mptcp;
 pub mod packet;
 pub mod traffic;
 
@@ -14,7 +15,7 @@ pub use traffic::{Class, Direction, Protection};
 
 /// Version of every structure in this crate that lies in a map. The object carries it in [`maps::LAYOUT_SYMBOL`] and the
 /// agent refuses an object of another version.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// A type whose every byte pattern is a value and which has no padding: it can be copied out of a map as it lies there.
 ///

@@ -6,14 +6,27 @@ use crate::{Direction, shared};
 pub const PROGRAM_INGRESS: &str = "mpsec_ingress";
 /// TC program on the egress hook.
 pub const PROGRAM_EGRESS: &str = "mpsec_egress";
+/// Program on the sockets of the root cgroup: registers MPTCP subflows.
+pub const PROGRAM_SOCKOPS: &str = "mpsec_sockops";
 /// The counters: a memory-mapped array of [`crate::traffic::InterfaceCounters`], indexed by [`counter_index`].
 pub const MAP_COUNTERS: &str = "COUNTERS";
 /// Which interface has which slot: an array of [`InterfaceSlot`], indexed by [`slot_index`].
 pub const MAP_INTERFACES: &str = "INTERFACES";
 /// What happened off the usual path: a per-CPU array of `u64`, indexed by [`Event`].
 pub const MAP_EVENTS: &str = "EVENTS";
+/// The tags of subflows: a memory-mapped array of [`crate::mptcp::TagSet`], indexed by [`crate::mptcp::set_of`].
+pub const MAP_SUBFLOW_TAGS: &str = "SUBFLOW_TAGS";
+/// What is known of each subflow: a memory-mapped array of [`crate::mptcp::SubflowInfo`], indexed by slot.
+pub const MAP_SUBFLOWS: &str = "SUBFLOWS";
+/// What is counted of each: a memory-mapped array of [`crate::mptcp::SubflowCounters`], indexed by
+/// [`crate::mptcp::subflow_counter_index`].
+pub const MAP_SUBFLOW_COUNTERS: &str = "SUBFLOW_COUNTERS";
+/// How many subflows have which ports: a memory-mapped array of `u32`, indexed by [`crate::mptcp::port_entry`].
+pub const MAP_SUBFLOW_PORTS: &str = "SUBFLOW_PORTS";
+/// Handshakes that this host answers: a hash that forgets the oldest, from tag to [`crate::mptcp::Handshake`].
+pub const MAP_HANDSHAKES: &str = "HANDSHAKES";
 /// Read-only global of the object, named for [`crate::LAYOUT_VERSION`]: an object of another version has no such symbol.
-pub const LAYOUT_SYMBOL: &str = "LAYOUT_1";
+pub const LAYOUT_SYMBOL: &str = "LAYOUT_2";
 
 /// The slot whose counters are published as `_other`: interfaces beyond the configured maximum, and packets that come by
 /// before the agent has assigned a slot.
@@ -53,9 +66,15 @@ shared! {
         pub link: u8,
         /// Bytes of link header that the device's own counter leaves out, received and sent.
         pub uncounted: [u8; 2],
-        /// Always 0.
-        pub reserved: u8,
+        /// Bits of [`interface_flags`].
+        pub flags: u8,
     }
+}
+
+/// Bits of [`InterfaceSlot::flags`].
+pub mod interface_flags {
+    /// Subflows are counted here: the IP layer sits on this interface, so each of their packets comes by once.
+    pub const COUNTS_SUBFLOWS: u8 = 1 << 0;
 }
 
 /// What happens off the usual path and is worth a counter.
@@ -68,11 +87,24 @@ pub enum Event {
     NoSlot = 1,
     /// A counter could not be reached: the packet is not counted.
     NoCounter = 2,
+    /// A subflow found both of its sets full: it is not counted.
+    SubflowTableFull = 3,
+    /// A subflow has the tag of another one that is still there: it is not counted.
+    SubflowTagTaken = 4,
+    /// A subflow was registered whose handshake was not noted down: its first packets are not counted.
+    HandshakeUnseen = 5,
 }
 
 impl Event {
     /// Every event, in the order of their numbers.
-    pub const ALL: [Event; 3] = [Event::NonLinear, Event::NoSlot, Event::NoCounter];
+    pub const ALL: [Event; 6] = [
+        Event::NonLinear,
+        Event::NoSlot,
+        Event::NoCounter,
+        Event::SubflowTableFull,
+        Event::SubflowTagTaken,
+        Event::HandshakeUnseen,
+    ];
 
     /// The value of the label `event`.
     pub const fn name(self) -> &'static str {
@@ -80,6 +112,9 @@ impl Event {
             Self::NonLinear => "non_linear_header",
             Self::NoSlot => "interface_without_slot",
             Self::NoCounter => "not_counted",
+            Self::SubflowTableFull => "subflow_table_full",
+            Self::SubflowTagTaken => "subflow_tag_taken",
+            Self::HandshakeUnseen => "subflow_handshake_unseen",
         }
     }
 }

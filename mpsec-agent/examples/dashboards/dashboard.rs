@@ -38,6 +38,8 @@ pub enum Choice {
     DataSource,
     /// The values of a label in the series that a selector gives; several at a time, all at first.
     Label { series: String, label: &'static str },
+    /// The same of a label that not every series has: those without it are among all.
+    OptionalLabel { series: String, label: &'static str },
     /// Text to write, and what it says at first.
     Text(&'static str),
 }
@@ -97,15 +99,8 @@ impl Variable {
                 "type": "datasource", "query": "prometheus", "regex": "", "refresh": 1,
                 "multi": false, "includeAll": false, "current": {}, "options": [],
             }),
-            Choice::Label { series, label } => {
-                let query = format!("label_values({series}, {label})");
-                json!({
-                    "type": "query", "datasource": datasource(), "definition": query,
-                    "query": { "query": query, "refId": self.name }, "regex": "", "refresh": 2, "sort": 1,
-                    "multi": true, "includeAll": true, "options": [],
-                    "current": { "selected": true, "text": ["All"], "value": ["$__all"] },
-                })
-            }
+            Choice::Label { series, label } => self.label(series, label, Value::Null),
+            Choice::OptionalLabel { series, label } => self.label(series, label, json!(".*")),
             Choice::Text(text) => {
                 let option = json!({ "selected": true, "text": text, "value": text });
                 json!({ "type": "textbox", "query": text, "current": option, "options": [option] })
@@ -115,5 +110,16 @@ impl Variable {
             json.extend(more);
         }
         json
+    }
+
+    /// `all` is what stands for all values; null for the list of them.
+    fn label(&self, series: &str, label: &str, all: Value) -> Value {
+        let query = format!("label_values({series}, {label})");
+        json!({
+            "type": "query", "datasource": datasource(), "definition": query,
+            "query": { "query": query, "refId": self.name }, "regex": "", "refresh": 2, "sort": 1,
+            "multi": true, "includeAll": true, "allValue": all, "options": [],
+            "current": { "selected": true, "text": ["All"], "value": ["$__all"] },
+        })
     }
 }

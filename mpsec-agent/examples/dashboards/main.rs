@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | metric.rs | which metrics there are; a renamed one does not compile |
 //! | class.rs, promql.rs | queries that cannot name a label that is not there |
-//! | host/ | THE table of the dashboard's panels, one row each |
+//! | host/, multipath/ | THE tables of the dashboards' panels, one row each |
 //! | panel.rs, dashboard.rs, json.rs | Grafana's JSON for them |
 //! | rules/, prometheus.rs | recording rules, alerts, scrape configuration |
 
@@ -13,6 +13,7 @@ mod dashboard;
 mod host;
 mod json;
 mod metric;
+mod multipath;
 mod panel;
 mod prometheus;
 mod promql;
@@ -51,6 +52,7 @@ fn files() -> Result<Vec<(PathBuf, String)>> {
     let mut files = vec![
         ("METRICS.md".into(), markdown::metrics()),
         ("grafana/dashboards/host.json".into(), json::tidy(&host::dashboard().json())),
+        ("grafana/dashboards/multipath.json".into(), json::tidy(&multipath::dashboard().json())),
         ("grafana/prometheus.yml".into(), prometheus::config(&RULE_FILES)),
     ];
     files.extend(RULE_FILES.iter().map(|path| Path::new("grafana").join(path)).zip(rules));

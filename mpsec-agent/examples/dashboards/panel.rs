@@ -13,10 +13,16 @@ pub enum Kind {
     Lines,
     /// Areas on top of each other, over time.
     Stack,
+    /// Areas on top of each other that fill the height: each one's part of the whole, over time.
+    Shares,
+    /// How often values were of which size, over time: its query gives the buckets of a histogram.
+    Heatmap,
     /// A bar a series, now, the largest first.
     Bars,
     /// A row a series, now, with its labels as columns.
     Table,
+    /// The same with a column for each query's value, named like its series.
+    Columns,
 }
 
 /// One row of a dashboard's table.
@@ -62,8 +68,19 @@ impl Panel {
         self
     }
 
+    /// Adds a query with the name of its column, whose values have a unit of their own.
+    pub fn column(self, expr: Expr, name: &str, unit: &str) -> Panel {
+        let mut panel = self.query(expr, name);
+        panel.overrides.push(json!({
+            "matcher": { "id": "byName", "options": name },
+            "properties": [{ "id": "unit", "value": unit }],
+        }));
+        panel
+    }
+
     /// Adds a query, with the name of its series.
     pub fn query(mut self, expr: Expr, legend: &str) -> Panel {
+        assert!(self.targets.len() < usize::from(b'Z' - b'A') + 1, "{}: more queries than letters", self.title);
         expr.check_template(legend, "{{", "}}");
         self.targets.push((expr, legend.to_owned()));
         self
@@ -125,7 +142,7 @@ impl Panel {
     /// Grafana's JSON.
     pub fn json(&self, id: usize, (x, y): (u32, u32)) -> Value {
         let (w, h) = self.size();
-        let mut json = json!({
+        json!({
             "id": id,
             "type": self.type_name(),
             "title": self.title,
@@ -135,20 +152,36 @@ impl Panel {
             "fieldConfig": { "defaults": self.defaults(), "overrides": self.overrides },
             "options": self.options(),
             "targets": self.targets(),
-        });
-        if self.kind == Kind::Table {
-            json["transformations"] = json!([{ "id": "organize", "options": { "excludeByName": TABLE_LEAVES_OUT.iter()
-                .map(|name| ((*name).to_owned(), true.into())).collect::<serde_json::Map<_, _>>() } }]);
+            "transformations": self.transformations(),
+        })
+    }
+
+    fn transformations(&self) -> Vec<Value> {
+        let hidden = |names: &[&str]| -> Value {
+            names.iter().map(|name| ((*name).to_owned(), true.into())).collect::<serde_json::Map<_, _>>().into()
+        };
+        match self.kind {
+            Kind::Table => vec![json!({
+                "id": "organize", "options": { "excludeByName": hidden(&["Time", "Value", "__name__"]) },
+            })],
+            Kind::Columns => {
+                let names = (b'A'..=b'Z').zip(&self.targets);
+                let names = names.map(|(letter, (_, name))| (format!("Value #{}", char::from(letter)), json!(name)));
+                let names: serde_json::Map<_, _> = names.collect();
+                let options = json!({ "excludeByName": hidden(&["Time", "__name__"]), "renameByName": names });
+                vec![json!({ "id": "merge", "options": {} }), json!({ "id": "organize", "options": options })]
+            }
+            _ => Vec::new(),
         }
-        json
     }
 
     fn type_name(&self) -> &'static str {
         match self.kind {
             Kind::Stat => "stat",
-            Kind::Lines | Kind::Stack => "timeseries",
+            Kind::Lines | Kind::Stack | Kind::Shares => "timeseries",
+            Kind::Heatmap => "heatmap",
             Kind::Bars => "bargauge",
-            Kind::Table => "table",
+            Kind::Table | Kind::Columns => "table",
         }
     }
 
@@ -163,14 +196,18 @@ impl Panel {
                 "legendFormat": legend,
                 "instant": now,
                 "range": !now,
-                "format": if self.kind == Kind::Table { "table" } else { "time_series" },
+                "format": match self.kind {
+                    Kind::Table | Kind::Columns => "table",
+                    Kind::Heatmap => "heatmap",
+                    _ => "time_series",
+                },
             })
         };
         (b'A'..=b'Z').zip(&self.targets).map(target).collect()
     }
 
     fn is_over_time(&self) -> bool {
-        matches!(self.kind, Kind::Lines | Kind::Stack)
+        matches!(self.kind, Kind::Lines | Kind::Stack | Kind::Shares | Kind::Heatmap)
     }
 
     fn defaults(&self) -> Value {
@@ -192,15 +229,19 @@ impl Panel {
                 defaults[name] = json!(bound);
             }
         }
-        if self.is_over_time() {
-            let stacked = self.kind == Kind::Stack;
+        if self.is_over_time() && self.kind != Kind::Heatmap {
+            let stacking = match self.kind {
+                Kind::Stack => "normal",
+                Kind::Shares => "percent",
+                _ => "none",
+            };
             defaults["custom"] = json!({
                 "drawStyle": "line",
                 "lineWidth": 1,
-                "fillOpacity": if stacked { 40 } else { 8 },
+                "fillOpacity": if stacking == "none" { 8 } else { 40 },
                 "showPoints": "never",
                 "spanNulls": false,
-                "stacking": { "mode": if stacked { "normal" } else { "none" }, "group": "A" },
+                "stacking": { "mode": stacking, "group": "A" },
                 "thresholdsStyle": { "mode": "off" },
             });
         }
@@ -224,7 +265,7 @@ impl Panel {
                 "reduceOptions": reduce, "colorMode": "background", "graphMode": "none", "justifyMode": "auto",
                 "orientation": "auto", "textMode": if self.is_named() { "value_and_name" } else { "value" },
             }),
-            Kind::Lines | Kind::Stack => json!({
+            Kind::Lines | Kind::Stack | Kind::Shares => json!({
                 "legend": {
                     "displayMode": "table", "placement": "bottom", "showLegend": true, "calcs": ["lastNotNull", "max"],
                 },
@@ -234,7 +275,12 @@ impl Panel {
                 "reduceOptions": reduce, "displayMode": "gradient", "orientation": "horizontal", "showUnfilled": true,
                 "minVizHeight": 16, "minVizWidth": 8, "valueMode": "color",
             }),
-            Kind::Table => json!({ "showHeader": true, "cellHeight": "sm" }),
+            Kind::Heatmap => json!({
+                "calculate": false, "cellGap": 1, "legend": { "show": true }, "tooltip": { "mode": "single" },
+                "color": { "mode": "scheme", "scheme": "Oranges", "steps": 64, "exponent": 0.5, "fill": "dark-orange" },
+                "yAxis": { "axisPlacement": "left", "unit": self.unit }, "filterValues": { "le": 1e-9 },
+            }),
+            Kind::Table | Kind::Columns => json!({ "showHeader": true, "cellHeight": "sm" }),
         }
     }
 
@@ -243,9 +289,6 @@ impl Panel {
         self.targets.iter().any(|(_, legend)| legend.contains("{{"))
     }
 }
-
-/// Columns of a table that say nothing.
-const TABLE_LEAVES_OUT: &[&str] = &["Time", "Value", "__name__"];
 
 /// The data source that the dashboard's variable names.
 pub fn datasource() -> Value {

@@ -31,9 +31,16 @@ pub struct Expr {
     compound: bool,
 }
 
-/// A metric of the agent's tables.
+/// A metric of the agent's tables, but for histograms.
 pub fn of(metric: &Metric) -> Select {
+    assert!(!matches!(metric.kind, Kind::Histogram(_)), "{} is a histogram: ask for its buckets", metric.name);
     Select::new(metric.sample_name(), metric.kind == Kind::Counter, metric.labels)
+}
+
+/// The buckets of a histogram, which are counters with one label more: `le`.
+pub fn buckets(metric: &Metric) -> Select {
+    assert!(matches!(metric.kind, Kind::Histogram(_)), "{} is no histogram", metric.name);
+    Select::new(format!("{}_bucket", metric.name), true, &[metric.labels, &["le"]].concat())
 }
 
 /// A gauge about the agent's process, as every Prometheus client has it.
@@ -97,6 +104,13 @@ impl Select {
     pub fn now(&self) -> Expr {
         assert!(!self.counter, "{} is a counter: how much it rises is what can be told", self.name);
         Expr { text: self.text(), labels: Some(self.labels.clone()), compound: false }
+    }
+
+    /// The largest value that a gauge had.
+    pub fn max_over(&self, window: &str) -> Expr {
+        assert!(!self.counter, "{} is a counter: how much it rises is what can be told", self.name);
+        let text = format!("max_over_time({}[{window}])", self.text());
+        Expr { text, labels: Some(self.labels.clone()), compound: false }
     }
 
     /// What a counter has come to since its agent started.
@@ -182,6 +196,22 @@ impl Expr {
         self.joined(&format!("{operator} on ({}) group_left ()", labels.join(", ")), other)
     }
 
+    /// Only series for which there is one in `other` that has the same values of these labels.
+    pub fn where_there_is(self, labels: &[&str], other: Expr) -> Expr {
+        for label in labels {
+            assert!(self.carries(label) && other.carries(label), "{self} or {other} has no label {label}");
+        }
+        let kept = self.labels.clone();
+        Expr { labels: kept, ..self.joined(&format!("and on ({})", labels.join(", ")), other) }
+    }
+
+    /// The value that this part of a histogram's observations, from 0 to 1, does not exceed.
+    pub fn quantile(self, part: f64) -> Expr {
+        assert!(self.carries("le"), "{self} has no buckets");
+        let labels = self.labels.map(|labels| labels.into_iter().filter(|label| label != "le").collect());
+        Expr { text: format!("histogram_quantile({part}, {})", self.text), labels, compound: false }
+    }
+
     fn joined(self, operator: &str, other: Expr) -> Expr {
         let (left, right) = (self.operand(), other.operand());
         let break_ = if left.len() + right.len() > LONG { '\n' } else { ' ' };
@@ -224,7 +254,7 @@ pub fn share(encrypted: Expr, judged: Expr) -> Expr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metric::{ATTACHED, BYTES};
+    use crate::metric::{ATTACHED, BYTES, RTT};
 
     #[test]
     fn operations_keep_their_operands_together() {
@@ -256,6 +286,26 @@ mod tests {
     #[should_panic(expected = "is a counter")]
     fn the_value_of_a_counter_is_not_taken_for_a_gauge() {
         let _ = of(BYTES).now();
+    }
+
+    #[test]
+    fn quantiles_are_of_buckets() {
+        let rtt = buckets(RTT).rate("5m").sum_by(&["interface", "le"]).quantile(0.5);
+        let text = "histogram_quantile(0.5, sum by (interface, le) (rate(mpsec_path_rtt_seconds_bucket[5m])))";
+        assert_eq!(rtt.to_string(), text);
+        assert!(rtt.carries("interface") && !rtt.carries("le"));
+    }
+
+    #[test]
+    #[should_panic(expected = "has no buckets")]
+    fn a_quantile_of_sums_without_buckets_stops() {
+        let _ = buckets(RTT).rate("5m").sum_by(&["interface"]).quantile(0.5);
+    }
+
+    #[test]
+    #[should_panic(expected = "is a histogram")]
+    fn a_histogram_has_no_single_value() {
+        let _ = of(RTT);
     }
 
     #[test]

@@ -18,11 +18,14 @@ fn what_lies_in_the_tree_is_not_stale() {
 fn every_metric_is_used_or_left_out_with_a_reason() -> Result<()> {
     let mut text: String =
         files()?.into_iter().filter(|(path, _)| !path.ends_with("METRICS.md")).map(|file| file.1).collect();
-    text.extend(host::dashboard().rows.iter().flat_map(|row| &row.panels).flat_map(|panel| panel.queries()));
+    for dashboard in dashboards() {
+        text.extend(dashboard.rows.iter().flat_map(|row| &row.panels).flat_map(|panel| panel.queries()));
+    }
     let words: BTreeSet<&str> = text.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
     let left_out: BTreeSet<&str> = NOT_SHOWN.iter().map(|(metric, _)| metric.name).collect();
     for metric in metrics::all() {
-        let used = words.contains(metric.sample_name().as_str());
+        let suffix = if matches!(metric.kind, metrics::Kind::Histogram(_)) { "_bucket" } else { "" };
+        let used = words.contains(format!("{}{suffix}", metric.sample_name()).as_str());
         assert!(used != left_out.contains(metric.name), "{}: used: {used}", metric.name);
     }
     Ok(())
@@ -41,12 +44,17 @@ fn process_metrics_are_those_that_the_agent_gives() {
 
 #[test]
 fn every_panel_is_whole() {
-    let dashboard = host::dashboard().json();
+    for dashboard in dashboards() {
+        panels_are_whole(&dashboard.json());
+    }
+}
+
+fn panels_are_whole(dashboard: &Value) {
     for key in ["title", "uid", "schemaVersion", "time", "templating", "panels"] {
         assert!(!dashboard[key].is_null(), "{key}");
     }
     let mut ids = BTreeSet::new();
-    for panel in panels(&dashboard) {
+    for panel in panels(dashboard) {
         let title = panel["title"].as_str().expect("a title");
         assert!(ids.insert(panel["id"].as_u64().expect("an id")), "{title}: id twice");
         if panel["type"] == "row" {
@@ -68,9 +76,14 @@ fn every_panel_is_whole() {
 
 #[test]
 fn panels_lie_on_the_grid_without_overlap() {
-    let dashboard = host::dashboard().json();
+    for dashboard in dashboards() {
+        panels_do_not_overlap(&dashboard.json());
+    }
+}
+
+fn panels_do_not_overlap(dashboard: &Value) {
     let mut cells = BTreeSet::new();
-    for panel in panels(&dashboard) {
+    for panel in panels(dashboard) {
         let [x, y, w, h] = ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().expect("a place"));
         assert!(w > 0 && h > 0 && x + w <= 24, "{}", panel["title"]);
         for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
@@ -82,11 +95,16 @@ fn panels_lie_on_the_grid_without_overlap() {
 /// Grafana refuses a query whose variable it does not know, or shows it as it is.
 #[test]
 fn variables_are_known() {
-    let dashboard = host::dashboard().json();
+    for dashboard in dashboards() {
+        names_are_known(&dashboard.json());
+    }
+}
+
+fn names_are_known(dashboard: &Value) {
     let list = dashboard["templating"]["list"].as_array().expect("variables");
     let mut known: BTreeSet<&str> = list.iter().filter_map(|variable| variable["name"].as_str()).collect();
     known.extend(["__rate_interval", "__range"]);
-    let text = json::tidy(&dashboard);
+    let text = json::tidy(dashboard);
     for part in text.split('$').skip(1) {
         let name: String =
             part.trim_start_matches('{').chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
@@ -95,6 +113,10 @@ fn variables_are_known() {
             assert!(known.contains(name.as_str()), "${name} is none of {known:?}");
         }
     }
+}
+
+fn dashboards() -> [dashboard::Dashboard; 2] {
+    [host::dashboard(), multipath::dashboard()]
 }
 
 fn panels(dashboard: &Value) -> &Vec<Value> {

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mpsec_common::Direction;
-use mpsec_common::maps::{InterfaceSlot, OTHER_SLOT};
+use mpsec_common::maps::{InterfaceSlot, OTHER_SLOT, interface_flags};
 use mpsec_common::traffic::{CLASS_SLOTS, Counter};
 
 use crate::config::InterfaceFilter;
 use crate::kernel::attach::{Attacher, Attachment, Method};
 use crate::kernel::ebpf::Kernel;
 use crate::kernel::link;
+use crate::kernel::subflows::Subflows;
 use crate::snapshot::Classes;
 
 use super::slots::{Place, Slots};
@@ -182,17 +183,26 @@ impl Interfaces {
         }
     }
 
-    /// Detaches everything, and lets others run between one interface and the next.
-    pub async fn release_all(&mut self) {
-        for (index, watched) in std::mem::take(&mut self.watched) {
-            self.detach(index, watched);
-            tokio::task::yield_now().await;
-        }
+    /// Detaches from one interface, and takes it out of the watched ones; false when there is none.
+    pub fn release_one(&mut self) -> bool {
+        let Some((index, watched)) = self.watched.pop_first() else { return false };
+        self.detach(index, watched);
+        true
     }
 
     /// True when every watched interface has its programs.
     pub fn all_attached(&self) -> bool {
         self.watched.values().all(|watched| watched.hooks.iter().all(Result::is_ok))
+    }
+
+    /// The table of MPTCP subflows, and what interfaces are called.
+    pub fn subflows_and_names(&mut self) -> (Result<&mut Subflows, &mut String>, impl Fn(u32) -> Option<String>) {
+        let (watched, excluded) = (&self.watched, &self.excluded);
+        let name = |index: u32| {
+            let interface = watched.get(&index).map(|watched| &watched.interface).or_else(|| excluded.get(&index));
+            interface.map(|interface| interface.name.clone())
+        };
+        (self.kernel.subflows.as_mut(), name)
     }
 
     /// The means by which programs are attached.
@@ -334,11 +344,12 @@ fn entry_of(interface: &link::Interface, first_counter: u32) -> InterfaceSlot {
         first_counter,
         link: interface.link() as u8,
         uncounted: interface.uncounted(),
-        reserved: 0,
+        flags: if interface.holds_ip { interface_flags::COUNTS_SUBFLOWS } else { 0 },
     }
 }
 
-/// Whether the kernel side sees both alike. The type of an interface can change (TUNSETLINK, and bonds of InfiniBand).
+/// Whether the kernel side sees both alike. The type of an interface can change (TUNSETLINK, and bonds of InfiniBand), and it
+/// may become a bridge's port.
 fn same_framing(a: &link::Interface, b: &link::Interface) -> bool {
-    (a.link() as u8, a.uncounted()) == (b.link() as u8, b.uncounted())
+    entry_of(a, 0) == InterfaceSlot { ifindex: a.index, ..entry_of(b, 0) }
 }

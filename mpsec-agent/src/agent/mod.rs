@@ -2,10 +2,14 @@
 
 mod collect;
 mod interfaces;
+mod mptcp;
+mod namespace;
 mod site;
 mod slots;
 
+use std::future::Future as _;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
@@ -13,22 +17,21 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, HttpStats, Limits, Server, WebConfig};
-use crate::config::{Attach, Config, Loaded, Loader};
+use crate::config::{Config, Loaded, Loader};
 use crate::control::socket::ControlSocket;
 use crate::control::{Command, Commands};
-use crate::kernel::attach::{Attacher, Method};
-use crate::kernel::ebpf::{Kernel, KernelStats, Settings};
-use crate::kernel::link::{self, Events};
-use crate::kernel::netlink::NetlinkError;
+use crate::kernel::ebpf::KernelStats;
 use crate::logging::LogHandle;
 use crate::snapshot::Reload;
 
-use collect::Sources;
-use interfaces::Interfaces;
+use collect::{Sources, Wanted};
+use namespace::{Namespace, News};
 use site::AgentSite;
 
 /// How often the attached programs are looked after.
 const VERIFY_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the tables of subflows are read: what rates are worked out from, and how soon a closed subflow makes room.
+const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs the agent until SIGINT or SIGTERM.
 ///
@@ -123,17 +126,13 @@ impl Signals {
     }
 }
 
-type EventResult = std::io::Result<Result<Vec<link::Event>, link::Overflow>>;
-
 /// The state of the running agent.
 struct Agent {
     config: Config,
     loader: Loader,
     log: LogHandle,
-    interfaces: Interfaces,
-    events: Events,
-    /// Events were lost, and the interfaces could not be listed since.
-    list_is_due: bool,
+    /// The agent's own network namespace, and behind it those that the configuration names, as far as they are there.
+    namespaces: Vec<Namespace>,
     /// Keeps the kernel's accounting of run time on, while it is there.
     kernel_stats: Option<KernelStats>,
     sources: Sources,
@@ -142,45 +141,49 @@ struct Agent {
 impl Agent {
     fn start(config: Config, loader: Loader, log: LogHandle, front: &Front) -> anyhow::Result<Agent> {
         crate::kernel::raise_descriptor_limit().context("cannot raise the limit of open descriptors")?;
-        let mut kernel = Kernel::load(&Settings {
-            max_interfaces: config.interfaces.max_interfaces,
-            wireguard_ports: config.classify.wireguard_ports.padded(),
-            log_level: config.log.kernel as u8,
-        })?;
-        if let Some(log) = kernel.take_log() {
-            log.follow().context("cannot follow the log of the eBPF programs")?;
-        }
-        let wanted = match config.interfaces.attach {
-            Attach::Auto => None,
-            Attach::Tcx => Some(Method::Tcx),
-            Attach::Clsact => Some(Method::Clsact),
-        };
-        let attacher = Attacher::new(wanted, kernel.program(mpsec_common::Direction::Rx))?;
-        // Subscribed before the list is read, so that nothing is missed in between.
-        let events = Events::subscribe().context("cannot subscribe to interface events")?;
-        let list = link::list().context("cannot list the interfaces")?;
-        let max_interfaces = u16::try_from(config.interfaces.max_interfaces).context("max_interfaces")?;
-        let mut interfaces = Interfaces::new(kernel, attacher, config.interfaces.filter.clone(), max_interfaces);
-        interfaces.remove_stale(&list);
-        interfaces.replace(list);
+        let namespaces = vec![Namespace::own(&config)?];
+        let sources = Sources::new(front.stats.clone());
+        let mut agent = Agent { kernel_stats: None, sources, config, loader, log, namespaces };
+        agent.watch_named();
         crate::kernel::trim_heap();
-        let mut agent = Agent {
-            kernel_stats: None,
-            sources: Sources::new(front.stats.clone()),
-            config,
-            loader,
-            log,
-            interfaces,
-            events,
-            list_is_due: false,
-        };
         agent.switch_kernel_stats();
         Ok(agent)
     }
 
+    /// Begins with the named namespaces that are there and not watched yet; gives up those that are gone.
+    fn watch_named(&mut self) {
+        self.namespaces.retain(|namespace| {
+            let current = namespace.is_current();
+            if !current {
+                tracing::warn!(netns = namespace.name, "the network namespace is gone");
+            }
+            current
+        });
+        for named in &self.config.netns {
+            if self.namespaces.iter().any(|namespace| namespace.name == named.name) {
+                continue;
+            }
+            match Namespace::named(&self.config, named) {
+                Ok(namespace) => {
+                    tracing::info!(netns = named.name, "watching");
+                    self.sources.unwatched.remove(&named.name);
+                    self.namespaces.push(namespace);
+                }
+                Err(error) => {
+                    let text = format!("{error:#}");
+                    // It is tried again and again; what has been said need not be repeated.
+                    if self.sources.unwatched.get(&named.name) != Some(&text) {
+                        tracing::warn!(netns = named.name, "not watched, trying again: {text}");
+                        self.sources.unwatched.insert(named.name.clone(), text);
+                    }
+                }
+            }
+        }
+    }
+
     fn announce(&self, addresses: &[std::net::SocketAddr]) {
         let listen: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        tracing::info!(listen = listen.join(" "), method = self.interfaces.method().name(), "started");
+        tracing::info!(listen = listen.join(" "), method = self.namespaces[0].interfaces.method().name(), "started");
         // Without systemd there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     }
@@ -194,14 +197,17 @@ impl Agent {
     ) -> anyhow::Result<()> {
         let mut verify = tokio::time::interval(VERIFY_INTERVAL);
         verify.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut beat = tokio::time::interval(BEAT_INTERVAL);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                events = self.events.next() => self.observe(events).await?,
+                (index, news) = next_of(&mut self.namespaces) => self.observe(index, news).await?,
                 Some(command) = inbox.recv() => self.answer(command, &mut inbox),
                 _ = signals.hangup.recv() => self.reload(),
                 _ = verify.tick() => self.verify(),
-                () = std::future::ready(()), if self.interfaces.has_pending() => {
-                    self.interfaces.attach_next();
+                _ = beat.tick() => self.namespaces.iter_mut().for_each(Namespace::beat),
+                () = std::future::ready(()), if self.has_pending() => {
+                    self.attach_next();
                     // The server has its turn between one interface and the next.
                     tokio::task::yield_now().await;
                 }
@@ -217,62 +223,52 @@ impl Agent {
         }
     }
 
-    /// Takes note of events, and of those that have come meanwhile, as far as a task may go at once.
-    async fn observe(&mut self, first: EventResult) -> anyhow::Result<()> {
-        self.take_note(first)?;
+    /// Takes note of news, and of those that have come meanwhile, as far as a task may go at once.
+    async fn observe(&mut self, index: usize, news: News) -> anyhow::Result<()> {
+        self.take_note(index, news)?;
         loop {
             tokio::select! {
                 biased;
-                events = self.events.next() => self.take_note(events)?,
+                (index, news) = next_of(&mut self.namespaces) => self.take_note(index, news)?,
                 () = std::future::ready(()) => return Ok(()),
             }
         }
     }
 
-    fn take_note(&mut self, events: EventResult) -> anyhow::Result<()> {
-        match events.context("interface events")? {
-            Ok(events) => {
-                for event in events {
-                    match event {
-                        link::Event::Present(interface) => self.interfaces.present(interface),
-                        link::Event::Gone { index } => self.interfaces.gone(index),
-                    }
-                }
+    fn take_note(&mut self, index: usize, news: News) -> anyhow::Result<()> {
+        match self.namespaces[index].observe(news) {
+            Err(error) if index > 0 => {
+                let namespace = self.namespaces.remove(index);
+                tracing::error!(netns = namespace.name, "watched no more, for now: {error:#}");
+                Ok(())
             }
-            Err(link::Overflow) => {
-                tracing::warn!("interface events were lost; listing all interfaces anew");
-                self.sources.rtnetlink_overflows += 1;
-                self.list_anew();
-            }
+            outcome => outcome,
         }
-        Ok(())
     }
 
-    /// Begins anew with the interfaces, on a new subscription: what the old one still holds is older than the list, and
-    /// until it has been read the kernel drops, without a word, what comes after (netlink_overrun and netlink_rcv_wake,
-    /// net/netlink/af_netlink.c, 6.18).
-    fn list_anew(&mut self) {
-        let list = Events::subscribe().map_err(NetlinkError::from).and_then(|events| {
-            self.events = events;
-            link::list()
-        });
-        self.list_is_due = list.is_err();
-        match list {
-            Ok(list) => self.interfaces.replace(list),
-            Err(error) => tracing::error!(%error, "cannot list the interfaces; trying again"),
+    fn has_pending(&self) -> bool {
+        self.namespaces.iter().any(|namespace| namespace.interfaces.has_pending())
+    }
+
+    fn attach_next(&mut self) {
+        if let Some(namespace) = self.namespaces.iter_mut().find(|namespace| namespace.interfaces.has_pending()) {
+            namespace.inside(|this| this.interfaces.attach_next());
         }
     }
 
     fn verify(&mut self) {
-        if self.list_is_due {
-            self.list_anew();
-        }
-        self.interfaces.verify();
+        self.watch_named();
+        self.namespaces.iter_mut().for_each(Namespace::verify);
     }
 
     /// Answers a command, and every other one that waits for the same.
     fn answer(&mut self, first: Command, inbox: &mut mpsc::Receiver<Command>) {
-        let snapshot = Arc::new(self.sources.collect(&self.interfaces, self.kernel_stats.is_some()));
+        let mptcp = &self.config.mptcp;
+        let wanted = Wanted {
+            program_stats: self.kernel_stats.is_some(),
+            subflow_series: if mptcp.subflow_series { mptcp.max_subflow_series as usize } else { 0 },
+        };
+        let snapshot = Arc::new(self.sources.collect(&mut self.namespaces, wanted));
         for command in std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok())) {
             match command {
                 // Who asked may have gone away.
@@ -298,7 +294,9 @@ impl Agent {
         let fixed = self.config.needs_restart(&new);
         anyhow::ensure!(fixed.is_empty(), "{} cannot change while the agent runs: restart it", fixed.join(", "));
         self.log.set_level(&new.log.level)?;
-        self.interfaces.set_filter(new.interfaces.filter.clone());
+        for namespace in &mut self.namespaces {
+            namespace.inside(|this| this.interfaces.set_filter(new.interfaces.filter.clone()));
+        }
         self.config = new;
         self.switch_kernel_stats();
         Ok(())
@@ -315,16 +313,34 @@ impl Agent {
     }
 
     fn readiness(&self) -> Result<(), String> {
-        if self.interfaces.all_attached() {
-            Ok(())
-        } else {
-            Err("some interfaces are not attached; see mpsec status".into())
+        if !self.namespaces.iter().all(|namespace| namespace.interfaces.all_attached()) {
+            return Err("some interfaces are not attached; see mpsec status".into());
+        }
+        match self.sources.unwatched.keys().next() {
+            Some(name) => Err(format!("the network namespace {name} is not watched; see mpsec status")),
+            None => Ok(()),
         }
     }
 
     async fn stop(&mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        self.interfaces.release_all().await;
+        for namespace in &mut self.namespaces {
+            namespace.release_all().await;
+        }
         tracing::info!("stopped");
     }
+}
+
+/// Waits for news of any namespace, and says of which.
+async fn next_of(namespaces: &mut [Namespace]) -> (usize, News) {
+    let mut waiting: Vec<_> = namespaces.iter_mut().map(|namespace| Box::pin(namespace.news())).collect();
+    std::future::poll_fn(|context| {
+        for (index, news) in waiting.iter_mut().enumerate() {
+            if let Poll::Ready(news) = news.as_mut().poll(context) {
+                return Poll::Ready((index, news));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
-use crate::api::{Format, Site, SiteError, SiteFuture};
+use crate::api::{Format, Site, SiteError, SiteFuture, SnapshotFuture};
 use crate::control::Commands;
 use crate::publish::prometheus::{Dialect, render};
 
@@ -38,6 +38,11 @@ impl Site for AgentSite {
             last_len.store(text.len(), Ordering::Relaxed);
             Ok(text)
         })
+    }
+
+    fn snapshot(&self) -> SnapshotFuture {
+        let commands = self.commands.clone();
+        Box::pin(async move { commands.snapshot().await.map_err(|error| SiteError::NotReady(error.to_string())) })
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -24,12 +24,13 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod v1;
 mod watched;
 mod web_config;
 
 pub use limits::{Limits, Streaming};
 pub use negotiate::{Encoding, Format};
-pub use routes::{Site, SiteError, SiteFuture, router};
+pub use routes::{Site, SiteError, SiteFuture, SnapshotFuture, router};
 pub use server::{BindError, Server, exposure};
 pub use stats::{HttpSnapshot, HttpStats, OTHER_HANDLER, RequestCount};
 pub use web_config::{Protection, WebConfig, WebConfigError};

@@ -16,14 +16,24 @@ use tokio::sync::Semaphore;
 
 use super::negotiate::{Encoding, Format};
 use super::stats::HttpStats;
+use super::v1;
+use crate::snapshot::Snapshot;
 
 /// The answer to a scrape, to come.
 pub type SiteFuture = Pin<Box<dyn Future<Output = Result<Bytes, SiteError>> + Send>>;
+
+/// A snapshot, to come.
+pub type SnapshotFuture = Pin<Box<dyn Future<Output = Result<Arc<Snapshot>, SiteError>> + Send>>;
 
 /// What the routes show.
 pub trait Site: Send + Sync + 'static {
     /// All metrics in this format. Called once a scrape, so it is the site's to share one rendering among several.
     fn metrics(&self, format: Format) -> SiteFuture;
+
+    /// A fresh snapshot, for the JSON API. A site that has none is not ready.
+    fn snapshot(&self) -> SnapshotFuture {
+        Box::pin(async { Err(SiteError::NotReady("there is no snapshot".to_owned())) })
+    }
 
     /// Whether the agent does its work, or the reason why it does not, or not yet.
     fn ready(&self) -> Result<(), String>;
@@ -43,7 +53,7 @@ pub enum SiteError {
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// The routes `/`, `/metrics`, `/-/healthy` and `/-/ready`, with plain answers to what is not there.
+/// The routes `/`, `/metrics`, `/-/healthy`, `/-/ready` and the JSON API, with helpful answers to what is not there.
 ///
 /// Further routes are merged into it, or it into them; only this one brings a fallback.
 pub fn router(site: Arc<dyn Site>, stats: Arc<HttpStats>) -> Router {
@@ -53,6 +63,7 @@ pub fn router(site: Arc<dyn Site>, stats: Arc<HttpStats>) -> Router {
         .route("/metrics", get(metrics))
         .route("/-/healthy", get(|| async { plain(StatusCode::OK, "healthy\n") }))
         .route("/-/ready", get(ready))
+        .merge(v1::routes())
         .method_not_allowed_fallback(wrong_method)
         .fallback(not_found)
         .with_state(scrapes)
@@ -65,8 +76,9 @@ const WORTH_COMPRESSING: usize = 1024;
 /// From here on (about half a millisecond) a compression leaves the runtime's thread.
 const WORTH_A_THREAD: usize = 256 * 1024;
 
-struct Scrapes {
-    site: Arc<dyn Site>,
+/// What handlers share.
+pub(super) struct Scrapes {
+    pub(super) site: Arc<dyn Site>,
     stats: Arc<HttpStats>,
     compressions: Arc<Semaphore>,
 }
@@ -99,7 +111,7 @@ async fn metrics(State(scrapes): State<Arc<Scrapes>>, headers: HeaderMap) -> Res
 
 impl Scrapes {
     /// Compresses as asked; where that fails or does not pay, the body goes as it is.
-    async fn encode(&self, wanted: Encoding, body: Bytes) -> (Encoding, Bytes) {
+    pub(super) async fn encode(&self, wanted: Encoding, body: Bytes) -> (Encoding, Bytes) {
         if wanted == Encoding::Identity || body.len() < WORTH_COMPRESSING {
             return (Encoding::Identity, body);
         }
@@ -144,6 +156,9 @@ async fn landing(State(scrapes): State<Arc<Scrapes>>) -> Html<String> {
 }
 
 async fn not_found(uri: Uri) -> Response {
+    if v1::is_below(uri.path()) {
+        return v1::not_found(&uri);
+    }
     let path: String = uri.path().chars().take(100).collect();
     plain(
         StatusCode::NOT_FOUND,
@@ -153,6 +168,9 @@ async fn not_found(uri: Uri) -> Response {
 
 /// The router adds `Allow`.
 async fn wrong_method(method: Method, uri: Uri) -> Response {
+    if v1::is_below(uri.path()) {
+        return v1::wrong_method(&method, &uri);
+    }
     plain(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not for {}: use GET or HEAD\n", uri.path()))
 }
 

@@ -69,6 +69,9 @@ impl Reader<'_> {
         config: &mut Config,
     ) {
         let section = name.get_ref().as_ref();
+        if let Some(key) = KEYS.iter().find(|key| key.name == section) {
+            return self.set(key, name.span(), value, config);
+        }
         if !KEYS.iter().any(|key| key.section() == section) {
             return self.complain(name.span(), unknown_section(section));
         }
@@ -85,8 +88,12 @@ impl Reader<'_> {
         let Some(key) = KEYS.iter().find(|key| key.section() == section && key.field() == field) else {
             return self.complain(name.span(), unknown_key(section, field));
         };
+        self.set(key, name.span(), value, config);
+    }
+
+    fn set(&mut self, key: &'static Key, name: Range<usize>, value: &Spanned<DeValue<'_>>, config: &mut Config) {
         match convert(value).and_then(|converted| (key.set)(config, &converted).map_err(|w| place(value, w))) {
-            Ok(()) => self.lines.push((key.name, line_of(self.text, name.span().start))),
+            Ok(()) => self.lines.push((key.name, line_of(self.text, name.start))),
             Err(wrong) => wrong.into_iter().for_each(|(span, message)| {
                 self.complain(span, format!("{}: {message}", key.name));
             }),
@@ -120,7 +127,27 @@ fn convert(value: &Spanned<DeValue<'_>>) -> Result<Value, Vec<Complaint>> {
             }
             if wrong.is_empty() { Ok(Value::List(good)) } else { Err(wrong) }
         }
+        DeValue::Table(table) => named_path(table, value.span()),
         other => Err(complaint(format!("{} is not expected here", a_type(other)))),
+    }
+}
+
+/// A table of an array of tables, `name` and perhaps `path`, as the text that a flag would give: NAME=PATH.
+fn named_path(table: &DeTable<'_>, span: Range<usize>) -> Result<Value, Vec<Complaint>> {
+    let (mut name, mut path, mut wrong) = (None, None, Vec::new());
+    for (key, value) in table {
+        match (key.get_ref().as_ref(), value.get_ref()) {
+            ("name", DeValue::String(text)) => name = Some(text),
+            ("path", DeValue::String(text)) => path = Some(text),
+            ("name" | "path", other) => wrong.push((value.span(), format!("expected a string, not {}", a_type(other)))),
+            (other, _) => wrong.push((key.span(), format!("unknown key `{other}`; expected name and path"))),
+        }
+    }
+    match (name, path) {
+        _ if !wrong.is_empty() => Err(wrong),
+        (None, _) => Err(vec![(span, "a table without the key `name` is not expected here".into())]),
+        (Some(name), None) => Ok(Value::Text(name.to_string())),
+        (Some(name), Some(path)) => Ok(Value::Text(format!("{name}={path}"))),
     }
 }
 
@@ -139,7 +166,7 @@ fn a_type(value: &DeValue<'_>) -> String {
 }
 
 fn unknown_section(section: &str) -> String {
-    let mut sections: Vec<_> = KEYS.iter().map(Key::section).collect();
+    let mut sections: Vec<_> = KEYS.iter().map(Key::section).filter(|section| !section.is_empty()).collect();
     sections.dedup();
     // A key that stands outside its section is the likelier mistake.
     if let Some(key) = KEYS.iter().find(|key| key.field() == section) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::error::nearest;
 use super::types::{Globs, WireguardPorts};
-use super::{AgentConfig, ClassifyConfig, Config, HttpConfig, InterfacesConfig};
+use super::{AgentConfig, ClassifyConfig, Config, HttpConfig, InterfacesConfig, MptcpConfig, NetnsConfig};
 
 /// One setting.
 pub struct Key {
@@ -46,6 +46,20 @@ pub enum Kind {
 
 /// The settings, in the order in which the default file shows them.
 pub static KEYS: &[Key] = &[
+    Key {
+        name: "netns",
+        flag: "netns",
+        alias: None,
+        env: "MPSEC_NETNS",
+        kind: Kind::Texts,
+        placeholder: "NAME[=PATH]",
+        doc: "Network namespaces to watch beside the agent's own, each with its label. A list of NAME or NAME=PATH, or tables: \
+              [[netns]] with name = \"blue\" and, if it is not /run/netns/blue, path = \"/proc/PID/ns/net\". Needs \
+              CAP_SYS_ADMIN.",
+        restart: true,
+        set: |config, value| value.items(str::parse).and_then(distinct_names).map(|all| config.netns = all),
+        get: |config| Value::texts(&config.netns),
+    },
     Key {
         name: "http.listen",
         flag: "listen",
@@ -147,6 +161,108 @@ pub static KEYS: &[Key] = &[
         get: |config| Value::numbers(config.classify.wireguard_ports.ports()),
     },
     Key {
+        name: "mptcp.enabled",
+        flag: "mptcp",
+        alias: None,
+        env: "MPSEC_MPTCP",
+        kind: Kind::Switch,
+        placeholder: "BOOL",
+        doc: "Count MPTCP subflows: a program on the root cgroup sees every TCP socket that is made, and packets of TCP take \
+              a little longer. Off, connections are still listed, without bytes on the wire.",
+        restart: true,
+        set: |config, value| value.switch().map(|on| config.mptcp.enabled = on),
+        get: |config| Value::Switch(config.mptcp.enabled),
+    },
+    Key {
+        name: "mptcp.max_subflows",
+        flag: "max-subflows",
+        alias: None,
+        env: "MPSEC_MAX_SUBFLOWS",
+        kind: Kind::Number,
+        placeholder: "N",
+        doc: "Subflows counted at a time in each network namespace, from 1024 to 1048576; rounded up to a power of two. Each \
+              takes about 200 bytes, and 128 more for each CPU. What is beyond it is counted as lost.",
+        restart: true,
+        set: |config, value| value.number(1024..=1 << 20).map(|n| config.mptcp.max_subflows = n),
+        get: |config| Value::Number(config.mptcp.max_subflows.into()),
+    },
+    Key {
+        name: "mptcp.subflow_series",
+        flag: "subflow-series",
+        alias: None,
+        env: "MPSEC_SUBFLOW_SERIES",
+        kind: Kind::Switch,
+        placeholder: "BOOL",
+        doc: "Publish metrics of single subflows too, beside those of paths. Each connection brings new series: for debugging \
+              and for hosts with few connections.",
+        restart: false,
+        set: |config, value| value.switch().map(|on| config.mptcp.subflow_series = on),
+        get: |config| Value::Switch(config.mptcp.subflow_series),
+    },
+    Key {
+        name: "mptcp.max_subflow_series",
+        flag: "max-subflow-series",
+        alias: None,
+        env: "MPSEC_MAX_SUBFLOW_SERIES",
+        kind: Kind::Number,
+        placeholder: "N",
+        doc: "With subflow_series: so many subflows have series of their own, from 0 to 10000, those with the most bytes first; \
+              the rest is published as _other.",
+        restart: false,
+        set: |config, value| value.number(0..=10_000).map(|n| config.mptcp.max_subflow_series = n),
+        get: |config| Value::Number(config.mptcp.max_subflow_series.into()),
+    },
+    Key {
+        name: "paths.remote_prefix_ipv4",
+        flag: "remote-prefix-ipv4",
+        alias: None,
+        env: "MPSEC_REMOTE_PREFIX_IPV4",
+        kind: Kind::Number,
+        placeholder: "BITS",
+        doc: "A path leads from an interface to a remote prefix of this length, from 0 (all remotes alike) to 32.",
+        restart: true,
+        set: |config, value| value.number(0..=32).map(|n| config.paths.remote_prefix_ipv4 = n as u8),
+        get: |config| Value::Number(config.paths.remote_prefix_ipv4.into()),
+    },
+    Key {
+        name: "paths.remote_prefix_ipv6",
+        flag: "remote-prefix-ipv6",
+        alias: None,
+        env: "MPSEC_REMOTE_PREFIX_IPV6",
+        kind: Kind::Number,
+        placeholder: "BITS",
+        doc: "The same for IPv6, from 0 to 128.",
+        restart: true,
+        set: |config, value| value.number(0..=128).map(|n| config.paths.remote_prefix_ipv6 = n as u8),
+        get: |config| Value::Number(config.paths.remote_prefix_ipv6.into()),
+    },
+    Key {
+        name: "paths.peers",
+        flag: "peers",
+        alias: None,
+        env: "MPSEC_PEERS",
+        kind: Kind::Texts,
+        placeholder: "NAME=PREFIX",
+        doc: "Names that stand for remote prefixes in metrics, such as office=192.0.2.0/24; the longest prefix counts, and several \
+              may have one name.",
+        restart: true,
+        set: |config, value| value.items(str::parse).map(|all| config.paths.peers = all),
+        get: |config| Value::texts(&config.paths.peers),
+    },
+    Key {
+        name: "paths.max_paths",
+        flag: "max-paths",
+        alias: None,
+        env: "MPSEC_MAX_PATHS",
+        kind: Kind::Number,
+        placeholder: "N",
+        doc: "Paths that are kept apart in each network namespace, from 1 to 10000. When there are more, those that have been idle \
+              for ten minutes go into _other, and new ones too if there are none such.",
+        restart: true,
+        set: |config, value| value.number(1..=10_000).map(|n| config.paths.max_paths = n),
+        get: |config| Value::Number(config.paths.max_paths.into()),
+    },
+    Key {
         name: "agent.control_socket",
         flag: "control-socket",
         alias: None,
@@ -232,6 +348,12 @@ impl Default for ClassifyConfig {
     }
 }
 
+impl Default for MptcpConfig {
+    fn default() -> Self {
+        Self { enabled: true, max_subflows: 32_768, subflow_series: false, max_subflow_series: 256 }
+    }
+}
+
 impl Default for AgentConfig {
     fn default() -> Self {
         Self { control_socket: "/run/mpsec/mpsec.sock".into(), kernel_stats: false }
@@ -295,6 +417,18 @@ fn socket_path(text: &str) -> Result<PathBuf, String> {
     match text.len() {
         0..=107 => path(text),
         n => Err(format!("expected a path of at most 107 bytes, which is what a Unix socket can have; this has {n}")),
+    }
+}
+
+/// A label stands for one namespace.
+fn distinct_names(all: Vec<NetnsConfig>) -> Result<Vec<NetnsConfig>, Vec<Wrong>> {
+    let twice = |(index, netns): (usize, &NetnsConfig)| all[..index].iter().any(|other| other.name == netns.name);
+    match all.iter().enumerate().position(|(index, netns)| twice((index, netns))) {
+        Some(index) => {
+            let message = format!("{} is named twice", all[index].name);
+            Err(vec![Wrong { item: Some(index), message }])
+        }
+        None => Ok(all),
     }
 }
 

@@ -9,6 +9,7 @@
 mod error;
 mod file;
 mod keys;
+mod paths;
 mod render;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::{ConfigError, EX_USAGE, Place, Problem};
 pub use keys::{KEYS, Key, Kind};
+pub use paths::{NetnsConfig, PathsConfig, Peer};
 pub use render::{Show, default_toml};
 pub use types::{Attach, Globs, InterfaceFilter, KernelLog, ListenAddr, LogFormat, LogLevel, WireguardPorts};
 
@@ -38,6 +40,12 @@ pub struct Config {
     pub interfaces: InterfacesConfig,
     /// `[classify]`: what counts as encrypted.
     pub classify: ClassifyConfig,
+    /// `[mptcp]`: what is told of connections.
+    pub mptcp: MptcpConfig,
+    /// `[paths]`: how subflows are put together.
+    pub paths: PathsConfig,
+    /// `[[netns]]`: network namespaces that are watched beside the agent's own.
+    pub netns: Vec<NetnsConfig>,
     /// `[agent]`: the agent itself.
     pub agent: AgentConfig,
     /// `[log]`: what it tells about itself.
@@ -71,6 +79,19 @@ pub struct InterfacesConfig {
 pub struct ClassifyConfig {
     /// UDP ports whose traffic is WireGuard.
     pub wireguard_ports: WireguardPorts,
+}
+
+/// `[mptcp]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MptcpConfig {
+    /// Whether subflows are counted at all.
+    pub enabled: bool,
+    /// Subflows counted at a time in a network namespace.
+    pub max_subflows: u32,
+    /// Whether metrics have series of single subflows.
+    pub subflow_series: bool,
+    /// At most so many subflows have series of their own.
+    pub max_subflow_series: u32,
 }
 
 /// `[agent]`.

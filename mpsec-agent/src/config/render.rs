@@ -20,10 +20,9 @@ pub fn default_toml() -> String {
          # show` what is in effect and why. `systemctl reload mpsec` makes the agent read the file again.\n",
     );
     for (index, key) in KEYS.iter().enumerate() {
-        if index == 0 || KEYS[index - 1].section() != key.section() {
-            line(&mut text, format_args!("\n[{}]", key.section()));
-        } else {
-            text.push('\n');
+        match heading(index) {
+            Some(section) => line(&mut text, format_args!("\n[{section}]")),
+            None => text.push('\n'),
         }
         for folded in fold(key.doc) {
             line(&mut text, format_args!("# {folded}"));
@@ -64,13 +63,20 @@ impl fmt::Display for Show<'_> {
 fn sections(render: impl Fn(&Key) -> String) -> String {
     let mut text = String::new();
     for (index, key) in KEYS.iter().enumerate() {
-        if index == 0 || KEYS[index - 1].section() != key.section() {
+        if let Some(section) = heading(index) {
             let gap = if index == 0 { "" } else { "\n" };
-            line(&mut text, format_args!("{gap}[{}]", key.section()));
+            line(&mut text, format_args!("{gap}[{section}]"));
         }
         line(&mut text, format_args!("{}", render(key)));
     }
     text
+}
+
+/// The section that begins with this row; those without one come before all sections.
+fn heading(index: usize) -> Option<&'static str> {
+    let section = KEYS[index].section();
+    let begins = index == 0 || KEYS[index - 1].section() != section;
+    (begins && !section.is_empty()).then_some(section)
 }
 
 fn line(text: &mut String, content: fmt::Arguments<'_>) {

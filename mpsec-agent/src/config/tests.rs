@@ -48,6 +48,7 @@ fn the_checked_in_default_file_is_current() {
 fn every_key_is_read_from_a_file() {
     let config = parse(
         r#"
+        netns = ["red"]
         log = { level = "warn,mpsec_agent=trace", format = "text", kernel = "debug" }
         [http]
         listen = "[::1]:80"
@@ -60,6 +61,16 @@ fn every_key_is_read_from_a_file() {
         attach = "clsact"
         [classify]
         wireguard_ports = [1, 65535]
+        [mptcp]
+        enabled = false
+        max_subflows = 1024
+        subflow_series = true
+        max_subflow_series = 7
+        [paths]
+        remote_prefix_ipv4 = 16
+        remote_prefix_ipv6 = 48
+        peers = ["office=192.0.2.0/24", "office=2001:db8::/32"]
+        max_paths = 9
         [agent]
         control_socket = "/tmp/a"
         kernel_stats = true
@@ -72,10 +83,32 @@ fn every_key_is_read_from_a_file() {
     assert_eq!(config.interfaces.attach, Attach::Clsact);
     assert_eq!(config.classify.wireguard_ports.padded(), [1, 65535, 0, 0]);
     assert!(config.agent.kernel_stats);
+    let mptcp = MptcpConfig { enabled: false, max_subflows: 1024, subflow_series: true, max_subflow_series: 7 };
+    assert_eq!(config.mptcp, mptcp);
+    assert_eq!(config.paths.remote_name("192.0.2.1".parse().unwrap()), "office");
+    assert_eq!(config.paths.remote_name("192.0.3.1".parse().unwrap()), "192.0.0.0/16");
+    assert_eq!(config.paths.max_paths, 9);
+    assert_eq!(config.netns, ["red".parse().unwrap()]);
     assert_eq!(config.log.kernel, KernelLog::Debug);
     let wants = |name| config.interfaces.filter.wants(name);
     assert!(wants("eth0") && wants("wg0") && !wants("eth9") && !wants("wg1") && !wants("aeth0"));
     assert_eq!(parse(&config.to_toml()).unwrap(), config);
+}
+
+#[test]
+fn namespaces_are_tables_of_their_own() {
+    let config = parse("[[netns]]\nname = \"blue\"\n[[netns]]\nname = \"pod\"\npath = \"/proc/7/ns/net\"\n").unwrap();
+    assert_eq!(config.netns, ["blue".parse().unwrap(), "pod=/proc/7/ns/net".parse().unwrap()]);
+    assert_eq!(parse(&config.to_toml()).unwrap(), config);
+    let table = [
+        ("[[netns]]\nname = 7", "netns: expected a string, not an integer"),
+        ("[[netns]]\npath = \"/x\"", "netns: a table without the key `name` is not expected here"),
+        ("[[netns]]\nname = \"a\"\nfile = \"/x\"", "netns: unknown key `file`; expected name and path"),
+        ("[[netns]]\nname = \"a\"\n[[netns]]\nname = \"a\"\npath = \"/x\"", "netns: a is named twice"),
+    ];
+    for (text, message) in table {
+        assert_eq!(messages(text), [message], "{text}");
+    }
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mpsec_common::{Class, Direction, Protection};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::socket::STATUS;
@@ -55,6 +57,11 @@ impl From<io::Error> for ClientError {
 
 /// The running agent's snapshot.
 pub fn status(path: &Path) -> Result<Value, ClientError> {
+    ask(path)
+}
+
+/// The same, read as a type of the caller's.
+pub fn ask<T: DeserializeOwned>(path: &Path) -> Result<T, ClientError> {
     let stream = UnixStream::connect(path).map_err(|error| ClientError::NoAgent { path: path.to_owned(), error })?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -62,22 +69,30 @@ pub fn status(path: &Path) -> Result<Value, ClientError> {
     answer(BufReader::new(stream), LONGEST)
 }
 
-fn answer(stream: impl BufRead, longest: u64) -> Result<Value, ClientError> {
+/// An answer that tells why it is none.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+/// A refusal is no longer than this.
+const LONGEST_REFUSAL: usize = 16 * 1024;
+
+fn answer<T: DeserializeOwned>(stream: impl BufRead, longest: u64) -> Result<T, ClientError> {
     let mut line = String::new();
     stream.take(longest).read_line(&mut line)?;
     if !line.ends_with('\n') {
         return Err(ClientError::Endless);
     }
-    let answer: Value = serde_json::from_str(&line).map_err(ClientError::Garbled)?;
-    match answer.get("error").and_then(Value::as_str) {
-        Some(text) => Err(ClientError::Refused(plain(text))),
-        None => Ok(answer),
+    match serde_json::from_str::<Refusal>(&line) {
+        Ok(refusal) if line.len() <= LONGEST_REFUSAL => Err(ClientError::Refused(plain(&refusal.error))),
+        _ => serde_json::from_str(&line).map_err(ClientError::Garbled),
     }
 }
 
 /// Text that does nothing to a terminal: an interface's name may hold any control character that is no white space
 /// (dev_valid_name, net/core/dev.c).
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let escaped = |character: char| {
         let text: String = if character.is_control() { character.escape_default().collect() } else { character.into() };
         text
@@ -94,6 +109,7 @@ pub fn table(status: &Value) -> String {
     for interface in status["interfaces"].as_array().into_iter().flatten() {
         rows(&mut text, interface);
     }
+    mptcp(&mut text, status);
     troubles(&mut text, status);
     text
 }
@@ -124,6 +140,38 @@ fn rows(text: &mut String, interface: &Value) {
     }
 }
 
+/// A few lines on MPTCP for each namespace that has something to tell.
+fn mptcp(text: &mut String, status: &Value) {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    for namespace in list(&status["namespaces"]) {
+        let [connections, paths, findings] = ["connections", "paths", "findings"].map(|name| list(&namespace[name]));
+        if connections.is_empty() && paths.is_empty() && findings.is_empty() {
+            continue;
+        }
+        let place = match namespace["netns"].as_str().unwrap_or_default() {
+            "" => String::new(),
+            name => format!(" in {}", plain(name)),
+        };
+        let subflows: usize = connections.iter().map(|connection| list(&connection["subflows"]).len()).sum();
+        let fallbacks = connections.iter().filter(|connection| connection["fallback"].is_string()).count();
+        let line = format!("{} connections ({fallbacks} fell back to TCP), {subflows} subflows", connections.len());
+        writeln!(text, "\nMPTCP{place}: {line}, {} paths", paths.len()).expect(MEMORY);
+        for path in &paths {
+            let word = |name: &str| plain(path[name].as_str().unwrap_or_default());
+            let bytes = |name: &str| path[name]["bytes"].as_u64().unwrap_or_default();
+            let silent = path["silent"].as_str().map_or(String::new(), |why| format!("  silent: {}", plain(why)));
+            let name = format!("{} {} {}", word("interface"), word("family"), word("remote"));
+            let (name, rx, tx) = (name.trim_end(), bytes("rx"), bytes("tx"));
+            writeln!(text, "  {name:<42} rx {rx:>15} tx {tx:>15} bytes{silent}").expect(MEMORY);
+        }
+        for finding in &findings {
+            let word = |name: &str| finding[name].as_str().map(plain).unwrap_or_default();
+            let line = format!("  ! {} {} {}", word("about"), word("text"), word("remedy"));
+            writeln!(text, "{}", line.trim_end()).expect(MEMORY);
+        }
+    }
+}
+
 /// What does not go as it should, at the end, where it is seen.
 fn troubles(text: &mut String, status: &Value) {
     let agent = &status["agent"];
@@ -148,12 +196,12 @@ mod tests {
     use super::*;
 
     fn failure(text: &str) -> String {
-        answer(text.as_bytes(), 1024).expect_err("this is no answer").to_string()
+        answer::<Value>(text.as_bytes(), 1024).expect_err("this is no answer").to_string()
     }
 
     #[test]
     fn an_answer_that_is_none_is_said_to_be_so() {
-        assert!(answer("{}\n".as_bytes(), 1024).is_ok());
+        assert!(answer::<Value>("{}\n".as_bytes(), 1024).is_ok());
         for text in ["", "{}", &"x".repeat(5000)] {
             assert_eq!(failure(text), ClientError::Endless.to_string());
         }
@@ -172,6 +220,19 @@ mod tests {
         assert!(text.lines().all(|line| !line.contains(char::is_control)), "{text:?}");
         assert!(text.contains("\\u{1b}[2J        rx  not attached: no\\u{7}"), "{text:?}");
         assert!(text.contains("counted as _other"), "{text:?}");
+    }
+
+    #[test]
+    fn mptcp_is_told_in_a_few_lines_where_there_is_any() {
+        let mut status = crate::snapshot::sample::snapshot().to_json();
+        let text = table(&status);
+        let line = "MPTCP: 2 connections (1 fell back to TCP), 3 subflows, 2 paths";
+        assert!(text.lines().any(|found| found == line), "{text}");
+        assert!(text.contains("wan1 ipv4 192.0.2.0/24") && text.contains("silent: its link is down"), "{text}");
+        assert!(text.contains("! 192.0.2.1:40002 192.0.2.2:80 The peer does not speak MPTCP. Turn MPTCP on"), "{text}");
+        assert!(!text.contains("guest"), "{text}");
+        status["namespaces"] = serde_json::json!([]);
+        assert!(!table(&status).contains("MPTCP"));
     }
 
     #[test]

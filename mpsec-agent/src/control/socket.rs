@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -20,6 +20,8 @@ pub const STATUS: &str = "status";
 const MAX_REQUEST: u64 = 4096;
 /// A client has so long to ask and to read.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Beyond so many connections (some hundred microseconds of writing) the answer is written off the runtime's thread.
+const WORTH_A_THREAD: usize = 128;
 /// Clients that are served at a time; more wait.
 const CLIENTS: usize = 16;
 
@@ -116,20 +118,22 @@ async fn answer(mut stream: UnixStream, commands: Commands) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut request = String::new();
     BufReader::new(read.take(MAX_REQUEST)).read_line(&mut request).await?;
-    let answer = match request.trim() {
+    let mut line = match request.trim() {
         STATUS => match commands.snapshot().await {
-            Ok(snapshot) => snapshot.to_json(),
+            Ok(snapshot) if snapshot.connections() > WORTH_A_THREAD => {
+                tokio::task::spawn_blocking(move || snapshot.to_json_text()).await?
+            }
+            Ok(snapshot) => snapshot.to_json_text(),
             Err(error) => refusal(&error.to_string()),
         },
         other => refusal(&format!("unknown request {other:?}; known: {STATUS}")),
     };
-    let mut line = answer.to_string();
     line.push('\n');
     write.write_all(line.as_bytes()).await
 }
 
-fn refusal(text: &str) -> Value {
-    json!({ "error": text })
+fn refusal(text: &str) -> String {
+    json!({ "error": text }).to_string()
 }
 
 #[cfg(test)]

@@ -4,20 +4,25 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use aya::maps::{Array, Map, MapData, PerCpuArray};
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::links::FdLink;
+use aya::programs::{CgroupAttachMode, ProgramError, SchedClassifier, SockOps};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use mpsec_common::maps::{
-    Event, InterfaceSlot, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_INTERFACES, PROGRAM_EGRESS, PROGRAM_INGRESS,
-    WIREGUARD_PORTS,
+    Event, InterfaceSlot, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_HANDSHAKES, MAP_INTERFACES,
+    MAP_SUBFLOW_COUNTERS, MAP_SUBFLOW_PORTS, MAP_SUBFLOW_TAGS, MAP_SUBFLOWS, PROGRAM_EGRESS, PROGRAM_INGRESS,
+    PROGRAM_SOCKOPS, WIREGUARD_PORTS,
 };
+use mpsec_common::mptcp::{HANDSHAKES, WAYS, slots_for};
 use mpsec_common::packet::port_filter;
 use mpsec_common::{Direction, LAYOUT_VERSION};
 
 use crate::snapshot::Program;
 
 use super::btf::{BtfError, KernelBtf};
+use super::cgroup;
 use super::counters::Counters;
+use super::subflows::{self, Maps, Shape, Subflows};
 
 /// The object, as `cargo xtask ebpf` built it.
 pub static OBJECT: &[u8] =
@@ -66,6 +71,11 @@ pub struct Settings {
     pub max_interfaces: u32,
     /// UDP ports of WireGuard; 0 for none.
     pub wireguard_ports: [u16; WIREGUARD_PORTS],
+    /// MPTCP subflows that can be counted at once, rounded up to a power of two; 0 to count none. Each takes 136 bytes of
+    /// the kernel's memory, and 128 more for every CPU.
+    pub max_subflows: u32,
+    /// The network namespace whose subflows are counted, as [`cgroup::netns_cookie`] tells it; 0 for those of all.
+    pub netns_cookie: u64,
     /// How much the programs log: 0 nothing, 1 errors, up to 5, traces. What is not logged is not in the loaded program.
     pub log_level: u8,
 }
@@ -80,6 +90,10 @@ pub struct Kernel {
     interfaces: Array<MapData, Slot>,
     events: PerCpuArray<MapData, u64>,
     capacities: Vec<MapCapacity>,
+    /// The MPTCP subflows, or why they are not counted.
+    pub subflows: Result<Subflows, String>,
+    /// Keeps the program on the sockets attached.
+    _sockets: Option<FdLink>,
 }
 
 /// Entries that a map has room for.
@@ -147,11 +161,13 @@ const PROGRAMS: [&str; 2] = [PROGRAM_INGRESS, PROGRAM_EGRESS];
 impl Kernel {
     /// Loads the object into the kernel. Nothing is attached yet.
     pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
-        let offsets = Offsets::resolve(&KernelBtf::load().map_err(LoadError::NoBtf)?);
+        let btf = KernelBtf::load().map_err(LoadError::NoBtf)?;
+        let offsets = Offsets::resolve(&btf);
         let cpus = super::possible_cpus().map_err(other)?;
         let slots = settings.max_interfaces + 1;
         let counter_entries = slots * cpus * 2;
         let port_filter = port_filter(&settings.wireguard_ports);
+        let subflows = SubflowGlobals::new(settings, cpus, &btf);
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
@@ -162,13 +178,24 @@ impl Kernel {
         for (name, value) in offsets.globals() {
             loader.override_global(name, value, true);
         }
+        subflows.set(&mut loader);
         loader.override_global(aya_log::LEVEL, &settings.log_level, true);
         let mut object = loader.load(OBJECT).map_err(|error| not_permitted_or(error.into()))?;
         let log = (settings.log_level > 0).then(|| EbpfLogger::init(&mut object)).transpose().map_err(other)?;
         let programs = [load(&mut object, PROGRAM_INGRESS)?, load(&mut object, PROGRAM_EGRESS)?];
-        let counters = match take(&mut object, MAP_COUNTERS)? {
-            Map::Array(map) => map.fd().as_fd().try_clone_to_owned().map_err(other)?,
-            _ => return Err(other(anyhow::anyhow!("{MAP_COUNTERS} is not an array"))),
+        let counters = array(&mut object, MAP_COUNTERS)?;
+        let mut capacities = vec![
+            MapCapacity { name: MAP_COUNTERS, entries: counter_entries },
+            MapCapacity { name: MAP_INTERFACES, entries: mpsec_common::maps::INTERFACE_ENTRIES },
+            MapCapacity { name: MAP_EVENTS, entries: Event::ALL.len() as u32 },
+        ];
+        let sockets = subflows.on().and_then(|()| follow_sockets(&mut object).map_err(|error| format!("{error:#}")));
+        if sockets.is_ok() {
+            capacities.push(MapCapacity { name: MAP_SUBFLOWS, entries: subflows.shape.slots });
+        }
+        let (subflows, sockets) = match sockets {
+            Ok(link) => (Ok(Subflows::new(subflow_maps(&mut object)?, subflows.shape)), Some(link)),
+            Err(reason) => (Err(reason), None),
         };
         Ok(Kernel {
             programs,
@@ -177,11 +204,9 @@ impl Kernel {
             counters: Counters::new(counters, cpus, slots).map_err(other)?,
             interfaces: take(&mut object, MAP_INTERFACES)?.try_into().map_err(other)?,
             events: take(&mut object, MAP_EVENTS)?.try_into().map_err(other)?,
-            capacities: vec![
-                MapCapacity { name: MAP_COUNTERS, entries: counter_entries },
-                MapCapacity { name: MAP_INTERFACES, entries: mpsec_common::maps::INTERFACE_ENTRIES },
-                MapCapacity { name: MAP_EVENTS, entries: Event::ALL.len() as u32 },
-            ],
+            capacities,
+            subflows,
+            _sockets: sockets,
         })
     }
 
@@ -240,6 +265,89 @@ fn other(error: impl Into<anyhow::Error>) -> LoadError {
 
 fn take(object: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
     object.take_map(name).ok_or_else(|| other(anyhow::anyhow!("the object has no map {name}")))
+}
+
+/// The descriptor of an array.
+fn array(object: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
+    match take(object, name)? {
+        Map::Array(map) => map.fd().as_fd().try_clone_to_owned().map_err(other),
+        _ => Err(other(anyhow::anyhow!("{name} is not an array"))),
+    }
+}
+
+fn subflow_maps(object: &mut Ebpf) -> Result<Maps, LoadError> {
+    Ok(Maps {
+        tags: array(object, MAP_SUBFLOW_TAGS)?,
+        infos: array(object, MAP_SUBFLOWS)?,
+        counters: array(object, MAP_SUBFLOW_COUNTERS)?,
+        ports: array(object, MAP_SUBFLOW_PORTS)?,
+    })
+}
+
+/// Has every socket of the host tell of what happens to it. Others may be on the same hook: a link lets them
+/// (cgroup_bpf_link_attach, kernel/bpf/cgroup.c, 5.7 to 6.18).
+fn follow_sockets(object: &mut Ebpf) -> anyhow::Result<FdLink> {
+    use anyhow::Context as _;
+    let root = cgroup::open_root().context("cannot open the root of cgroup v2")?;
+    let program = object.program_mut(PROGRAM_SOCKOPS).context("the object has no program for sockets")?;
+    let program: &mut SockOps = program.try_into()?;
+    program.load().context("the kernel refused the program for sockets")?;
+    let link = program.attach(root, CgroupAttachMode::Single).context("cannot follow sockets")?;
+    Ok(program.take_link(link)?.try_into()?)
+}
+
+/// What the kernel side is told for the sake of subflows.
+struct SubflowGlobals {
+    shape: Shape,
+    offsets: Result<subflows::Offsets, String>,
+    on: u32,
+    set_mask: u32,
+    netns_cookie: u64,
+}
+
+impl SubflowGlobals {
+    fn new(settings: &Settings, cpus: u32, btf: &KernelBtf) -> SubflowGlobals {
+        let offsets = match settings.max_subflows {
+            0 => Err("counting subflows is turned off".to_owned()),
+            _ => subflows::Offsets::resolve(btf).map_err(|error| format!("this kernel has no MPTCP: {error}")),
+        };
+        let slots = slots_for(if offsets.is_ok() { settings.max_subflows } else { 0 });
+        SubflowGlobals {
+            shape: Shape { slots, cpus, seed: seed() },
+            on: u32::from(offsets.is_ok()),
+            offsets,
+            set_mask: slots / WAYS as u32 - 1,
+            netns_cookie: settings.netns_cookie,
+        }
+    }
+
+    /// The reason for which subflows are not counted, if they are not.
+    fn on(&self) -> Result<(), String> {
+        self.offsets.as_ref().map(drop).map_err(Clone::clone)
+    }
+
+    fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        let Shape { slots, cpus, seed } = &self.shape;
+        loader
+            .map_max_entries(MAP_SUBFLOW_TAGS, slots / WAYS as u32)
+            .map_max_entries(MAP_SUBFLOWS, *slots)
+            .map_max_entries(MAP_SUBFLOW_COUNTERS, slots * cpus)
+            .map_max_entries(MAP_HANDSHAKES, HANDSHAKES.min(*slots))
+            .override_global("SUBFLOWS_ON", &self.on, true)
+            .override_global("SUBFLOW_SEED", seed, true)
+            .override_global("SUBFLOW_SET_MASK", &self.set_mask, true)
+            .override_global("CPUS", cpus, true)
+            .override_global("NETNS_COOKIE", &self.netns_cookie, true);
+        for (name, place) in self.offsets.iter().flat_map(subflows::Offsets::globals) {
+            loader.override_global(name, place, true);
+        }
+    }
+}
+
+/// A number that nobody else can guess, so that nobody can make up addresses and ports that fall into the same set.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    std::hash::RandomState::new().build_hasher().finish()
 }
 
 /// [`LoadError::NotPermitted`] if that is what lies at the bottom of it.

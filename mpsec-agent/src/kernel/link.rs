@@ -14,8 +14,12 @@ const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTNLGRP_LINK: u32 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
 /// Frames without a link header (include/uapi/linux/if_arp.h), as cellular modems have them.
 const ARPHRD_RAWIP: u16 = 519;
 /// Room for thousands of events that come at once; the default holds a few hundred.
@@ -26,7 +30,7 @@ const LIST_ATTEMPTS: usize = 5;
 const HEADER_LEN: usize = 16;
 
 /// What the agent needs to know of an interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
     /// Index in this network namespace.
     pub index: u32,
@@ -36,6 +40,9 @@ pub struct Interface {
     pub hardware: u16,
     /// Kind of a virtual interface (`veth`, `bridge`, ...), empty for others.
     pub kind: String,
+    /// True when this host's IP layer sits on the interface itself: false for the port of a bridge, a bond or the like, whose
+    /// packets come by on that one too, and for a macvlan or ipvlan device, whose packets come by on the one that it lies on.
+    pub holds_ip: bool,
 }
 
 impl Interface {
@@ -45,12 +52,19 @@ impl Interface {
             return None;
         }
         let attributes = message.payload.get(HEADER_LEN..)?;
-        let kind = attribute(attributes, IFLA_LINKINFO).and_then(|info| attribute(info, IFLA_INFO_KIND));
+        let info = |which| attribute(attribute(attributes, IFLA_LINKINFO)?, which);
+        let kind = info(IFLA_INFO_KIND).map(string).unwrap_or_default();
+        let is_port = attribute(attributes, IFLA_MASTER).is_some()
+            && info(IFLA_INFO_SLAVE_KIND).map(string).as_deref() != Some("vrf");
+        let lies_here =
+            attribute(attributes, IFLA_LINK).is_some() && attribute(attributes, IFLA_LINK_NETNSID).is_none();
+        let is_sublayer = lies_here && matches!(kind.as_str(), "macvlan" | "macvtap" | "ipvlan" | "ipvtap");
         Some(Interface {
             index: u32_at(message.payload, 4)?,
             name: readable(attribute(attributes, IFLA_IFNAME)?),
             hardware: u16_at(message.payload, 2)?,
-            kind: kind.map(string).unwrap_or_default(),
+            kind,
+            holds_ip: !is_port && !is_sublayer,
         })
     }
 

@@ -6,14 +6,24 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
+pub mod address;
 pub mod attach;
 pub mod btf;
+pub mod cgroup;
 pub mod clsact;
 pub mod counters;
 pub mod ebpf;
 pub mod features;
+pub mod genetlink;
+pub mod host;
 pub mod link;
+pub mod mib;
+pub mod mptcp_pm;
 pub mod netlink;
+pub mod netns;
+pub mod sock_diag;
+pub mod subflows;
+pub mod sysctl;
 pub mod tcx;
 
 /// Makes reads on a socket fail with `EAGAIN` after `timeout`.

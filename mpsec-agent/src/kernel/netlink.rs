@@ -139,6 +139,14 @@ pub struct Message<'a> {
     pub payload: &'a [u8],
 }
 
+impl Message<'_> {
+    /// Bytes that it takes where it was received, padding included.
+    #[expect(clippy::len_without_is_empty, reason = "a message has a header and is never empty")]
+    pub fn len(&self) -> usize {
+        HEADER_LEN + self.payload.len().next_multiple_of(4)
+    }
+}
+
 /// The messages in what one read returned. Ends early where a length field does not hold.
 pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {

@@ -107,6 +107,19 @@ pub const AGENT: &[Metric] = &[
         },
     },
     Metric {
+        name: "mpsec_probe_info",
+        help: "Which way into the kernel each probe uses: tp_btf, fentry, kprobe, or none, for what cannot be had here; mpsec \
+               doctor says why. Always 1.",
+        kind: Kind::Gauge,
+        unit: Unit::None,
+        labels: &["probe", "entry"],
+        samples: |snapshot, sample| {
+            for probe in &snapshot.agent.probes {
+                sample(&[probe.name, probe.entry], Value::Integer(1));
+            }
+        },
+    },
+    Metric {
         name: "mpsec_collector_success",
         help: "1 if the source was read without an error when it was last read.",
         kind: Kind::Gauge,

@@ -137,17 +137,13 @@ mod tests {
     #[test]
     fn interfaces_beyond_the_limit_share_one_series() {
         let snapshot = Snapshot {
-            taken_at: std::time::UNIX_EPOCH,
             interfaces: vec![
                 interface("a", true, Some("no")),
                 interface("b", false, None),
                 interface("c", false, Some("no")),
                 interface("d", false, None),
             ],
-            other: Default::default(),
-            interface_states: Default::default(),
-            namespaces: Vec::new(),
-            agent: Default::default(),
+            ..Snapshot::empty()
         };
         let mut seen = Vec::new();
         attached(&snapshot, &mut |labels, value| seen.push((labels.join(" "), value)));

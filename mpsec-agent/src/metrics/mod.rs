@@ -4,11 +4,20 @@
 
 mod agent;
 mod interface;
+mod mib;
+mod mptcp;
+mod path;
+mod subflow;
 
 use crate::snapshot::Snapshot;
+use crate::snapshot::mptcp::Histogram;
 
 pub use agent::AGENT;
 pub use interface::INTERFACE;
+pub use mib::{GROUPS as MIB, Group as MibGroup, OTHER as MIB_OTHER};
+pub use mptcp::MPTCP;
+pub use path::PATH;
+pub use subflow::SUBFLOW;
 
 /// One metric family.
 pub struct Metric {
@@ -29,15 +38,17 @@ pub struct Metric {
 /// Takes the label values and the value of one sample.
 ///
 /// Label values live as long as the snapshot, so that whoever takes them may keep them and know them again by their address.
-pub type Sample<'s, 'a> = &'s mut dyn FnMut(&[&'a str], Value);
+pub type Sample<'s, 'a> = &'s mut dyn FnMut(&[&'a str], Value<'a>);
 
 /// What kind of number a metric is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// Only rises, and restarts at 0 with the agent or the interface.
     Counter,
     /// Rises and falls.
     Gauge,
+    /// Observations by size. These are the upper bounds of its buckets, rising; one more bucket is beyond all of them.
+    Histogram(&'static [f64]),
 }
 
 impl Kind {
@@ -46,6 +57,7 @@ impl Kind {
         match self {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
+            Self::Histogram(_) => "histogram",
         }
     }
 }
@@ -59,6 +71,8 @@ pub enum Unit {
     Bytes,
     /// Seconds.
     Seconds,
+    /// Bytes a second.
+    BytesPerSecond,
 }
 
 impl Unit {
@@ -68,27 +82,44 @@ impl Unit {
             Self::None => "",
             Self::Bytes => "bytes",
             Self::Seconds => "seconds",
+            Self::BytesPerSecond => "bytes_per_second",
         }
     }
 }
 
 /// The value of a sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Value {
+pub enum Value<'a> {
     /// A whole number.
     Integer(u64),
     /// Any other.
     Float(f64),
+    /// What a metric of [`Kind::Histogram`] gives, and no other.
+    Histogram(&'a Histogram),
 }
 
-impl From<bool> for Value {
-    fn from(value: bool) -> Value {
+impl From<bool> for Value<'_> {
+    fn from(value: bool) -> Self {
         Value::Integer(value as u64)
     }
 }
 
 /// All tables, in the order in which they are published.
-pub const TABLES: [&[Metric]; 2] = [INTERFACE, AGENT];
+pub const TABLES: [&[Metric]; 13] = [
+    INTERFACE,
+    PATH,
+    MPTCP,
+    MIB[0].metrics,
+    MIB[1].metrics,
+    MIB[2].metrics,
+    MIB[3].metrics,
+    MIB[4].metrics,
+    MIB[5].metrics,
+    MIB[6].metrics,
+    MIB_OTHER,
+    SUBFLOW,
+    AGENT,
+];
 
 /// Every metric.
 pub fn all() -> impl Iterator<Item = &'static Metric> {
@@ -96,16 +127,58 @@ pub fn all() -> impl Iterator<Item = &'static Metric> {
 }
 
 impl Metric {
-    /// The name that a sample carries in the classic text format and in queries.
+    /// The name that a sample carries in the classic text format and in queries. The samples of a histogram have `_bucket`,
+    /// `_sum` or `_count` behind it.
     pub fn sample_name(&self) -> String {
         let suffix = if self.kind == Kind::Counter { "_total" } else { "" };
         format!("{}{suffix}", self.name)
     }
 }
 
+/// A bound of a bucket as the label `le` has it: a label is known again by its text alone, so the text of a number must
+/// always be the same one (OpenMetrics 1.0.0, "Canonical Numbers"): Go's shortest `%g`, and `.0` behind a whole number.
+pub fn canonical(bound: f64) -> String {
+    let shortest = format!("{bound:e}");
+    match shortest.split_once('e').and_then(|(digits, exponent)| Some((digits, exponent.parse::<i32>().ok()?))) {
+        Some((digits, exponent)) if !(-4..6).contains(&exponent) => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.unsigned_abs())
+        }
+        _ => format!("{bound:?}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_number_has_one_text() {
+        for (bound, text) in [
+            (1.0, "1.0"),
+            (0.0001, "0.0001"),
+            (0.00025, "0.00025"),
+            (2.5, "2.5"),
+            (1e-5, "1e-05"),
+            (1e4, "10000.0"),
+            (3e5, "300000.0"),
+            (1e6, "1e+06"),
+            (2.5e7, "2.5e+07"),
+            (1e10, "1e+10"),
+        ] {
+            assert_eq!(canonical(bound), text);
+        }
+    }
+
+    #[test]
+    fn buckets_rise_and_their_label_is_theirs_alone() {
+        for metric in all() {
+            if let Kind::Histogram(bounds) = metric.kind {
+                assert!(bounds.is_sorted_by(|a, b| a < b), "{}", metric.name);
+                assert!(!metric.labels.contains(&"le"), "{}", metric.name);
+            }
+        }
+    }
 
     #[test]
     fn names_follow_the_conventions() {

@@ -3,6 +3,8 @@
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>,
 //! <https://prometheus.io/docs/specs/om/open_metrics_spec/>
 
+mod histogram;
+
 use std::io::Write as _;
 
 use bytes::Bytes;
@@ -34,15 +36,17 @@ pub fn render(snapshot: &Snapshot, dialect: Dialect, capacity: usize) -> Bytes {
 
 /// One family; nothing at all if it has no samples.
 fn family(text: &mut Vec<u8>, metric: &Metric, snapshot: &Snapshot, dialect: Dialect) {
-    let name = metric.sample_name();
-    let mut line = Line::new(&name, metric.labels);
-    let mut started = false;
+    if let Kind::Histogram(bounds) = metric.kind {
+        return histogram::family(text, metric, bounds, snapshot, dialect);
+    }
+    let mut line: Option<Line<'_>> = None;
     (metric.samples)(snapshot, &mut |values, value| {
-        if !started {
+        let line = line.get_or_insert_with(|| {
+            let name = metric.sample_name();
             let family = if dialect == Dialect::OpenMetrics { metric.name } else { &name };
             head(text, family, metric.help, metric.kind, metric.unit, dialect);
-            started = true;
-        }
+            Line::new(&name, metric.labels)
+        });
         line.begin(text, values);
         number(text, value);
     });
@@ -146,10 +150,11 @@ fn escape_slowly(text: &mut Vec<u8>, value: &str, quotes: bool) {
     }
 }
 
-fn number(text: &mut Vec<u8>, value: Value) {
+fn number(text: &mut Vec<u8>, value: Value<'_>) {
     match value {
         Value::Integer(value) => text.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
         Value::Float(value) => write!(text, "{value}").expect("writing to memory does not fail"),
+        Value::Histogram(_) => unreachable!("a metric of another kind gives no histogram"),
     }
     text.push(b'\n');
 }

@@ -7,8 +7,12 @@ use mpsec_common::maps::Event;
 use mpsec_common::traffic::{CLASS_SLOTS, Counter};
 use serde::Serialize;
 
-mod json;
+pub mod host;
+pub mod json;
 pub mod mptcp;
+#[cfg(test)]
+pub(crate) mod sample;
+pub mod subflow_series;
 
 /// The label value under which traffic of interfaces without counters of their own is published.
 pub const OTHER_INTERFACE: &str = "_other";
@@ -26,8 +30,29 @@ pub struct Snapshot {
     pub interface_states: InterfaceStates,
     /// MPTCP in each network namespace that is watched, the agent's own first.
     pub namespaces: Vec<mptcp::Namespace>,
+    /// The subflows that have series of their own; `None` while the configuration asks for none.
+    pub per_subflow: Option<subflow_series::PerSubflow>,
+    /// The host.
+    pub host: host::Host,
     /// The agent's own condition.
     pub agent: Agent,
+}
+
+#[cfg(test)]
+impl Snapshot {
+    /// Of a host on which there is nothing.
+    pub fn empty() -> Snapshot {
+        Snapshot {
+            taken_at: SystemTime::UNIX_EPOCH,
+            interfaces: Vec::new(),
+            other: Default::default(),
+            interface_states: InterfaceStates::default(),
+            namespaces: Vec::new(),
+            per_subflow: None,
+            host: host::Host::default(),
+            agent: Agent::default(),
+        }
+    }
 }
 
 /// One counter a class, indexed by the class's number.
@@ -68,6 +93,7 @@ pub struct Hook {
 
 /// How many interfaces there are of each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InterfaceStates {
     /// With counters of their own.
     pub counted: u64,
@@ -92,6 +118,8 @@ pub struct Agent {
     pub kernel_events: Vec<(Event, u64)>,
     /// Entries and room of the maps.
     pub maps: Vec<Map>,
+    /// How each probe got into the kernel.
+    pub probes: Vec<Probe>,
     /// Run time of the programs; empty unless the kernel was told to keep it.
     pub programs: Vec<Program>,
     /// How each source fared.
@@ -111,6 +139,17 @@ pub struct Map {
     pub entries: u64,
     /// Entries that there is room for.
     pub capacity: u64,
+}
+
+/// How a probe got into the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Probe {
+    /// What it looks at.
+    pub name: &'static str,
+    /// The way in that it uses: `tp_btf`, `fentry`, `kprobe`, or `none`.
+    pub entry: &'static str,
+    /// Why it has none, or not the one that is best.
+    pub error: Option<String>,
 }
 
 /// Run time and runs of a program.

@@ -12,6 +12,7 @@ pub const OTHER: &str = "_other";
 
 /// Everything that is known of MPTCP in one network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Namespace {
     /// The configured name; empty for the agent's own namespace.
     pub netns: String,
@@ -31,12 +32,16 @@ pub struct Namespace {
     pub limits: Option<Limits>,
     /// `net.mptcp.*`, by the name behind that; what this kernel lacks is not there.
     pub sysctls: BTreeMap<String, String>,
+    /// Whether connections are being made as plain TCP because an earlier one's MP_CAPABLE was dropped on its way
+    /// (`mptcp_active_should_disable`, net/mptcp/ctrl.c, Linux 6.12); `None` where that cannot be told.
+    pub blackhole: Option<bool>,
     /// What is wrong, most important first, in words for the operator.
     pub findings: Vec<Finding>,
 }
 
 /// One MPTCP connection (RFC 8684).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Connection {
     /// The local token, which identifies it on this host.
     pub token: u32,
@@ -60,6 +65,7 @@ pub struct Connection {
 
 /// Which end of a connection this host is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// It made the connection.
@@ -73,6 +79,7 @@ pub enum Role {
 
 /// MPTCP-level payload bytes (`struct mptcp_info`, include/uapi/linux/mptcp.h).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DataBytes {
     /// Sent, each byte once.
     pub sent_bytes: u64,
@@ -86,6 +93,7 @@ pub struct DataBytes {
 
 /// State of a TCP or MPTCP socket (include/net/tcp_states.h).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "they are the states of RFC 9293")]
 pub enum TcpState {
@@ -144,6 +152,7 @@ impl TcpState {
 
 /// One subflow: a TCP connection that carries a part of an MPTCP connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Subflow {
     /// Local address and port.
     pub local: SocketAddr,
@@ -178,6 +187,7 @@ pub struct Subflow {
 
 /// What was counted of a subflow or a path in one direction. Only rises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SubflowTraffic {
     /// Packets on the wire; a super-packet counts as the segments that it stands for.
     pub packets: u64,
@@ -211,6 +221,7 @@ impl SubflowTraffic {
 
 /// What TCP says of a subflow (`struct tcp_info`, include/uapi/linux/tcp.h). What this kernel does not tell is absent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TcpDetails {
     /// Smoothed round-trip time in microseconds.
     pub srtt_us: u32,
@@ -256,6 +267,7 @@ pub struct TcpDetails {
 
 /// A path: the interface and address family that subflows leave by, and where they lead to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Path {
     /// Name of the interface, or [`OTHER`].
     pub interface: String,
@@ -283,6 +295,7 @@ pub struct Path {
 
 /// Subflows of a path by what they are doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SubflowCounts {
     /// Not established yet.
     pub connecting: u64,
@@ -296,6 +309,7 @@ pub struct SubflowCounts {
 
 /// A histogram in the manner of Prometheus; the bounds are the table's that it belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Histogram {
     /// Observations in each bucket, not cumulated; the last one is beyond all bounds.
     pub counts: Vec<u64>,
@@ -325,6 +339,7 @@ impl Histogram {
 
 /// Connections and subflows that came and went since the agent started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Totals {
     /// Connections that were established.
     pub connections_opened: u64,
@@ -348,6 +363,7 @@ pub struct Totals {
 
 /// An endpoint of the in-kernel path manager.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Endpoint {
     /// Identifier.
     pub id: u8,
@@ -363,6 +379,7 @@ pub struct Endpoint {
 
 /// Limits of the in-kernel path manager.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Limits {
     /// Subflows that a connection may have beside its first one.
     pub subflows: u32,
@@ -372,6 +389,7 @@ pub struct Limits {
 
 /// Something that is wrong, or worth knowing, in words for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Finding {
     /// A stable name, for labels and scripts: `fallback`, `join_refused`, `path_silent`, `blackhole`, ...
     pub kind: String,

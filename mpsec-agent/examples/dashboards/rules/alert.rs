@@ -3,7 +3,7 @@
 use mpsec_common::maps::Event;
 
 use super::record::{coverage, min_coverage};
-use super::{Annotations, Group, JOB, Labels, Rule, yaml};
+use super::{Annotations, Group, JOB, Labels, Rule, multipath, yaml};
 use crate::metric::{
     ATTACHED, ATTACHMENTS_LOST, COLLECTOR_SUCCESS, CONFIG_GOOD, EBPF_EVENTS, EVENTS_LOST, HTTP_CONFIG_GOOD, INTERFACES,
 };
@@ -13,8 +13,8 @@ use crate::promql::{Expr, number, of, target};
 pub fn alerts() -> anyhow::Result<String> {
     let comment = "Made by `cargo xtask dashboards`.\n\
                    severity critical: something leaks, or nothing is known of a host. warning: the numbers have a gap,\n\
-                       or will have one.";
-    yaml(comment, Group { name: "mpsec-alerts", rules: rules() })
+                       or will have one, or paths and MPTCP do not do what they could.";
+    yaml(comment, Group { name: "mpsec-alerts", rules: rules().into_iter().chain(multipath::alerts()).collect() })
 }
 
 /// THE table of alerts.
@@ -106,7 +106,8 @@ fn rules() -> Vec<Rule> {
     ]
 }
 
-fn alert(
+/// One alert. Its texts may name only labels that its series carry.
+pub fn alert(
     alert: &'static str,
     severity: &'static str,
     for_: &'static str,

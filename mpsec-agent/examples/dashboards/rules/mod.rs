@@ -2,6 +2,7 @@
 //! encrypted.
 
 mod alert;
+mod multipath;
 mod record;
 
 use serde::Serialize;

@@ -2,7 +2,7 @@
 
 use mpsec_common::traffic::Protection::{Cleartext, Encrypted, Exempt};
 
-use super::{Group, WINDOW, record, yaml};
+use super::{Group, WINDOW, multipath, record, yaml};
 use crate::class;
 use crate::host::INNER;
 use crate::metric::{ATTACHED, BYTES, PACKETS};
@@ -49,12 +49,15 @@ pub fn recording() -> anyhow::Result<String> {
         record(HOST_BYTE_RATE, &host_rate, None),
         record(HOST_COVERAGE, &ratio(HOST_BYTE_RATE, &host_flow), None),
     ]);
+    rules.extend(multipath::recording());
     let comment = format!(
         "Made by `cargo xtask dashboards`.\n\
          Rates in bytes and packets a second by protection, and encrypted / (encrypted + cleartext) bytes, from 0\n\
          to 1; exempt traffic (ARP, neighbour discovery, IKE, keepalives) must be in clear and is left out of it.\n\
          {HOST_BYTE_RATE} and {HOST_COVERAGE} leave out the loopback and what is inside of\n\
-         tunnels or of the host, by the interface's name: it shows again on the interface that it leaves through."
+         tunnels or of the host, by the interface's name: it shows again on the interface that it leaves through.\n\
+         mpsec:path_*: bytes a second of each path, its share of what its network namespace sends or receives on all\n\
+         paths, and the part of its payload that had been sent before."
     );
     yaml(&comment, Group { name: "mpsec-recording", rules })
 }

@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn no_interface_is_called_as_the_others_together() {
-        let interface = |name: &str| link::Interface { index: 7, name: name.into(), hardware: 1, kind: String::new() };
+        let interface = |name: &str| link::Interface { index: 7, name: name.into(), hardware: 1, ..Default::default() };
         assert_eq!(shown(&interface("eth0")), "eth0");
         assert_eq!(shown(&interface("_other")), "_other/7");
     }

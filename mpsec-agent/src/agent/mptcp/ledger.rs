@@ -1,0 +1,379 @@
+//! The book of subflows: what each has carried since it was last looked at goes to its path and its connection.
+//!
+//! Pure: it is told what the kernel's table says, and says which entries can be given back.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::config::PathsConfig;
+use crate::snapshot::mptcp::{
+    DELIVERY_RATE_BOUNDS, Path, RTT_BOUNDS, Role, SubflowCounts, SubflowTraffic, TcpState, Totals,
+};
+
+use super::paths::{PathId, Paths};
+use super::sockets::Ends;
+
+/// For how long a closed subflow keeps its entry: its last packets come by after its socket is closed, and the path manager
+/// says why it was closed.
+const LINGER: Duration = Duration::from_secs(2);
+/// For how long it is remembered why a subflow was closed.
+const REMEMBERED: Duration = Duration::from_secs(10);
+/// A path whose subflows send and hear nothing for so long is said to carry nothing.
+const UNHEARD: Duration = Duration::from_secs(3);
+
+/// What a subflow is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its SYN is on the way.
+    Connecting,
+    /// It carries, or could.
+    Established,
+    /// Its socket is closed.
+    Closed,
+}
+
+/// What the kernel's table says of one subflow.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// Where it is in the table.
+    pub slot: u32,
+    /// Which occupant of that place it is.
+    pub incarnation: u32,
+    /// Token of its connection.
+    pub token: u32,
+    /// Local address and port.
+    pub local: SocketAddr,
+    /// Remote address and port.
+    pub remote: SocketAddr,
+    /// Local and remote address identifiers.
+    pub ids: [u8; 2],
+    /// What it is doing.
+    pub phase: Phase,
+    /// It was established, whatever it is doing now.
+    pub opened: bool,
+    /// It came by MP_JOIN.
+    pub joined: bool,
+    /// It is for when nothing else is left.
+    pub backup: bool,
+    /// The peer answered without MPTCP.
+    pub fell_back: bool,
+    /// Which end of the connection this host is, as far as this subflow tells.
+    pub role: Role,
+    /// Name of the interface that its packets take, once one was seen.
+    pub interface: Option<std::rc::Rc<str>>,
+    /// Received and sent since it began.
+    pub traffic: [SubflowTraffic; 2],
+    /// Smoothed round-trip time in microseconds, and how often it was measured.
+    pub srtt_us: (u32, u32),
+    /// Delivery rate in bytes per second, if there is one.
+    pub delivery_rate: Option<u64>,
+    /// State of its socket before it was closed.
+    pub last_state: TcpState,
+}
+
+/// A subflow in the book.
+pub struct Tracked {
+    /// What was last said of it.
+    pub seen: Observation,
+    path: Option<PathId>,
+    counted_on_path: bool,
+    closed_since: Option<Instant>,
+    /// Its socket went without a word.
+    vanished: bool,
+    /// At the last beat.
+    base: [SubflowTraffic; 2],
+    /// How often the round-trip time had been measured at the last beat.
+    base_reports: u32,
+    /// Bytes on the wire per second between the last two beats, received and sent.
+    pub rates: [f64; 2],
+    /// Payload sent between the last two beats.
+    pub sent_payload: u64,
+    /// Since when it has sent and nothing has come back.
+    unheard_since: Option<Instant>,
+}
+
+/// A connection in the book.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// When it was first seen.
+    pub since: Instant,
+    /// Which end this host is.
+    pub role: Role,
+    /// The peer answered without MPTCP.
+    pub fell_back: bool,
+    /// Subflows whose sockets are not closed.
+    pub live: u32,
+    /// Subflows that have an entry in the table.
+    entries: u32,
+    established: bool,
+    /// Payload that was sent between the last two beats.
+    pub sent_payload: u64,
+}
+
+/// The book of one network namespace.
+pub struct Ledger {
+    subflows: HashMap<u32, Tracked>,
+    connections: HashMap<u32, Known>,
+    paths: Paths,
+    totals: Totals,
+    last_beat: Option<Instant>,
+    /// Why subflows were closed that have been told of lately.
+    reasons: HashMap<Ends, (String, Instant)>,
+}
+
+impl Ledger {
+    /// An empty book.
+    pub fn new(settings: PathsConfig) -> Ledger {
+        Ledger {
+            subflows: HashMap::new(),
+            connections: HashMap::new(),
+            paths: Paths::new(settings),
+            totals: Totals::default(),
+            last_beat: None,
+            reasons: HashMap::new(),
+        }
+    }
+
+    /// Takes note of one subflow, at a look at the whole table.
+    pub fn observe(&mut self, seen: Observation, now: Instant) {
+        let slot = seen.slot;
+        if self.subflows.get(&slot).is_none_or(|tracked| tracked.seen.incarnation != seen.incarnation) {
+            self.close_entry(slot, now);
+            self.open_entry(&seen, now);
+        }
+        let Some(tracked) = self.subflows.get_mut(&slot) else { return };
+        tracked.listen(&seen, now);
+        let path = enter_path(&mut self.paths, tracked, &seen, now);
+        if let Some(path) = path {
+            credit(path, tracked, &seen);
+        }
+        self.totals.subflows_opened += u64::from(seen.opened && !tracked.seen.opened);
+        if let Some(known) = self.connections.get_mut(&seen.token) {
+            known.fell_back |= seen.fell_back && !seen.joined;
+            if seen.opened && !known.established {
+                known.established = true;
+                self.totals.connections_opened += 1;
+            }
+            if seen.phase == Phase::Closed && tracked.closed_since.is_none() {
+                known.live -= 1;
+            }
+        }
+        if seen.phase == Phase::Closed && tracked.closed_since.is_none() {
+            tracked.closed_since = Some(now);
+        }
+        tracked.seen = seen;
+    }
+
+    /// Takes note of why a subflow was closed; it may not be in the book yet.
+    pub fn note_reason(&mut self, ends: Ends, reason: String, now: Instant) {
+        self.reasons.insert(ends, (reason, now));
+    }
+
+    /// Takes a subflow for closed whose socket went without a word.
+    pub fn vanish(&mut self, slot: u32, now: Instant) {
+        let Some(tracked) = self.subflows.get_mut(&slot).filter(|tracked| tracked.closed_since.is_none()) else {
+            return;
+        };
+        tracked.closed_since = Some(now);
+        tracked.vanished = true;
+        if let Some(known) = self.connections.get_mut(&tracked.seen.token) {
+            known.live -= 1;
+        }
+    }
+
+    /// Entries of the kernel's table that have been closed for long enough: they are out of the book, and to be given back.
+    pub fn settle(&mut self, now: Instant) -> Vec<u32> {
+        let over = |tracked: &Tracked| tracked.closed_since.is_some_and(|since| now - since >= LINGER);
+        let slots: Vec<u32> = self.subflows.iter().filter(|(_, t)| over(t)).map(|(slot, _)| *slot).collect();
+        for slot in &slots {
+            self.close_entry(*slot, now);
+        }
+        self.reasons.retain(|_, (_, at)| now.saturating_duration_since(*at) < REMEMBERED);
+        slots
+    }
+
+    /// Works out rates and shares since the last beat. Called at even intervals.
+    pub fn beat(&mut self, now: Instant) {
+        let seconds = self.last_beat.map_or(0.0, |last| (now - last).as_secs_f64());
+        self.last_beat = Some(now);
+        self.connections.values_mut().for_each(|known| known.sent_payload = 0);
+        for tracked in self.subflows.values_mut() {
+            let [rx, tx] = [0, 1].map(|i| tracked.seen.traffic[i].since(&tracked.base[i]));
+            tracked.rates = [rx, tx].map(|t| if seconds > 0.0 { t.bytes as f64 / seconds } else { 0.0 });
+            tracked.sent_payload = tx.payload_bytes;
+            tracked.base = tracked.seen.traffic;
+            sample(&mut self.paths, tracked);
+            if let Some(known) = self.connections.get_mut(&tracked.seen.token) {
+                known.sent_payload += tx.payload_bytes;
+            }
+        }
+    }
+
+    /// Every subflow in the book whose socket is not closed.
+    pub fn live(&self) -> impl Iterator<Item = &Tracked> {
+        self.subflows.values().filter(|tracked| tracked.seen.phase != Phase::Closed)
+    }
+
+    /// What is known of a connection.
+    pub fn connection(&self, token: u32) -> Option<&Known> {
+        self.connections.get(&token)
+    }
+
+    /// Counts of what came and went.
+    pub fn totals(&self) -> Totals {
+        Totals { paths_folded: self.paths.folded, ..self.totals.clone() }
+    }
+
+    /// Every path, with the subflows of the moment, ordered by labels.
+    pub fn paths(&mut self, now: Instant) -> Vec<Path> {
+        self.paths.clear_gauges();
+        for tracked in self.subflows.values() {
+            if let Some(id) = tracked.path {
+                count(&mut self.paths.get_mut(id).subflows, &tracked.seen);
+            }
+        }
+        self.find_silent(now);
+        self.paths.all()
+    }
+
+    /// Marks the paths on which every subflow sends and hears nothing.
+    fn find_silent(&mut self, now: Instant) {
+        // For how long at least nothing was heard, by path; 0 where something was.
+        let mut unheard: HashMap<PathId, Duration> = HashMap::new();
+        for tracked in self.subflows.values().filter(|tracked| tracked.seen.phase != Phase::Closed) {
+            let Some(id) = tracked.path else { continue };
+            let long = tracked.unheard_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+            unheard.entry(id).and_modify(|least| *least = (*least).min(long)).or_insert(long);
+        }
+        for (id, long) in unheard.into_iter().filter(|(_, long)| *long >= UNHEARD) {
+            let text = format!("what is sent on it is not answered: nothing has come back for {} s", long.as_secs());
+            self.paths.get_mut(id).silent = Some(text);
+        }
+    }
+
+    fn open_entry(&mut self, seen: &Observation, now: Instant) {
+        let known = self.connections.entry(seen.token).or_insert(Known {
+            since: now,
+            role: Role::Unknown,
+            fell_back: false,
+            live: 0,
+            entries: 0,
+            established: false,
+            sent_payload: 0,
+        });
+        known.live += 1;
+        known.entries += 1;
+        if !seen.joined {
+            known.role = seen.role;
+        }
+        let tracked = Tracked {
+            seen: Observation { opened: false, traffic: Default::default(), ..seen.clone() },
+            path: None,
+            counted_on_path: false,
+            closed_since: None,
+            vanished: false,
+            base: Default::default(),
+            base_reports: 0,
+            rates: [0.0; 2],
+            sent_payload: 0,
+            unheard_since: None,
+        };
+        self.subflows.insert(seen.slot, tracked);
+    }
+
+    fn close_entry(&mut self, slot: u32, now: Instant) {
+        let Some(tracked) = self.subflows.remove(&slot) else { return };
+        self.totals.subflows_closed += u64::from(tracked.seen.opened);
+        if let Some(id) = tracked.path {
+            let told = self.reasons.remove(&(tracked.seen.local, tracked.seen.remote)).map(|(reason, _)| reason);
+            let reason = told.unwrap_or_else(|| reason_by_state(&tracked).to_owned());
+            *self.paths.get_mut(id).closed_total.entry(reason).or_default() += 1;
+            self.paths.leave(id, now);
+        }
+        let Some(known) = self.connections.get_mut(&tracked.seen.token) else { return };
+        known.entries -= 1;
+        if tracked.closed_since.is_none() {
+            known.live -= 1;
+        }
+        if known.entries == 0 {
+            self.totals.connections_closed += u64::from(known.established);
+            self.connections.remove(&tracked.seen.token);
+        }
+    }
+}
+
+impl Tracked {
+    /// Takes note of whether what it sends is answered.
+    fn listen(&mut self, seen: &Observation, now: Instant) {
+        let [rx, tx] = [0, 1].map(|i| seen.traffic[i].packets > self.seen.traffic[i].packets);
+        if rx {
+            self.unheard_since = None;
+        } else if tx {
+            self.unheard_since.get_or_insert(now);
+        }
+    }
+}
+
+fn count(counts: &mut SubflowCounts, seen: &Observation) {
+    match (seen.phase, seen.backup) {
+        (Phase::Connecting, _) => counts.connecting += 1,
+        (Phase::Established, false) => counts.active += 1,
+        (Phase::Established, true) => counts.backup += 1,
+        (Phase::Closed, _) => counts.closing += 1,
+    }
+}
+
+/// The path of a subflow. One whose packets take another interface than before has moved to another path.
+fn enter_path<'a>(
+    paths: &'a mut Paths,
+    tracked: &mut Tracked,
+    seen: &Observation,
+    now: Instant,
+) -> Option<&'a mut Path> {
+    let moved = tracked.path.is_none() || tracked.seen.interface != seen.interface;
+    if let (true, Some(interface)) = (moved, &seen.interface) {
+        if let Some(old) = tracked.path.take() {
+            paths.leave(old, now);
+        }
+        tracked.path = Some(paths.enter(interface, seen.remote.ip(), now));
+    }
+    tracked.path.map(|id| paths.get_mut(id))
+}
+
+/// Adds what came since the last look to the path.
+fn credit(path: &mut Path, tracked: &mut Tracked, seen: &Observation) {
+    path.rx.add(&seen.traffic[0].since(&tracked.seen.traffic[0]));
+    path.tx.add(&seen.traffic[1].since(&tracked.seen.traffic[1]));
+    if seen.opened && !tracked.counted_on_path {
+        tracked.counted_on_path = true;
+        path.opened_total += 1;
+    }
+}
+
+/// Puts what was measured anew since the last beat into the histograms of the path.
+fn sample(paths: &mut Paths, tracked: &mut Tracked) {
+    let (srtt_us, reports) = tracked.seen.srtt_us;
+    let anew = reports != std::mem::replace(&mut tracked.base_reports, reports);
+    let (true, true, Some(id)) = (anew, srtt_us > 0, tracked.path) else { return };
+    let path = paths.get_mut(id);
+    path.rtt_seconds.observe(RTT_BOUNDS, f64::from(srtt_us) / 1e6);
+    if let Some(rate) = tracked.seen.delivery_rate {
+        path.delivery_rate.observe(DELIVERY_RATE_BOUNDS, rate as f64);
+    }
+}
+
+/// Why a subflow ended, by the state that its socket was in before.
+fn reason_by_state(tracked: &Tracked) -> &'static str {
+    match tracked.seen.last_state {
+        _ if tracked.vanished => "vanished",
+        _ if !tracked.seen.opened => "not_established",
+        // The peer's FIN had come, or ours was acknowledged: an orderly end.
+        TcpState::TimeWait | TcpState::LastAck | TcpState::FinWait2 | TcpState::Closing | TcpState::CloseWait => "fin",
+        TcpState::FinWait1 => "fin_unanswered",
+        _ => "reset",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! The book of subflows, kept through whatever may happen to them.
+
+use std::rc::Rc;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn start() -> Instant {
+    Instant::now()
+}
+
+fn subflow(slot: u32, incarnation: u32, bytes: u64) -> Observation {
+    let traffic = SubflowTraffic { packets: bytes / 100, bytes, payload_bytes: bytes / 2, retransmitted_bytes: 0 };
+    Observation {
+        slot,
+        incarnation,
+        token: 7,
+        local: "192.0.2.1:1000".parse().unwrap(),
+        remote: "192.0.2.2:80".parse().unwrap(),
+        ids: [0, 0],
+        phase: Phase::Established,
+        opened: true,
+        joined: false,
+        backup: false,
+        fell_back: false,
+        role: Role::Client,
+        interface: Some(Rc::from("wan0")),
+        traffic: [SubflowTraffic::default(), traffic],
+        srtt_us: (1000, 1),
+        delivery_rate: Some(1_000_000),
+        last_state: TcpState::Established,
+    }
+}
+
+fn closed(seen: &Observation) -> Observation {
+    Observation { phase: Phase::Closed, last_state: TcpState::TimeWait, ..seen.clone() }
+}
+
+#[test]
+fn what_a_closed_subflow_carried_stays_on_its_path() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    let seen = subflow(3, 1, 1000);
+    ledger.observe(seen.clone(), now);
+    let end = Observation { traffic: subflow(3, 1, 1500).traffic, ..closed(&seen) };
+    ledger.observe(end.clone(), now);
+    assert_eq!(ledger.settle(now), [0u32; 0], "its last packets may still come");
+    ledger.observe(Observation { traffic: subflow(3, 1, 1600).traffic, ..end }, now + LINGER);
+    assert_eq!(ledger.settle(now + LINGER), [3]);
+    let paths = ledger.paths(now);
+    assert_eq!(paths.len(), 1);
+    assert_eq!((paths[0].tx.bytes, paths[0].opened_total), (1600, 1));
+    assert_eq!(paths[0].closed_total.get("fin"), Some(&1));
+    assert_eq!(paths[0].subflows, Default::default());
+    let totals = ledger.totals();
+    assert_eq!((totals.connections_opened, totals.connections_closed), (1, 1));
+    assert_eq!((totals.subflows_opened, totals.subflows_closed), (1, 1));
+    assert!(ledger.connection(7).is_none());
+}
+
+#[test]
+fn a_subflow_that_came_and_went_between_two_looks_is_counted() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    ledger.observe(closed(&subflow(0, 1, 900)), now);
+    ledger.observe(closed(&subflow(0, 2, 100)), now);
+    ledger.settle(now + LINGER);
+    let paths = ledger.paths(now);
+    assert_eq!((paths[0].tx.bytes, paths[0].opened_total), (1000, 2));
+    assert_eq!(ledger.totals().connections_opened, 2);
+}
+
+#[test]
+fn one_that_was_never_answered_is_not_opened() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    let syn = Observation { phase: Phase::Connecting, opened: false, ..subflow(0, 1, 80) };
+    ledger.observe(syn.clone(), now);
+    assert_eq!(ledger.paths(now)[0].subflows.connecting, 1);
+    ledger.observe(Observation { last_state: TcpState::SynSent, ..closed(&syn) }, now);
+    ledger.settle(now + LINGER);
+    let paths = ledger.paths(now);
+    assert_eq!((paths[0].opened_total, paths[0].closed_total.get("not_established")), (0, Some(&1)));
+    assert_eq!((ledger.totals().connections_opened, ledger.totals().connections_closed), (0, 0));
+}
+
+#[test]
+fn the_path_manager_knows_better_why_it_was_closed() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    let seen = subflow(0, 1, 80);
+    ledger.observe(seen.clone(), now);
+    ledger.note_reason((seen.local, seen.remote), "middlebox_interference".into(), now);
+    ledger.observe(Observation { last_state: TcpState::Established, ..closed(&seen) }, now);
+    ledger.settle(now + LINGER);
+    assert_eq!(ledger.paths(now)[0].closed_total.get("middlebox_interference"), Some(&1));
+}
+
+#[test]
+fn a_subflow_that_changes_its_interface_leaves_its_bytes_behind() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    ledger.observe(subflow(0, 1, 1000), now);
+    ledger.observe(Observation { interface: Some(Rc::from("wan1")), ..subflow(0, 1, 1700) }, now);
+    let paths = ledger.paths(now);
+    let bytes: Vec<_> = paths.iter().map(|path| (path.interface.as_str(), path.tx.bytes)).collect();
+    assert_eq!(bytes, [("wan0", 1000), ("wan1", 700)]);
+    assert_eq!((paths[0].subflows.active, paths[1].subflows.active), (0, 1));
+}
+
+#[test]
+fn rates_shares_and_histograms_are_of_the_last_beat() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    ledger.observe(subflow(0, 1, 1000), now);
+    ledger.observe(Observation { joined: true, ..subflow(1, 1, 0) }, now);
+    ledger.beat(now);
+    ledger.observe(subflow(0, 1, 3000), now);
+    ledger.beat(now + Duration::from_secs(2));
+    let busy = ledger.live().find(|tracked| tracked.seen.slot == 0).unwrap();
+    assert_eq!((busy.rates[1], busy.sent_payload), (1000.0, 1000));
+    let idle = ledger.live().find(|tracked| tracked.seen.slot == 1).unwrap();
+    assert_eq!((idle.rates[1], idle.sent_payload), (0.0, 0));
+    assert_eq!(ledger.connection(7).unwrap().sent_payload, 1000);
+    assert_eq!(ledger.paths(now)[0].rtt_seconds.count(), 2, "each once: nothing was measured anew");
+}
+
+#[test]
+fn a_path_that_is_never_answered_is_silent() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    let seconds = |n| now + Duration::from_secs(n);
+    let other = |bytes| Observation { interface: Some(Rc::from("wan1")), ..subflow(1, 1, bytes) };
+    ledger.observe(subflow(0, 1, 1000), now);
+    ledger.observe(other(1000), now);
+    assert!(ledger.paths(now).iter().all(|path| path.silent.is_none()));
+    let heard = Observation { traffic: [subflow(0, 1, 500).traffic[1]; 2], ..other(1000) };
+    ledger.observe(heard, seconds(1));
+    let silent: Vec<_> = ledger.paths(seconds(4)).into_iter().filter(|path| path.silent.is_some()).collect();
+    assert_eq!(silent.len(), 1);
+    assert_eq!(silent[0].interface, "wan0");
+    let heard = Observation { traffic: [subflow(0, 1, 500).traffic[1]; 2], ..subflow(0, 1, 1000) };
+    ledger.observe(heard, seconds(5));
+    assert!(ledger.paths(seconds(9)).iter().all(|path| path.silent.is_none()));
+}
+
+/// What may happen to the occupant of a slot.
+#[derive(Clone, Debug)]
+enum Step {
+    Carry { slot: u32, bytes: u64 },
+    Close { slot: u32 },
+    Replace { slot: u32 },
+    Move { slot: u32, interface: u8 },
+    Wait,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let slot = || 0..4u32;
+    prop_oneof![
+        4 => (slot(), 0..5000u64).prop_map(|(slot, bytes)| Step::Carry { slot, bytes }),
+        1 => slot().prop_map(|slot| Step::Close { slot }),
+        1 => slot().prop_map(|slot| Step::Replace { slot }),
+        1 => (slot(), 0..3u8).prop_map(|(slot, interface)| Step::Move { slot, interface }),
+        1 => Just(Step::Wait),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_byte_is_on_a_path_and_none_ever_leaves(steps in prop::collection::vec(step(), 1..120)) {
+        let (mut ledger, mut now) = (Ledger::new(PathsConfig { max_paths: 2, ..PathsConfig::default() }), start());
+        let mut slots: Vec<Observation> = (0..4).map(|slot| subflow(slot, 1, 0)).collect();
+        let (mut carried, mut told) = (0, 0);
+        for step in steps {
+            match step {
+                Step::Carry { slot, bytes } => {
+                    let seen = &mut slots[slot as usize];
+                    seen.traffic[1].bytes += bytes;
+                    carried += bytes;
+                }
+                Step::Close { slot } => slots[slot as usize] = closed(&slots[slot as usize]),
+                // The kernel gives a place away only after it was given back.
+                Step::Replace { slot } if slots[slot as usize].phase == Phase::Closed => {
+                    ledger.observe(slots[slot as usize].clone(), now);
+                    slots[slot as usize] = subflow(slot, slots[slot as usize].incarnation + 1, 0);
+                }
+                Step::Replace { .. } => {}
+                Step::Move { slot, interface } => {
+                    slots[slot as usize].interface = Some(Rc::from(format!("wan{interface}")));
+                }
+                Step::Wait => now += Duration::from_secs(700),
+            }
+            for seen in &slots {
+                ledger.observe(seen.clone(), now);
+            }
+            let paths = ledger.paths(now);
+            let sum: u64 = paths.iter().map(|path| path.tx.bytes).sum();
+            prop_assert_eq!(sum, carried);
+            prop_assert!(sum >= told);
+            prop_assert!(paths.len() <= 3);
+            let opened: u64 = paths.iter().map(|path| path.opened_total).sum();
+            prop_assert_eq!(opened, ledger.totals().subflows_opened);
+            told = sum;
+        }
+    }
+}

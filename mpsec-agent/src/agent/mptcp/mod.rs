@@ -1,0 +1,269 @@
+//! What is seen of MPTCP in one network namespace, put together from sources that each may fail alone.
+//!
+//! ```text
+//! table of subflows (sock_ops, TC) -> ledger -> paths, totals ┐
+//! path manager's events -> reasons ───────────────────────────┤
+//! sock_diag -> sockets ───────────────────────────────────────┼-> snapshot::mptcp::Namespace
+//! netstat -> rises -> findings ───────────────────────────────┘
+//! ```
+
+mod findings;
+mod ledger;
+mod observe;
+mod paths;
+mod rises;
+mod sockets;
+mod view;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::config::PathsConfig;
+use crate::kernel::link::Overflow;
+use crate::kernel::mptcp_pm::{Event, EventKind, Events, PathManager};
+use crate::kernel::sock_diag::SockDiag;
+use crate::kernel::subflows::{AdoptError, Subflows};
+use crate::kernel::{mib, sysctl};
+use crate::snapshot::Collector;
+use crate::snapshot::mptcp::{Endpoint, Limits, Namespace, Totals};
+
+use super::collect::timed;
+use ledger::Ledger;
+use rises::Rises;
+use sockets::Sockets;
+
+/// How often the sockets are listed if nobody asks for a snapshot, so that no subflow stays in the book for ever.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(60);
+/// A subflow whose socket is not listed for so long is gone.
+const VANISHED: Duration = Duration::from_secs(5);
+
+/// Counters of `TcpExt` that tell of reordering.
+const REORDERING: &[&str] = &[
+    "TCPRenoReorder",
+    "TCPSACKReorder",
+    "TCPTSReorder",
+    "TCPOFOQueue",
+    "TCPOFODrop",
+    "TCPOFOMerge",
+    "TCPDSACKOldSent",
+    "TCPDSACKOfoSent",
+    "TCPDSACKRecv",
+    "TCPDSACKOfoRecv",
+    "TCPSpuriousRtxHostQueues",
+];
+
+/// What the path manager has told; an error ends the subscription.
+pub type PathManagerNews = std::io::Result<Result<Vec<Event>, Overflow>>;
+
+/// What the kernel side saw and could not keep.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lost {
+    /// Subflows without room in the table.
+    pub subflows: u64,
+    /// Subflows whose first packets were not noted down.
+    pub handshakes: u64,
+}
+
+/// The sources, and what was made of them.
+pub struct Mptcp {
+    ledger: Ledger,
+    rises: Rises,
+    events: Result<Events, String>,
+    manager: Result<PathManager, String>,
+    diag: Result<SockDiag, String>,
+    /// Names of interfaces, each in one piece of memory.
+    names: HashMap<u32, Rc<str>>,
+    /// Subflows whose sockets were not listed the last time, and since when.
+    missing: HashMap<u32, Instant>,
+    reconciled_at: Option<Instant>,
+    /// How often the path manager had more events than there was room for.
+    pub overflows: u64,
+}
+
+impl Mptcp {
+    /// Opens the sources, in the network namespace that the calling thread is in.
+    pub fn open(paths: PathsConfig) -> Mptcp {
+        let events = Events::subscribe().map_err(|error| error.to_string());
+        if let Err(error) = &events {
+            tracing::warn!(error, "why subflows end is told by their sockets alone");
+        }
+        Mptcp {
+            ledger: Ledger::new(paths),
+            rises: Rises::default(),
+            events,
+            manager: PathManager::open().map_err(|error| error.to_string()),
+            diag: SockDiag::open().map_err(|error| error.to_string()),
+            names: HashMap::new(),
+            missing: HashMap::new(),
+            reconciled_at: None,
+            overflows: 0,
+        }
+    }
+
+    /// Waits for news of the path manager; for ever if it cannot be heard. Nothing is lost when it is given up.
+    pub async fn news(&mut self) -> PathManagerNews {
+        match &mut self.events {
+            Ok(events) => events.next().await,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Takes note of news.
+    pub fn observe(&mut self, news: PathManagerNews) {
+        match news {
+            Ok(Ok(events)) => {
+                for event in events.iter().filter(|event| event.kind() == EventKind::SubflowClosed) {
+                    if let (Some(local), Some(remote)) = (event.local(), event.remote())
+                        && let Some(reason) = observe::reason(event)
+                    {
+                        self.ledger.note_reason((local, remote), reason, Instant::now());
+                    }
+                }
+            }
+            Ok(Err(Overflow)) => {
+                tracing::warn!("events of MPTCP were lost; what became of subflows is told by their sockets");
+                self.overflows += 1;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the path manager is heard no more");
+                self.events = Err(error.to_string());
+            }
+        }
+    }
+
+    /// Looks at the kernel's table, and gives back what is settled. `name` knows the interfaces of the moment.
+    pub fn poll(&mut self, table: &mut Subflows, name: impl Fn(u32) -> Option<String>) -> std::io::Result<()> {
+        let now = Instant::now();
+        self.names.retain(|index, known| name(*index).as_deref() == Some(known));
+        let names = &mut self.names;
+        let mut called = |index: u32| {
+            if let Some(known) = names.get(&index) {
+                return Some(known.clone());
+            }
+            let new: Rc<str> = Rc::from(name(index)?);
+            names.insert(index, new.clone());
+            Some(new)
+        };
+        let ledger = &mut self.ledger;
+        table.poll(|view| {
+            if let Some(seen) = observe::observation(view, &mut called) {
+                ledger.observe(seen, now);
+            }
+        })?;
+        for slot in self.ledger.settle(now) {
+            table.release(slot)?;
+        }
+        Ok(())
+    }
+
+    /// Once a second: rates, and what rose. Now and then: whether the book agrees with the sockets.
+    pub fn beat(&mut self, table: Option<&mut Subflows>) {
+        let now = Instant::now();
+        self.ledger.beat(now);
+        if let Ok(mib) = mib::read() {
+            self.rises.look(&mib.mptcp, now);
+        }
+        let due = self.reconciled_at.is_none_or(|at| now.saturating_duration_since(at) >= RECONCILE_INTERVAL);
+        if let (true, Ok(diag), Some(table)) = (due, &mut self.diag, table)
+            && let Ok(sockets) = Sockets::list(diag)
+        {
+            self.reconcile(&sockets, table, now);
+        }
+    }
+
+    /// Takes in subflows that the table does not have, because they are older than it or there was no room, and lets go of
+    /// those whose sockets are gone without a word.
+    fn reconcile(&mut self, sockets: &Sockets, table: &mut Subflows, now: Instant) {
+        self.reconciled_at = Some(now);
+        let live: HashSet<_> = self.ledger.live().map(|tracked| (tracked.seen.local, tracked.seen.remote)).collect();
+        for (ends, socket) in sockets.subflows.iter().filter(|(ends, _)| !live.contains(ends)) {
+            match table.adopt(
+                &observe::key(*ends),
+                socket.token,
+                [socket.info.id_local.unwrap_or(0), socket.info.id_remote.unwrap_or(0)],
+                socket.flags().joined(),
+                socket.flags().backup(),
+            ) {
+                Ok(_) | Err(AdoptError::Full) => {}
+                Err(error) => tracing::debug!(%error, "cannot take in a subflow"),
+            }
+        }
+        // A connection that fell back is no subflow to the kernel any more.
+        let unlisted = self.ledger.live().filter(|tracked| {
+            let ends = (tracked.seen.local, tracked.seen.remote);
+            let established = tracked.seen.phase == ledger::Phase::Established && !tracked.seen.fell_back;
+            established && !sockets.subflows.contains_key(&ends)
+        });
+        let since = |slot| self.missing.get(&slot).copied().unwrap_or(now);
+        self.missing = unlisted.map(|tracked| (tracked.seen.slot, since(tracked.seen.slot))).collect();
+        for (slot, since) in &self.missing {
+            if now.saturating_duration_since(*since) >= VANISHED {
+                self.ledger.vanish(*slot, now);
+            }
+        }
+    }
+
+    /// Everything that is known, and how each source fared.
+    pub fn snapshot(
+        &mut self,
+        netns: &str,
+        table: Option<&mut Subflows>,
+        lost: Lost,
+        reports: &mut Vec<Collector>,
+    ) -> Namespace {
+        let now = Instant::now();
+        let diag = self.diag.as_mut().map_err(|error| error.clone());
+        let sockets = timed(reports, "sock_diag", || {
+            diag.and_then(|diag| Sockets::list(diag).map_err(|error| error.to_string()))
+        });
+        let (table_used, table_capacity) =
+            table.as_ref().map_or((0, 0), |table| (u64::from(table.used()), u64::from(table.capacity())));
+        if let (Some(sockets), Some(table)) = (&sockets, table) {
+            self.reconcile(sockets, table, now);
+        }
+        let mib = timed(reports, "mptcp_mib", mib::read).unwrap_or_default();
+        self.rises.look(&mib.mptcp, now);
+        let sysctls = timed(reports, "mptcp_sysctl", sysctl::read_mptcp).unwrap_or_default();
+        let (endpoints, limits) = self.path_manager(reports);
+        let mut namespace = Namespace {
+            netns: netns.to_owned(),
+            connections: view::connections(&self.ledger, sockets.unwrap_or_default(), &self.rises, now),
+            paths: self.ledger.paths(now),
+            totals: Totals {
+                table_used,
+                table_capacity,
+                subflows_lost: lost.subflows,
+                handshakes_lost: lost.handshakes,
+                ..self.ledger.totals()
+            },
+            tcp_mib: mib.tcp.iter().filter(|(name, _)| REORDERING.contains(&name.as_str())).cloned().collect(),
+            mib: mib.mptcp,
+            endpoints,
+            limits,
+            sysctls,
+            blackhole: self.rises.blackhole(),
+            findings: Vec::new(),
+        };
+        namespace.findings = findings::findings(&namespace, &self.rises);
+        namespace
+    }
+
+    fn path_manager(&mut self, reports: &mut Vec<Collector>) -> (Vec<Endpoint>, Option<Limits>) {
+        let names = &self.names;
+        let manager = self.manager.as_mut().map_err(|error| error.clone());
+        let told = timed(reports, "mptcp_pm", || {
+            let manager = manager?;
+            let endpoints = manager.endpoints().map_err(text)?;
+            Ok::<_, String>((endpoints, manager.limits().map_err(text)?))
+        });
+        let Some((endpoints, limits)) = told else { return Default::default() };
+        let name = |index: i32| names.get(&u32::try_from(index).ok()?).map(|name| name.to_string());
+        (endpoints.iter().map(|endpoint| endpoint.to_snapshot(name)).collect(), Some(limits))
+    }
+}
+
+fn text(error: impl Display) -> String {
+    error.to_string()
+}

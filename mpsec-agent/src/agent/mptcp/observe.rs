@@ -1,0 +1,111 @@
+//! From the kernel's words to those of the book.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+
+use mpsec_common::mptcp::{SubflowCounter, SubflowInfo, SubflowKey, SubflowState, flags};
+
+use crate::kernel::mptcp_pm::{Event, ResetReason};
+use crate::kernel::subflows::View;
+use crate::snapshot::mptcp::{Role, SubflowTraffic, TcpState};
+
+use super::ledger::{Observation, Phase};
+use super::sockets::Ends;
+
+/// What a slot says; `None` for one that is being filled.
+pub fn observation(view: &View, name: &mut impl FnMut(u32) -> Option<Rc<str>>) -> Option<Observation> {
+    let info = &view.info;
+    let phase = match info.state() {
+        SubflowState::Free => return None,
+        SubflowState::Connecting => Phase::Connecting,
+        SubflowState::Established => Phase::Established,
+        SubflowState::Closed => Phase::Closed,
+    };
+    let ifindex = [view.tx_ifindex, view.rx_ifindex].into_iter().find(|index| *index != 0);
+    let mut tx = traffic(&view.tx);
+    // The socket's own count knows what was sent again on whatever CPU.
+    tx.retransmitted_bytes = info.bytes_retrans;
+    Some(Observation {
+        slot: view.slot,
+        incarnation: info.incarnation,
+        token: info.token,
+        local: end(&info.key.local, info.key.local_port),
+        remote: end(&info.key.remote, info.key.remote_port),
+        ids: [info.local_id, info.remote_id],
+        phase,
+        opened: info.established_ns != 0,
+        joined: info.has(flags::JOINED),
+        backup: info.has(flags::BACKUP),
+        fell_back: info.has(flags::FELL_BACK),
+        role: role(info),
+        interface: ifindex.and_then(name),
+        traffic: [traffic(&view.rx), tx],
+        srtt_us: (info.srtt_us, info.rtt_reports),
+        delivery_rate: info.delivery_rate_bytes_per_second(),
+        last_state: TcpState::from_number(info.last_tcp_state).unwrap_or_default(),
+    })
+}
+
+fn role(info: &SubflowInfo) -> Role {
+    match (info.has(flags::ADOPTED), info.has(flags::ACTIVE_OPEN)) {
+        (true, _) => Role::Unknown,
+        (false, true) => Role::Client,
+        (false, false) => Role::Server,
+    }
+}
+
+fn traffic(counter: &SubflowCounter) -> SubflowTraffic {
+    SubflowTraffic {
+        packets: counter.packets,
+        bytes: counter.bytes,
+        payload_bytes: counter.payload_bytes,
+        retransmitted_bytes: counter.retransmitted_bytes,
+    }
+}
+
+fn end(address: &[u8; 16], port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::from(*address).to_canonical(), port)
+}
+
+/// The key of a subflow by its ends.
+pub fn key((local, remote): Ends) -> SubflowKey {
+    let octets = |end: SocketAddr| match end.ip() {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    };
+    SubflowKey { local: octets(local), remote: octets(remote), local_port: local.port(), remote_port: remote.port() }
+}
+
+/// Why a subflow was closed, if an event says so: the peer's reason of RFC 8684 section 3.6, else the socket's error.
+pub fn reason(event: &Event) -> Option<String> {
+    if let Some(reason) = event.reset_reason() {
+        return Some(match reason {
+            ResetReason::Other(_) => "other_reset_reason".to_owned(),
+            known => known.to_string().to_ascii_lowercase().replace(' ', "_"),
+        });
+    }
+    let name = match event.error().filter(|error| *error != 0)? {
+        libc::ETIMEDOUT => "timed_out",
+        libc::ECONNREFUSED => "refused",
+        libc::ECONNRESET => "reset",
+        libc::ENETUNREACH | libc::EHOSTUNREACH => "unreachable",
+        libc::ENETDOWN => "network_down",
+        libc::EPIPE => "broken_pipe",
+        _ => "error",
+    };
+    Some(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_found_again_by_their_key() {
+        for ends in [("192.0.2.1:5", "198.51.100.2:443"), ("[2001:db8::1]:5", "[2001:db8::2]:443")] {
+            let ends: Ends = (ends.0.parse().unwrap(), ends.1.parse().unwrap());
+            let key = key(ends);
+            assert_eq!((end(&key.local, key.local_port), end(&key.remote, key.remote_port)), ends);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! One network namespace that is watched: its interfaces, and what is heard of them.
+
+use anyhow::Context as _;
+use mpsec_common::maps::Event;
+
+use crate::config::{Attach, Config, NetnsConfig};
+use crate::kernel::attach::{Attacher, Method};
+use crate::kernel::cgroup;
+use crate::kernel::ebpf::{Kernel, Settings};
+use crate::kernel::link::{self, Events};
+use crate::kernel::netlink::NetlinkError;
+use crate::kernel::netns::Netns;
+use crate::snapshot::{self, Collector};
+
+use super::collect::timed;
+use super::interfaces::Interfaces;
+use super::mptcp::{Lost, Mptcp, PathManagerNews};
+
+/// A watched network namespace.
+pub struct Namespace {
+    /// Its label; empty for the agent's own.
+    pub name: String,
+    /// `None` for the agent's own.
+    netns: Option<Netns>,
+    /// What is attached where.
+    pub interfaces: Interfaces,
+    events: Events,
+    /// Events were lost, and the interfaces could not be listed since.
+    list_is_due: bool,
+    /// How often the kernel had more interface events than there was room for.
+    pub overflows: u64,
+    /// What is seen of MPTCP.
+    pub mptcp: Mptcp,
+}
+
+/// What is heard of a namespace.
+pub enum News {
+    /// Of its interfaces; an error ends the subscription.
+    Links(std::io::Result<Result<Vec<link::Event>, link::Overflow>>),
+    /// Of its MPTCP connections.
+    PathManager(PathManagerNews),
+}
+
+impl Namespace {
+    /// The agent's own.
+    pub fn own(config: &Config) -> anyhow::Result<Namespace> {
+        Self::start(config, String::new())
+    }
+
+    /// Another one.
+    pub fn named(config: &Config, named: &NetnsConfig) -> anyhow::Result<Namespace> {
+        let netns = Netns::open(&named.path).with_context(|| format!("cannot enter {}", named.path.display()))?;
+        let namespace = netns.inside(|| Self::start(config, named.name.clone()))??;
+        Ok(Namespace { netns: Some(netns), ..namespace })
+    }
+
+    fn start(config: &Config, name: String) -> anyhow::Result<Namespace> {
+        let mut kernel = Kernel::load(&Settings {
+            max_interfaces: config.interfaces.max_interfaces,
+            wireguard_ports: config.classify.wireguard_ports.padded(),
+            max_subflows: if config.mptcp.enabled { config.mptcp.max_subflows } else { 0 },
+            netns_cookie: cgroup::netns_cookie().context("cannot tell the network namespace")?,
+            log_level: config.log.kernel as u8,
+        })?;
+        if let (true, Err(error)) = (config.mptcp.enabled, &kernel.subflows) {
+            tracing::warn!(netns = name, "MPTCP subflows are not counted: {error}");
+        }
+        if let Some(log) = kernel.take_log() {
+            log.follow().context("cannot follow the log of the eBPF programs")?;
+        }
+        let wanted = match config.interfaces.attach {
+            Attach::Auto => None,
+            Attach::Tcx => Some(Method::Tcx),
+            Attach::Clsact => Some(Method::Clsact),
+        };
+        let attacher = Attacher::new(wanted, kernel.program(mpsec_common::Direction::Rx))?;
+        // Subscribed before the list is read, so that nothing is missed in between.
+        let events = Events::subscribe().context("cannot subscribe to interface events")?;
+        let list = link::list().context("cannot list the interfaces")?;
+        let max_interfaces = u16::try_from(config.interfaces.max_interfaces).context("max_interfaces")?;
+        let mut interfaces = Interfaces::new(kernel, attacher, config.interfaces.filter.clone(), max_interfaces);
+        interfaces.remove_stale(&list);
+        interfaces.replace(list);
+        let mptcp = Mptcp::open(config.paths.clone());
+        Ok(Namespace { name, netns: None, interfaces, events, list_is_due: false, overflows: 0, mptcp })
+    }
+
+    /// Does something inside the namespace. If it cannot be entered, which was possible before, nothing is done.
+    pub fn inside<T: Default>(&mut self, body: impl FnOnce(&mut Namespace) -> T) -> T {
+        let Some(netns) = self.netns.take() else { return body(self) };
+        let result = netns.inside(|| body(self));
+        self.netns = Some(netns);
+        result.unwrap_or_else(|error| {
+            tracing::error!(netns = self.name, %error, "cannot enter the network namespace");
+            T::default()
+        })
+    }
+
+    /// False when its name stands for another namespace by now, or for none.
+    pub fn is_current(&self) -> bool {
+        self.netns.as_ref().is_none_or(Netns::is_current)
+    }
+
+    /// Waits for news. Nothing is lost when it is given up and called again.
+    pub async fn news(&mut self) -> News {
+        tokio::select! {
+            news = self.events.next() => News::Links(news),
+            news = self.mptcp.news() => News::PathManager(news),
+        }
+    }
+
+    /// Takes note of news.
+    ///
+    /// # Errors
+    /// When there will be no more of them.
+    pub fn observe(&mut self, news: News) -> anyhow::Result<()> {
+        match news {
+            News::Links(events) => match events.context("interface events")? {
+                Ok(events) => self.inside(|this| this.take_note(events)),
+                Err(link::Overflow) => {
+                    tracing::warn!(netns = self.name, "interface events were lost; listing all interfaces anew");
+                    self.overflows += 1;
+                    self.inside(Self::list_anew);
+                }
+            },
+            News::PathManager(news) => self.mptcp.observe(news),
+        }
+        Ok(())
+    }
+
+    fn take_note(&mut self, events: Vec<link::Event>) {
+        for event in events {
+            match event {
+                link::Event::Present(interface) => self.interfaces.present(interface),
+                link::Event::Gone { index } => self.interfaces.gone(index),
+            }
+        }
+    }
+
+    /// Begins anew with the interfaces, on a new subscription: what the old one still holds is older than the list, and
+    /// until it has been read the kernel drops, without a word, what comes after (netlink_overrun and netlink_rcv_wake,
+    /// net/netlink/af_netlink.c, 6.18).
+    fn list_anew(&mut self) {
+        let list = Events::subscribe().map_err(NetlinkError::from).and_then(|events| {
+            self.events = events;
+            link::list()
+        });
+        self.list_is_due = list.is_err();
+        match list {
+            Ok(list) => self.interfaces.replace(list),
+            Err(error) => tracing::error!(%error, "cannot list the interfaces; trying again"),
+        }
+    }
+
+    /// Looks at the table of subflows, for a snapshot or a beat.
+    fn poll(&mut self) -> Result<(), String> {
+        let (table, names) = self.interfaces.subflows_and_names();
+        let table = table.map_err(|reason| reason.clone())?;
+        self.mptcp.poll(table, names).map_err(|error| error.to_string())
+    }
+
+    /// Once a second.
+    pub fn beat(&mut self) {
+        self.inside(|this| {
+            if let (Err(error), Ok(_)) = (this.poll(), &this.interfaces.kernel.subflows) {
+                tracing::warn!(netns = this.name, error, "cannot read the table of subflows");
+            }
+            this.mptcp.beat(this.interfaces.kernel.subflows.as_mut().ok());
+        });
+    }
+
+    /// What is known of MPTCP, and how each source fared.
+    pub fn mptcp(&mut self, reports: &mut Vec<Collector>) -> snapshot::mptcp::Namespace {
+        self.inside(|this| {
+            timed(reports, "mptcp_subflows", || this.poll());
+            let events = this.interfaces.kernel.events().unwrap_or_default();
+            let count = |wanted| events.iter().find(|(event, _)| *event == wanted).map_or(0, |(_, count)| *count);
+            let lost = Lost {
+                subflows: count(Event::SubflowTableFull) + count(Event::SubflowTagTaken),
+                handshakes: count(Event::HandshakeUnseen),
+            };
+            let table = this.interfaces.kernel.subflows.as_mut().ok();
+            this.mptcp.snapshot(&this.name, table, lost, reports)
+        })
+    }
+
+    /// Detaches everything, and lets others run between one interface and the next.
+    pub async fn release_all(&mut self) {
+        while self.inside(|this| this.interfaces.release_one()) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Looks whether all is as it was left.
+    pub fn verify(&mut self) {
+        self.inside(|this| {
+            if this.list_is_due {
+                this.list_anew();
+            }
+            this.interfaces.verify();
+        });
+    }
+}

@@ -1,0 +1,76 @@
+//! The root of the control groups, on which a program sees every socket of the host, and what tells one network namespace
+//! from another there.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use std::os::fd::AsRawFd as _;
+
+/// Linux 5.14 (include/uapi/asm-generic/socket.h).
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// Opens the root of the unified hierarchy (cgroup v2), wherever it is mounted.
+///
+/// # Errors
+/// `NotFound` where it is not, else what opening it says.
+pub fn open_root() -> io::Result<File> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let root = mounts.lines().find_map(mount_point).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            "no cgroup2 file system is mounted (mount -t cgroup2 none /sys/fs/cgroup)",
+        )
+    })?;
+    File::open(root)
+}
+
+/// Where a line of mountinfo says that the root of a cgroup2 file system is mounted (proc_pid_mountinfo(5)).
+fn mount_point(line: &str) -> Option<PathBuf> {
+    let (before, behind) = line.split_once(" - ")?;
+    let mut fields = before.split(' ').skip(3);
+    let (root, point) = (fields.next()?, fields.next()?);
+    (behind.starts_with("cgroup2 ") && root == "/").then(|| PathBuf::from(point.replace("\\040", " ")))
+}
+
+/// The cookie of this thread's network namespace; 0 where the kernel has none.
+///
+/// # Errors
+/// What opening a socket says.
+pub fn netns_cookie() -> io::Result<u64> {
+    let socket = Socket::new(NETLINK_ROUTE)?;
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and both pointers are to variables that outlive the call; the length is the first's.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut len)
+    };
+    match io::Error::last_os_error() {
+        _ if result == 0 => Ok(cookie),
+        error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(0),
+        error => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unified_hierarchy_is_told_from_the_others() {
+        let lines = [
+            "30 24 0:26 / /sys/fs/cgroup/memory rw,relatime shared:10 - cgroup cgroup rw,memory",
+            "31 24 0:27 /sub /mnt/sub rw,relatime - cgroup2 cgroup2 rw",
+            "32 24 0:27 / /sys/fs/cgroup/a\\040b rw,relatime shared:11 - cgroup2 cgroup2 rw,nsdelegate",
+        ];
+        let found: Vec<_> = lines.iter().filter_map(|line| mount_point(line)).collect();
+        assert_eq!(found, [PathBuf::from("/sys/fs/cgroup/a b")]);
+    }
+
+    #[test]
+    fn the_same_namespace_has_the_same_cookie() {
+        let cookie = netns_cookie().expect("a socket can be had");
+        assert_eq!(cookie, netns_cookie().expect("a socket can be had"));
+    }
+}

@@ -1,0 +1,353 @@
+//! MPTCP subflows as the kernel side knows and counts them, read where they lie: the maps are arrays that are mapped into
+//! memory.
+//!
+//! The kernel side gives slots to subflows; only [`Subflows::release`] takes them back, so that nothing is counted in a slot
+//! of which the reader has not seen the end.
+
+mod memory;
+mod offsets;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+
+use mpsec_common::Direction;
+use mpsec_common::mptcp::{
+    CHOICES, SubflowCounter, SubflowCounters, SubflowInfo, SubflowKey, SubflowState, TAG_FREE, TagSet, WAYS, choose,
+    flags, port_entry, set_of, slot_of, subflow_counter_index,
+};
+
+pub use memory::Memory;
+pub(super) use offsets::Offsets;
+
+/// A subflow at the time of a poll.
+#[derive(Clone, Copy, Debug)]
+pub struct View {
+    /// Its slot: what [`Subflows::release`] takes.
+    pub slot: u32,
+    /// What is known of it.
+    pub info: SubflowInfo,
+    /// Received since the slot was given to it. Only the counts are told.
+    pub rx: SubflowCounter,
+    /// Sent, likewise; `retransmitted_bytes` are those of its socket, which are exact, and 0 for an adopted one.
+    pub tx: SubflowCounter,
+    /// Index of the interface that its last packet was received on; 0 for none.
+    pub rx_ifindex: u32,
+    /// Index of the interface that its last packet was sent on; 0 for none.
+    pub tx_ifindex: u32,
+}
+
+/// Why a subflow cannot be adopted.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// Both of its sets are full.
+    #[error("the table of subflows is full")]
+    Full,
+    /// The maps cannot be reached.
+    #[error("the table of subflows cannot be mapped: {0}")]
+    Memory(#[from] io::Error),
+}
+
+/// The maps that subflows take.
+pub struct Maps {
+    /// [`mpsec_common::maps::MAP_SUBFLOW_TAGS`]
+    pub tags: OwnedFd,
+    /// [`mpsec_common::maps::MAP_SUBFLOWS`]
+    pub infos: OwnedFd,
+    /// [`mpsec_common::maps::MAP_SUBFLOW_COUNTERS`]
+    pub counters: OwnedFd,
+    /// [`mpsec_common::maps::MAP_SUBFLOW_PORTS`]
+    pub ports: OwnedFd,
+}
+
+/// How the maps are laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Slots: a power of two.
+    pub slots: u32,
+    /// Possible CPUs.
+    pub cpus: u32,
+    /// The seed of tags.
+    pub seed: u64,
+}
+
+/// Words of a [`SubflowInfo`].
+const INFO_WORDS: usize = size_of::<SubflowInfo>() / 8;
+/// The word that holds [`SubflowInfo::state`].
+const STATE_WORD: usize = std::mem::offset_of!(SubflowInfo, state) / 8;
+/// Words of what one CPU counts of a subflow.
+const COUNTER_WORDS: usize = size_of::<SubflowCounter>() / 8;
+/// The counts among those of one direction: packets, bytes, payload and retransmitted bytes.
+const COUNTS: usize = 4;
+/// Words behind the counts: the sequence number, and the interface.
+const SEQUENCE_WORD: usize = COUNTS;
+const INTERFACE_WORD: usize = COUNTS + 1;
+
+/// The counts of both directions.
+type Counts = [u64; 2 * COUNTS];
+
+/// The subflows of the network namespace that the kernel side was loaded for.
+pub struct Subflows {
+    shape: Shape,
+    tags: Memory,
+    infos: Memory,
+    counters: Memory,
+    ports: Memory,
+    /// What each slot had counted when it was given away. Pages that are never written take no memory.
+    base: Vec<Counts>,
+    used: u32,
+}
+
+impl Subflows {
+    /// Maps nothing yet.
+    pub fn new(maps: Maps, shape: Shape) -> Subflows {
+        let Shape { slots, cpus, .. } = shape;
+        let bytes = |entries: u32, size: usize| entries as usize * size;
+        Subflows {
+            shape,
+            tags: Memory::new(maps.tags, bytes(slots / WAYS as u32, size_of::<TagSet>())),
+            infos: Memory::new(maps.infos, bytes(slots, size_of::<SubflowInfo>())),
+            counters: Memory::new(
+                maps.counters,
+                bytes(subflow_counter_index(slots, cpus, 0), size_of::<SubflowCounters>()),
+            ),
+            ports: Memory::new(maps.ports, bytes(mpsec_common::mptcp::PORT_ENTRIES, size_of::<u32>())),
+            base: vec![[0; 2 * COUNTS]; slots as usize],
+            used: 0,
+        }
+    }
+
+    /// Slots in use, as of the last poll.
+    pub fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// Slots there are.
+    pub fn capacity(&self) -> u32 {
+        self.shape.slots
+    }
+
+    /// Shows every subflow that has a slot, in the order of slots.
+    ///
+    /// # Errors
+    /// What `mmap(2)` says.
+    pub fn poll(&mut self, mut visit: impl FnMut(&View)) -> io::Result<()> {
+        self.used = 0;
+        for set in 0..self.shape.slots / WAYS as u32 {
+            let tags = self.tags.words(set as usize * WAYS, WAYS)?;
+            let used: [bool; WAYS] = std::array::from_fn(|way| tags[way].load(Ordering::Relaxed) != TAG_FREE);
+            for way in (0..WAYS as u32).filter(|way| used[*way as usize]) {
+                if let Some(view) = self.view(slot_of(set, way))? {
+                    visit(&view);
+                }
+                self.used += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a slot back, whatever its subflow does. What packets of it still come is counted no more; so wait until a
+    /// subflow that was closed has been silent.
+    ///
+    /// # Errors
+    /// What `mmap(2)` says.
+    pub fn release(&mut self, slot: u32) -> io::Result<()> {
+        let Some(info) = self.info(slot)?.filter(|_| slot < self.shape.slots) else { return Ok(()) };
+        let state = self.infos.words(slot as usize * INFO_WORDS, INFO_WORDS)?;
+        state[STATE_WORD].store(0, Ordering::Relaxed);
+        self.count_ports(&info.key, -1)?;
+        let counts = self.counts(slot)?;
+        self.base[slot as usize] = counts;
+        for cpu in 0..self.shape.cpus {
+            for direction in Direction::ALL {
+                let counter = Self::counter(&mut self.counters, &self.shape, slot, cpu, direction)?;
+                counter[SEQUENCE_WORD].store(0, Ordering::Relaxed);
+                counter[INTERFACE_WORD].store(0, Ordering::Relaxed);
+            }
+        }
+        // The next owner may take it from here on.
+        self.tags.words(slot as usize, 1)?[0].store(TAG_FREE, Ordering::Release);
+        self.used = self.used.saturating_sub(1);
+        Ok(())
+    }
+
+    /// Registers a subflow that is older than the kernel side, so that its packets are counted from now on; or gives the
+    /// slot that it has.
+    ///
+    /// # Errors
+    /// [`AdoptError::Full`], and what `mmap(2)` says.
+    pub fn adopt(
+        &mut self,
+        key: &SubflowKey,
+        token: u32,
+        [local_id, remote_id]: [u8; 2],
+        joined: bool,
+        backup: bool,
+    ) -> Result<u32, AdoptError> {
+        if let Some(slot) = self.find(key)? {
+            return Ok(slot);
+        }
+        let slot = self.claim(key.tag(self.shape.seed))?.ok_or(AdoptError::Full)?;
+        let mut marks = flags::ADOPTED;
+        marks |= if joined { flags::JOINED } else { 0 };
+        marks |= if backup { flags::BACKUP } else { 0 };
+        let now = monotonic_ns();
+        let info = SubflowInfo {
+            key: *key,
+            token,
+            state: SubflowState::Established as u8,
+            local_id,
+            remote_id,
+            flags: marks,
+            incarnation: self.raw_info(slot)?.incarnation.wrapping_add(1),
+            opened_ns: now,
+            established_ns: now,
+            ..SubflowInfo::default()
+        };
+        self.count_ports(key, 1)?;
+        self.write_info(slot, &info)?;
+        self.used += 1;
+        Ok(slot)
+    }
+
+    /// The slot of a subflow; not of one that has ended and whose addresses and ports another one has got.
+    ///
+    /// # Errors
+    /// What `mmap(2)` says.
+    pub fn find(&mut self, key: &SubflowKey) -> io::Result<Option<u32>> {
+        let tag = key.tag(self.shape.seed);
+        for choice in 0..CHOICES {
+            let set = set_of(tag, choice, self.mask());
+            let tags = self.tags.words(set as usize * WAYS, WAYS)?;
+            if let Some(way) = tags.iter().position(|word| word.load(Ordering::Relaxed) == tag) {
+                return Ok(Some(slot_of(set, way as u32)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn mask(&self) -> u32 {
+        self.shape.slots / WAYS as u32 - 1
+    }
+
+    /// Takes a free slot for a tag, as the kernel side does at the same time.
+    fn claim(&mut self, tag: u64) -> io::Result<Option<u32>> {
+        let sets = [0, 1].map(|choice| set_of(tag, choice, self.mask()));
+        let mut used = [0; CHOICES as usize];
+        for (set, used) in sets.iter().zip(&mut used) {
+            let tags = self.tags.words(*set as usize * WAYS, WAYS)?;
+            *used = tags.iter().filter(|word| word.load(Ordering::Relaxed) != TAG_FREE).count() as u32;
+        }
+        let first = choose(used) as usize;
+        for set in [sets[first], sets[1 - first]] {
+            let tags = self.tags.words(set as usize * WAYS, WAYS)?;
+            let take = |word: &std::sync::atomic::AtomicU64| {
+                word.compare_exchange(TAG_FREE, tag, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            };
+            if let Some(way) = tags.iter().position(take) {
+                return Ok(Some(slot_of(set, way as u32)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn view(&mut self, slot: u32) -> io::Result<Option<View>> {
+        let Some(info) = self.info(slot)? else { return Ok(None) };
+        let counts = self.counts(slot)?;
+        let base = &self.base[slot as usize];
+        let since = |direction: Direction| {
+            let of = |index: usize| {
+                let index = direction as usize * COUNTS + index;
+                counts[index].wrapping_sub(base[index])
+            };
+            SubflowCounter {
+                packets: of(0),
+                bytes: of(1),
+                payload_bytes: of(2),
+                retransmitted_bytes: of(3),
+                ..SubflowCounter::default()
+            }
+        };
+        let (rx, mut tx) = (since(Direction::Rx), since(Direction::Tx));
+        tx.retransmitted_bytes = info.bytes_retrans;
+        let [rx_ifindex, tx_ifindex] = self.interfaces(slot)?;
+        Ok(Some(View { slot, info, rx, tx, rx_ifindex, tx_ifindex }))
+    }
+
+    /// What is known of the subflow in a slot; `None` while there is none, or it is being filled.
+    fn info(&mut self, slot: u32) -> io::Result<Option<SubflowInfo>> {
+        let info = self.raw_info(slot)?;
+        Ok((info.state() != SubflowState::Free).then_some(info))
+    }
+
+    fn raw_info(&mut self, slot: u32) -> io::Result<SubflowInfo> {
+        let memory = self.infos.words(slot as usize * INFO_WORDS, INFO_WORDS)?;
+        // The state is written last; what is read behind it is what belongs to it.
+        let state = memory[STATE_WORD].load(Ordering::Acquire);
+        let mut words: [u64; INFO_WORDS] = std::array::from_fn(|index| memory[index].load(Ordering::Relaxed));
+        words[STATE_WORD] = state;
+        // SAFETY: both are 128 bytes, and every byte pattern is a `SubflowInfo`, which is `mpsec_common::Pod`.
+        Ok(unsafe { std::mem::transmute::<[u64; INFO_WORDS], SubflowInfo>(words) })
+    }
+
+    fn write_info(&mut self, slot: u32, info: &SubflowInfo) -> io::Result<()> {
+        // SAFETY: both are 128 bytes without padding, as `shared!` proves.
+        let words = unsafe { std::mem::transmute::<SubflowInfo, [u64; INFO_WORDS]>(*info) };
+        let memory = self.infos.words(slot as usize * INFO_WORDS, INFO_WORDS)?;
+        for index in (0..INFO_WORDS).filter(|index| *index != STATE_WORD) {
+            memory[index].store(words[index], Ordering::Relaxed);
+        }
+        memory[STATE_WORD].store(words[STATE_WORD], Ordering::Release);
+        Ok(())
+    }
+
+    /// What all CPUs together ever counted in a slot.
+    fn counts(&mut self, slot: u32) -> io::Result<Counts> {
+        let mut sums = [0u64; 2 * COUNTS];
+        for cpu in 0..self.shape.cpus {
+            for direction in Direction::ALL {
+                let counter = Self::counter(&mut self.counters, &self.shape, slot, cpu, direction)?;
+                let sums = &mut sums[direction as usize * COUNTS..][..COUNTS];
+                for (sum, word) in sums.iter_mut().zip(counter) {
+                    *sum = sum.wrapping_add(word.load(Ordering::Relaxed));
+                }
+            }
+        }
+        Ok(sums)
+    }
+
+    /// The interfaces of the last packets: the kernel side writes them for all CPUs alike, whenever they change.
+    fn interfaces(&mut self, slot: u32) -> io::Result<[u32; 2]> {
+        let mut found = [0; 2];
+        for direction in Direction::ALL {
+            let counter = Self::counter(&mut self.counters, &self.shape, slot, 0, direction)?;
+            found[direction as usize] = counter[INTERFACE_WORD].load(Ordering::Relaxed) as u32;
+        }
+        Ok(found)
+    }
+
+    fn counter<'a>(
+        counters: &'a mut Memory,
+        shape: &Shape,
+        slot: u32,
+        cpu: u32,
+        direction: Direction,
+    ) -> io::Result<&'a [std::sync::atomic::AtomicU64]> {
+        let index = subflow_counter_index(slot, shape.cpus, cpu) as usize * 2 + direction as usize;
+        counters.words(index * COUNTER_WORDS, COUNTER_WORDS)
+    }
+
+    fn count_ports(&mut self, key: &SubflowKey, change: i32) -> io::Result<()> {
+        let entry = self.ports.half_word(port_entry(key.ports()) as usize)?;
+        entry.fetch_add(change as u32, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC, which is what `bpf_ktime_get_ns` reads.
+fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a whole `timespec` that outlives the call; this clock cannot fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}

@@ -1,0 +1,4 @@
+//! Captures.
+pub(crate) fn trials() -> Vec<libtest_mimic::Trial> {
+    vec![]
+}

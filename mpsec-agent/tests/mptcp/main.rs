@@ -1,0 +1,24 @@
+//! What the agent asks the kernel of MPTCP and what it hears, on the kernel that is here, in network namespaces.
+
+mod captures;
+mod endpoints;
+mod events;
+mod sockets;
+mod speed;
+mod userspace;
+mod watcher;
+
+use libtest_mimic::Arguments;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let trials = [
+        endpoints::trials(),
+        events::trials(),
+        userspace::trials(),
+        sockets::trials(),
+        captures::trials(),
+        speed::trials(),
+    ];
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
+}

@@ -1,0 +1,438 @@
+//! MPTCP subflows: what the kernel side registers and counts of each, and how one is found by its addresses and ports.
+//!
+//! A subflow lies in a *slot*. [`set_of`] gives the two sets of eight slots that it may lie in, by its *tag*, a seeded hash
+//! of addresses and ports: a packet's subflow is found by comparing tags, one cache line a set. What is known of the
+//! subflow ([`SubflowInfo`]) and what is counted ([`SubflowCounters`]) lies in the slot's places of two other maps.
+
+use crate::{Direction, shared};
+
+shared! {
+    /// Which subflow: addresses and ports, as this host sees them.
+    pub struct SubflowKey {
+        /// Local address in network order; an IPv4 address as `::ffff:a.b.c.d`, whatever the family of the socket.
+        pub local: [u8; 16],
+        /// Remote address, likewise.
+        pub remote: [u8; 16],
+        /// Local port in host order.
+        pub local_port: u16,
+        /// Remote port in host order.
+        pub remote_port: u16,
+    }
+}
+
+/// The first twelve bytes of an IPv4 address as it stands in a [`SubflowKey`] (RFC 4291 section 2.5.5.2).
+pub const V4_MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
+impl SubflowKey {
+    /// The key of a TCP connection over IPv4; addresses in network order, ports in host order.
+    pub const fn v4(local: [u8; 4], remote: [u8; 4], local_port: u16, remote_port: u16) -> SubflowKey {
+        SubflowKey { local: mapped(local), remote: mapped(remote), local_port, remote_port }
+    }
+
+    /// True when both addresses are IPv4 addresses.
+    pub const fn is_v4(&self) -> bool {
+        let ([local, _], [remote, _]) = (halves(&self.local), halves(&self.remote));
+        local == 0 && remote == 0 && is_mapped(&self.local) && is_mapped(&self.remote)
+    }
+
+    /// Both ports as they lie in a packet that is sent, read in this machine's byte order.
+    #[inline(always)]
+    pub const fn ports(&self) -> u32 {
+        ports(self.local_port, self.remote_port)
+    }
+
+    /// The tag, with the seed that the kernel side was loaded with.
+    pub const fn tag(&self, seed: u64) -> u64 {
+        let (local, remote) = (halves(&self.local), halves(&self.remote));
+        if self.is_v4() {
+            tag_v4(seed, (local[1] >> 32) as u32, (remote[1] >> 32) as u32, self.ports())
+        } else {
+            tag_v6(seed, local, remote, self.ports())
+        }
+    }
+}
+
+const fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+const fn is_mapped(address: &[u8; 16]) -> bool {
+    matches!(address, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..])
+}
+
+/// The words of an address, little-endian as both sides of this agent's machines are.
+const fn halves(a: &[u8; 16]) -> [u64; 2] {
+    [
+        u64::from_le_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]),
+        u64::from_le_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]),
+    ]
+}
+
+/// Ports, in host order, as [`SubflowKey::ports`] gives them.
+#[inline(always)]
+pub const fn ports(local: u16, remote: u16) -> u32 {
+    local.to_be() as u32 | (remote.to_be() as u32) << 16
+}
+
+/// Entries of the port filter.
+pub const PORT_ENTRIES: u32 = 1 << 16;
+
+/// The entry of the port filter for [`SubflowKey::ports`], the same for both directions. It counts the subflows in it: what
+/// has 0 there is none.
+#[inline(always)]
+pub const fn port_entry(ports: u32) -> u32 {
+    (ports ^ (ports >> 16)) & (PORT_ENTRIES - 1)
+}
+
+/// The tag of a slot that is free.
+pub const TAG_FREE: u64 = 0;
+/// The tag of a slot whose subflow has ended and whose addresses and ports another one has got.
+pub const TAG_RETIRED: u64 = 1;
+/// Set in every tag of a subflow, so that it is neither of those.
+const TAG_USED: u64 = 1 << 63;
+
+/// Ports that count up, which is how they come, differ in few bits of the word's one half: this brings them to both.
+#[inline(always)]
+const fn fold(ports: u32) -> u64 {
+    (ports ^ (ports >> 16)) as u64
+}
+
+/// One round, which maps no two numbers to the same one.
+#[inline(always)]
+const fn mix(word: u64) -> u64 {
+    let word = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    word ^ (word >> 32)
+}
+
+/// The tag of an IPv4 subflow: addresses as they lie in the packet, read in this machine's byte order, and
+/// [`SubflowKey::ports`].
+#[inline(always)]
+pub const fn tag_v4(seed: u64, local: u32, remote: u32, ports: u32) -> u64 {
+    mix(mix(seed ^ (local as u64 | (remote as u64) << 32)) ^ fold(ports)) | TAG_USED
+}
+
+/// The tag of an IPv6 subflow, likewise.
+#[inline(always)]
+pub const fn tag_v6(seed: u64, local: [u64; 2], remote: [u64; 2], ports: u32) -> u64 {
+    let local = mix(mix(seed ^ local[0]) ^ local[1]);
+    mix(mix(mix(local ^ remote[0]) ^ remote[1]) ^ fold(ports)) | TAG_USED
+}
+
+/// Slots in a set.
+pub const WAYS: usize = 8;
+/// The tags of a set: one cache line.
+pub type TagSet = [u64; WAYS];
+
+/// Sets that a subflow may lie in.
+pub const CHOICES: u32 = 2;
+
+/// The set of a tag, for `choice` in `0..CHOICES`; the number of sets is a power of two, and `mask` one less.
+#[inline(always)]
+pub const fn set_of(tag: u64, choice: u32, mask: u32) -> u32 {
+    // From where multiplication has brought the most bits together.
+    (tag >> (20 * (choice + 1))) as u32 & mask
+}
+
+/// Which of a subflow's sets takes it, by how many of their slots are in use. The first one as long as it is half empty, so
+/// that a packet's subflow is found in one cache line, and then the emptier one, so that the table can be filled.
+#[inline(always)]
+pub const fn choose(used: [u32; CHOICES as usize]) -> u32 {
+    if used[0] < WAYS as u32 / 2 || used[0] <= used[1] { 0 } else { 1 }
+}
+
+/// The slot of a way of a set.
+#[inline(always)]
+pub const fn slot_of(set: u32, way: u32) -> u32 {
+    set * WAYS as u32 + way
+}
+
+/// Slots for at least so many subflows: a power of two, and one set at the least.
+pub const fn slots_for(subflows: u32) -> u32 {
+    let most = if subflows > MAX_SLOTS { MAX_SLOTS } else { subflows };
+    let slots = most.next_power_of_two();
+    if slots < WAYS as u32 { WAYS as u32 } else { slots }
+}
+
+/// More slots than this there cannot be.
+pub const MAX_SLOTS: u32 = 1 << 20;
+
+/// What a subflow is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum SubflowState {
+    /// There is none: the slot is free, or is being filled.
+    #[default]
+    Free = 0,
+    /// Its SYN is about to be sent.
+    Connecting = 1,
+    /// Its three-way handshake is done.
+    Established = 2,
+    /// Its socket is closed. Packets still come and are counted: the last ones of TIME_WAIT, for example.
+    Closed = 3,
+}
+
+impl SubflowState {
+    /// The state with this number.
+    pub const fn from_number(number: u8) -> Option<SubflowState> {
+        match number {
+            0 => Some(Self::Free),
+            1 => Some(Self::Connecting),
+            2 => Some(Self::Established),
+            3 => Some(Self::Closed),
+            _ => None,
+        }
+    }
+}
+
+/// Bits of [`SubflowInfo::flags`].
+pub mod flags {
+    /// Made by MP_JOIN; otherwise it is the connection's first, made by MP_CAPABLE.
+    pub const JOINED: u16 = 1 << 0;
+    /// To be used only when nothing else is left, as either end asked for (RFC 8684 section 3.3.8).
+    pub const BACKUP: u16 = 1 << 1;
+    /// The peer answered without MPTCP: it is plain TCP, and still counted.
+    pub const FELL_BACK: u16 = 1 << 2;
+    /// This host sent the SYN.
+    pub const ACTIVE_OPEN: u16 = 1 << 3;
+    /// The packets before it was registered came by uncounted.
+    pub const HANDSHAKE_UNSEEN: u16 = 1 << 4;
+    /// Older than the agent, which has it from the kernel's socket list: nothing of before is counted, and the kernel side
+    /// is not told when it ends.
+    pub const ADOPTED: u16 = 1 << 5;
+    /// Its figures of TCP were read at least once.
+    pub const HAS_FIGURES: u16 = 1 << 6;
+}
+
+shared! {
+    /// What is known of a subflow: two cache lines. Written when the socket calls back (include/uapi/linux/bpf.h, sock_ops),
+    /// never by packets. Times are nanoseconds of CLOCK_MONOTONIC, and 0 for what has not happened.
+    pub struct SubflowInfo {
+        /// Which.
+        pub key: SubflowKey,
+        /// The local token of its connection.
+        pub token: u32,
+        /// A [`SubflowState`] as a number. Written last of all when a slot is filled, and first when it is freed.
+        pub state: u8,
+        /// State of TCP before it was closed, in the kernel's numbers (include/net/tcp_states.h); 0 while it is not.
+        pub last_tcp_state: u8,
+        /// Local address identifier; 255 while the kernel has none.
+        pub local_id: u8,
+        /// Remote address identifier.
+        pub remote_id: u8,
+        /// Bits of [`flags`].
+        pub flags: u16,
+        /// Sender's maximum segment size in bytes, as of the last round trip.
+        pub mss: u16,
+        /// How often the slot has been given to a subflow.
+        pub incarnation: u32,
+        /// Segments sent again.
+        pub total_retrans: u32,
+        /// When it was registered.
+        pub opened_ns: u64,
+        /// When its handshake was done.
+        pub established_ns: u64,
+        /// When its socket was closed.
+        pub closed_ns: u64,
+        /// Payload bytes sent, those sent again included (`tcp_sock.bytes_sent`), as of the last round trip,
+        /// retransmission, or the end. So are the others.
+        pub bytes_sent: u64,
+        /// Payload bytes that the peer has acknowledged (RFC 4898 tcpEStatsAppHCThruOctetsAcked, with the SYN).
+        pub bytes_acked: u64,
+        /// Payload bytes received in order.
+        pub bytes_received: u64,
+        /// Payload bytes sent again (`tcp_sock.bytes_retrans`); exact at every moment.
+        pub bytes_retrans: u64,
+        /// Smoothed round-trip time in microseconds.
+        pub srtt_us: u32,
+        /// How many round trips were measured.
+        pub rtt_reports: u32,
+        /// Segments delivered in `rate_interval_us`.
+        pub rate_delivered: u32,
+        /// Microseconds over which they were, 0 when it is not known.
+        pub rate_interval_us: u32,
+    }
+}
+const _: () = assert!(size_of::<SubflowInfo>() == 128);
+
+impl SubflowInfo {
+    /// The state; what has another number is free.
+    pub const fn state(&self) -> SubflowState {
+        match SubflowState::from_number(self.state) {
+            Some(state) => state,
+            None => SubflowState::Free,
+        }
+    }
+
+    /// True when all of these [`flags`] are set.
+    pub const fn has(&self, flags: u16) -> bool {
+        self.flags & flags == flags
+    }
+
+    /// Payload bytes delivered per second over the last round trip, as the kernel reports it for sockets
+    /// (tcp_compute_delivery_rate, net/ipv4/tcp.c, 6.18); `None` while there is none.
+    pub const fn delivery_rate_bytes_per_second(&self) -> Option<u64> {
+        let bytes = self.rate_delivered as u64 * self.mss as u64;
+        (bytes * 1_000_000).checked_div(self.rate_interval_us as u64)
+    }
+}
+
+shared! {
+    /// What one CPU counted of a subflow in one direction: one cache line, which only that CPU adds to. It is never set
+    /// back: what a slot counted for others before is for the reader to take off.
+    pub struct SubflowCounter {
+        /// Packets on the wire: a super-packet counts as the segments that it stands for.
+        pub packets: u64,
+        /// Bytes on the wire, as the interface's counters have them.
+        pub bytes: u64,
+        /// TCP payload bytes, retransmissions included.
+        pub payload_bytes: u64,
+        /// TCP payload bytes received below the highest sequence number: sent again by the peer, or overtaken on the way.
+        /// Not kept for what is sent, of which [`SubflowInfo::bytes_retrans`] tells.
+        pub retransmitted_bytes: u64,
+        /// What comes behind the last byte received: a sequence number in the lower half, how often they have begun anew in
+        /// the upper one, so that what an idle CPU knows is known to be old. 0 for unknown.
+        pub next_sequence: u64,
+        /// Index of the interface that the last packet came by on, the same on all CPUs; 0 for none.
+        pub ifindex: u32,
+        /// Always 0.
+        pub reserved: [u32; 5],
+    }
+}
+const _: () = assert!(size_of::<SubflowCounter>() == 64);
+
+/// [`SubflowCounter::next_sequence`] of a sequence number that is the first known one.
+#[inline(always)]
+pub const fn first_sequence(sequence: u32) -> u64 {
+    1 << 32 | sequence as u64
+}
+
+/// [`SubflowCounter::next_sequence`] of a sequence number, by the latest one of the same subflow.
+#[inline(always)]
+pub const fn extend_sequence(latest: u64, sequence: u32) -> u64 {
+    latest.wrapping_add(sequence.wrapping_sub(latest as u32) as i32 as i64 as u64)
+}
+
+shared! {
+    /// What one CPU counted of a subflow.
+    pub struct SubflowCounters {
+        /// Indexed by [`Direction`].
+        pub directions: [SubflowCounter; 2],
+    }
+}
+
+impl SubflowCounters {
+    /// What was counted in a direction.
+    pub const fn of(&self, direction: Direction) -> &SubflowCounter {
+        &self.directions[direction as usize]
+    }
+}
+
+/// The index of a slot's counters of a CPU (of `cpus`).
+#[inline(always)]
+pub const fn subflow_counter_index(slot: u32, cpus: u32, cpu: u32) -> u32 {
+    slot.wrapping_mul(cpus).wrapping_add(cpu)
+}
+
+shared! {
+    /// What came by of a handshake that this host answers, in one direction, before the subflow was registered.
+    pub struct HandshakeCounter {
+        /// As in [`SubflowCounter`].
+        pub packets: u64,
+        /// As in [`SubflowCounter`].
+        pub bytes: u64,
+        /// As in [`SubflowCounter`].
+        pub payload_bytes: u64,
+        /// Index of the interface.
+        pub ifindex: u32,
+        /// Always 0.
+        pub reserved: u32,
+    }
+}
+
+shared! {
+    /// Both directions of a handshake, in the order of [`Direction`].
+    pub struct Handshake {
+        /// Indexed by [`Direction`].
+        pub directions: [HandshakeCounter; 2],
+        /// [`SubflowCounter::next_sequence`] of what was received; 0 for unknown.
+        pub next_sequence: u64,
+    }
+}
+
+/// Handshakes that can be under way at once; more than that push out the oldest.
+pub const HANDSHAKES: u32 = 1 << 13;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_a_socket_is_that_of_its_packets() {
+        let key = SubflowKey::v4([10, 0, 0, 1], [10, 0, 0, 2], 40000, 443);
+        let word = u32::from_ne_bytes;
+        // As they lie in a packet that is sent, and in one that is received.
+        let sent = word([0x9c, 0x40, 0x01, 0xbb]);
+        let received = word([0x01, 0xbb, 0x9c, 0x40]);
+        assert_eq!(key.ports(), sent);
+        assert_eq!(key.ports(), received.rotate_left(16));
+        assert_eq!(port_entry(sent), port_entry(received));
+        assert_eq!(key.tag(7), tag_v4(7, word([10, 0, 0, 1]), word([10, 0, 0, 2]), sent));
+        assert_ne!(key.tag(7), key.tag(8));
+        let half = u64::from_ne_bytes;
+        let v6 = SubflowKey { local: *b"0123456789abcdef", remote: *b"ghijklmnopqrstuv", ..key };
+        let (local, remote) = ([half(*b"01234567"), half(*b"89abcdef")], [half(*b"ghijklmn"), half(*b"opqrstuv")]);
+        assert_eq!(v6.tag(7), tag_v6(7, local, remote, sent));
+    }
+
+    #[test]
+    fn tags_are_neither_free_nor_retired_and_differ() {
+        let mut tags = std::collections::BTreeSet::new();
+        for port in 0..=u16::MAX {
+            let tag = SubflowKey::v4([10, 0, 0, 1], [10, 0, 0, 2], port, 443).tag(0);
+            assert!(tag != TAG_FREE && tag != TAG_RETIRED);
+            assert!(tags.insert(tag));
+        }
+    }
+
+    /// Connections as hosts have them: many clients of a server, one client, many servers.
+    fn shapes(number: u32) -> [SubflowKey; 3] {
+        let [_, _, high, low] = number.to_be_bytes();
+        let port = 32_768 + (number % 28_000) as u16;
+        [
+            SubflowKey::v4([10, 0, 0, 1], [10, 0, high, low], 443, port),
+            SubflowKey::v4([10, 0, 0, 1], [10, 0, 0, 2], 443, number as u16),
+            SubflowKey::v4([10, 0, 0, 1], [10, 0, high, low], port, 443),
+        ]
+    }
+
+    #[test]
+    fn a_table_with_20000_of_32768_slots_in_use_has_room() {
+        const SETS: u32 = (1 << 15) / WAYS as u32;
+        for seed in [0, 0x1234_5678, 0xdead_beef_cafe_f00d] {
+            for shape in 0..3 {
+                let mut used = vec![0; SETS as usize];
+                for number in 0..20_000 {
+                    let tag = shapes(number)[shape].tag(seed);
+                    let sets = [0, 1].map(|choice| set_of(tag, choice, SETS - 1) as usize);
+                    let set = sets[choose(sets.map(|set| used[set])) as usize];
+                    used[set] += 1;
+                    assert!(used[set] <= WAYS as u32, "seed {seed} shape {shape}: no room for number {number}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn capacities_are_powers_of_two() {
+        assert_eq!([0, 1, 8, 9, 32_768, 40_000].map(slots_for), [8, 8, 8, 16, 32_768, 65_536]);
+        assert_eq!(slots_for(u32::MAX), MAX_SLOTS);
+    }
+
+    #[test]
+    fn sequence_numbers_go_on_where_they_begin_anew() {
+        let before = first_sequence(0xffff_ff00);
+        let after = extend_sequence(before, 0x100);
+        assert_eq!(after - before, 0x200);
+        assert_eq!(extend_sequence(after, 0xffff_ff00), before);
+    }
+}
