@@ -2,8 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,8 @@ use crate::{ss, wait};
 const WORKERS: usize = 8;
 /// Ports of the server, which multiply those of the client.
 const PORTS: usize = 4;
+/// How often a server looks whether somebody it keeps has gone.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long a crowd's subflows may take to join.
 const JOIN: Duration = Duration::from_secs(60);
 
@@ -46,11 +50,12 @@ pub struct Outcome {
 impl Burst {
     /// Makes the connections by path 0. The first that fails is an error.
     pub fn run(self, paths: &Paths) -> Result<Outcome> {
-        room(paths)?;
+        ports(paths)?;
         let hall = Hall::open(&paths.server, self.family, |mut stream| {
             let mut got = Vec::new();
             stream.read_to_end(&mut got)?;
-            stream.write_all(&got).map_err(Into::into)
+            stream.write_all(&got)?;
+            Ok(None)
         })?;
         let (next, start) = (AtomicU64::new(0), Instant::now());
         thread::scope(|scope| {
@@ -88,7 +93,6 @@ impl Burst {
 pub struct Crowd {
     /// The clients' sockets.
     pub clients: Vec<TcpStream>,
-    servers: Arc<Mutex<Vec<TcpStream>>>,
     _hall: Hall,
 }
 
@@ -96,15 +100,12 @@ impl Crowd {
     /// Opens so many connections by path 0 and waits until each has a subflow on every path that has an endpoint:
     /// `subflows` of them.
     pub fn open(paths: &Paths, family: Family, connections: usize, subflows: usize) -> Result<Self> {
-        room(paths)?;
-        let servers: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
-        let seats = Arc::clone(&servers);
-        let hall = Hall::open(&paths.server, family, move |mut stream| {
+        ports(paths)?;
+        let hall = Hall::open(&paths.server, family, |mut stream| {
             // A client joins when it knows that its peer has the connection for established.
             stream.read_exact(&mut [0])?;
             stream.write_all(&[0])?;
-            seats.lock().map_err(|_| anyhow!("a server panicked"))?.push(stream);
-            Ok(())
+            Ok(Some(stream))
         })?;
         let target = |number: usize| hall.target(number as u64);
         let clients = thread::scope(|scope| {
@@ -123,7 +124,7 @@ impl Crowd {
             let workers: Vec<_> = (0..WORKERS).map(|first| scope.spawn(move || worker(first))).collect();
             workers.into_iter().map(joined).collect::<Result<Vec<_>>>()
         })?;
-        let crowd = Self { clients: clients.into_iter().flatten().collect(), servers, _hall: hall };
+        let crowd = Self { clients: clients.into_iter().flatten().collect(), _hall: hall };
         wait::until(JOIN, || {
             let joins = |key: &str| -> Result<u64> { Ok(ss::mib(&paths.server)?.get(key).copied().unwrap_or(0)) };
             let (have, wanted) = (joins("MPJoinAckRx")?, (connections * (subflows - 1)) as u64);
@@ -133,15 +134,14 @@ impl Crowd {
         Ok(crowd)
     }
 
-    /// Ends the connections from `from` on, counted from 0, at both ends.
-    pub fn shrink(&mut self, from: usize) -> Result<()> {
-        let mut servers = self.servers.lock().map_err(|_| anyhow!("a server panicked"))?;
-        let gone: std::collections::BTreeSet<SocketAddr> =
-            self.clients.drain(from..).map(|client| client.local_addr()).collect::<Result<_, _>>()?;
-        servers.retain(|server| server.peer_addr().is_ok_and(|peer| !gone.contains(&peer)));
-        Ok(())
+    /// Ends the connections from `from` on, counted from 0. The server ends them, too, when it notices.
+    pub fn shrink(&mut self, from: usize) {
+        self.clients.truncate(from);
     }
 }
+
+/// What a server does with who comes: the connection is kept open if it is given back.
+type Serve = fn(TcpStream) -> Result<Option<TcpStream>>;
 
 /// A server with several ports that does the same with everyone who comes.
 #[derive(Debug)]
@@ -149,26 +149,41 @@ struct Hall {
     targets: Vec<SocketAddr>,
     closing: Arc<AtomicBool>,
     workers: Vec<JoinHandle<()>>,
+    _listeners: Vec<TcpListener>,
 }
 
 impl Hall {
-    fn open(
-        netns: &Arc<Netns>,
-        family: Family,
-        serve: impl Fn(TcpStream) -> Result<()> + Clone + Send + 'static,
-    ) -> Result<Self> {
-        let mut hall = Self { targets: Vec::new(), closing: Arc::default(), workers: Vec::new() };
+    fn open(netns: &Arc<Netns>, family: Family, serve: Serve) -> Result<Self> {
+        let mut hall = Self { targets: vec![], closing: Arc::default(), workers: vec![], _listeners: vec![] };
         for _ in 0..PORTS {
             let (listener, port) = mptcp::listen(netns, family, Protocol::Mptcp)?;
             hall.targets.push((address(Host::Server, family, 0), port).into());
             // Somebody who waits for a connection must look up now and then.
             listener.set_nonblocking(true)?;
             for _ in 0..WORKERS / PORTS {
-                let (listener, serve, closing) = (listener.try_clone()?, serve.clone(), Arc::clone(&hall.closing));
-                hall.workers.push(thread::spawn(move || receive(&listener, &serve, &closing)));
+                hall.hire(&listener, serve)?;
             }
+            hall._listeners.push(listener);
         }
         Ok(hall)
+    }
+
+    /// A thread with a table of descriptors of its own, so that what it keeps does not count against this process' limit,
+    /// and is closed when it ends.
+    fn hire(&mut self, listener: &TcpListener, serve: Serve) -> Result<()> {
+        let (fd, closing) = (listener.as_raw_fd(), Arc::clone(&self.closing));
+        let (sender, receiver) = channel();
+        self.workers.push(thread::spawn(move || {
+            // SAFETY: unshare changes nothing but the calling thread.
+            let own = check(unsafe { libc::unshare(libc::CLONE_FILES) });
+            let failed = own.is_err();
+            let _ = sender.send(own);
+            if !failed {
+                // SAFETY: the descriptor is open in the thread's own table, where nobody else closes it.
+                receive(&unsafe { TcpListener::from_raw_fd(fd) }, serve, &closing);
+            }
+        }));
+        receiver.recv().context("a server panicked")?.context("a table of descriptors")
     }
 
     fn target(&self, number: u64) -> SocketAddr {
@@ -186,31 +201,34 @@ impl Drop for Hall {
 }
 
 /// A guest that fails is noticed by the client, who does not get what it waits for.
-fn receive(listener: &TcpListener, serve: &impl Fn(TcpStream) -> Result<()>, closing: &AtomicBool) {
+fn receive(listener: &TcpListener, serve: Serve, closing: &AtomicBool) {
+    let mut kept = Vec::new();
     while !closing.load(Ordering::Relaxed) {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                let _ = stream.set_nonblocking(false);
-                let _ = mptcp::patient(&stream).and_then(|()| serve(stream));
-            }
-            Err(_) => wait_for(listener),
-        }
+        let Ok((stream, _)) = listener.accept() else {
+            poll(&mut [asked(listener)], PAUSE);
+            let mut asked: Vec<_> = kept.iter().map(asked).collect();
+            poll(&mut asked, Duration::ZERO);
+            let mut said = asked.iter().map(|one| one.revents != 0);
+            // Those who stay say nothing, so this is their end.
+            kept.retain(|_| !said.next().unwrap_or(false));
+            continue;
+        };
+        let served = stream.set_nonblocking(false).map_err(Into::into).and_then(|()| mptcp::patient(&stream));
+        kept.extend(served.and_then(|()| serve(stream)).ok().flatten());
     }
 }
 
-fn wait_for(listener: &TcpListener) {
-    use std::os::fd::AsRawFd;
-    let mut poll = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: one pollfd, as the count says.
-    unsafe { libc::poll(&raw mut poll, 1, 100) };
+fn asked(socket: &impl AsRawFd) -> libc::pollfd {
+    libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 }
 }
 
-/// Room for tens of thousands of sockets: descriptors for this process, ports for the client.
-fn room(paths: &Paths) -> Result<()> {
-    const FILES: libc::rlim_t = 200_000;
-    let wanted = libc::rlimit { rlim_cur: FILES, rlim_max: FILES };
-    // SAFETY: `wanted` is what the call wants a pointer to.
-    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wanted) }).context("RLIMIT_NOFILE")?;
+fn poll(sockets: &mut [libc::pollfd], limit: Duration) {
+    // SAFETY: the pointer and the count are those of `sockets`.
+    unsafe { libc::poll(sockets.as_mut_ptr(), sockets.len() as libc::nfds_t, limit.as_millis() as libc::c_int) };
+}
+
+/// Ports for tens of thousands of the client's sockets.
+fn ports(paths: &Paths) -> Result<()> {
     paths.client.sysctl("net/ipv4/ip_local_port_range", "1024 65535")
 }
 

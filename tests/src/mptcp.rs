@@ -87,9 +87,12 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Opens one by path 0, MPTCP at both ends.
+    /// Opens one by path 0, MPTCP at both ends, and sends a byte each way: a client joins, by the endpoints that there are
+    /// and those to come, when it knows that its peer has the connection for established.
     pub fn open(paths: &Paths, family: Family) -> Result<Self> {
-        Self::between(paths, family, [Protocol::Mptcp; 2])
+        let mut talk = Self::between(paths, family, [Protocol::Mptcp; 2])?;
+        talk.exchange(1, 1)?;
+        Ok(talk)
     }
 
     /// Opens one by path 0 between a client and a server that ask for these protocols.
@@ -138,10 +141,8 @@ impl Conversation {
         Ok(Info::of(&self.client.stream)?.context("no MPTCP")?.token)
     }
 
-    /// Waits until both ends have this many subflows, the first included. Sends a byte each way before, because a client
-    /// joins when it knows that its peer has the connection for established.
-    pub fn joined(&mut self, subflows: u32) -> Result<()> {
-        self.exchange(1, 1)?;
+    /// Waits until both ends have this many subflows, the first included.
+    pub fn joined(&self, subflows: u32) -> Result<()> {
         wait::until(PATIENCE, || {
             for info in self.info()? {
                 let have = info.context("no MPTCP")?.subflows_total;
@@ -229,15 +230,16 @@ fn send(mut stream: &TcpStream, offset: u64, len: u64, rate: Option<u64>) -> Res
     let pattern = pattern();
     let (start, mut done) = (Instant::now(), 0);
     while done < len {
-        let due = rate.map_or(len, |rate| (rate as f64 * (start.elapsed() + TICK).as_secs_f64()) as u64).min(len);
-        let part = due.saturating_sub(done).min(CHUNK as u64);
-        if part == 0 {
-            thread::sleep(TICK);
-            continue;
+        let due = rate.map_or(len, |rate| (rate as f64 * start.elapsed().as_secs_f64()) as u64).min(len);
+        while done < due {
+            let part = (due - done).min(CHUNK as u64) as usize;
+            let from = ((offset + done) % PERIOD as u64) as usize;
+            stream.write_all(&pattern[from..][..part]).with_context(|| format!("send byte {}", offset + done))?;
+            done += part as u64;
         }
-        let from = ((offset + done) % PERIOD as u64) as usize;
-        stream.write_all(&pattern[from..][..part as usize]).with_context(|| format!("send byte {}", offset + done))?;
-        done += part;
+        if rate.is_some() {
+            thread::sleep(TICK);
+        }
     }
     Ok(())
 }

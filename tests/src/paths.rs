@@ -4,11 +4,11 @@
 //! subflow leaves by the path that its source address belongs to, whatever it leads to; the server answers by the path that
 //! the client's address belongs to.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::{fmt, fs};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::link::{self, Offload};
 use crate::need;
@@ -20,6 +20,11 @@ const TABLE: usize = 100;
 const V6_ID: usize = 100;
 /// How many additional subflows and addresses each host takes. Every kernel with MPTCP allows 8.
 const LIMIT: usize = 8;
+/// Room of a subflow's sender. What it keeps on its way is far from `net.core.netdev_max_backlog` packets (1,000 unless set),
+/// beyond which a veth loses them between its two ends and has the sender believe that it never sent them. Less room for the
+/// receiver would do the same, but a receiver that is full of data that came too early may never again take what it waits
+/// for (seen on Linux 6.18).
+const SEND_BYTES: u32 = 200_000;
 /// What TBF lets through at once: more than a super-packet, so that it need not be cut for that.
 const BURST_BYTES: u32 = 70_000;
 
@@ -126,6 +131,7 @@ impl Paths {
             }
             // The one that every kernel has and every namespace may use.
             host.sysctl("net/ipv4/tcp_congestion_control", "reno")?;
+            host.sysctl("net/ipv4/tcp_wmem", &format!("4096 65536 {SEND_BYTES}"))?;
             host.enable_ipv6()?;
             host.ip(&format!("mptcp limits set subflow {LIMIT} add_addr_accepted {LIMIT}"))?;
             host.output("nft", &["add", "table", "netdev", "lab"])?;
@@ -152,7 +158,11 @@ impl Paths {
             }
             _ => link::veth((client, west), (server, east))?,
         }
-        ends.iter().try_for_each(|(netns, device)| plan.offload.set(netns, device))
+        for (netns, device) in &ends {
+            plan.offload.set(netns, device)?;
+            in_order(netns, device)?;
+        }
+        Ok(())
     }
 
     /// Addresses, neighbours and routes of a path. May be repeated after a device was down, which loses most of them.
@@ -262,7 +272,7 @@ impl Paths {
 
     /// Packets that the bottlenecks dropped. An error where there are none.
     pub fn dropped(&self) -> Result<u64> {
-        let Some(middle) = &self.middle else { anyhow::bail!("no bottleneck") };
+        let Some(middle) = &self.middle else { bail!("no bottleneck") };
         let text = middle.tc("-s qdisc show")?;
         let after = text.split("(dropped ").skip(1);
         let counts: Vec<u64> =
@@ -285,6 +295,13 @@ impl Bottleneck {
         }
         Ok(())
     }
+}
+
+/// Makes one processor take what arrives at a device. A veth hands a packet to the processor that sent it, and a sender
+/// that moves to another one would overtake itself.
+fn in_order(netns: &Netns, device: &str) -> Result<()> {
+    let file = format!("/sys/class/net/{device}/queues/rx-0/rps_cpus");
+    netns.run(|| fs::write(&file, "1")).with_context(|| file)
 }
 
 /// The name of a host's device on a path.

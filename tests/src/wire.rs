@@ -111,20 +111,6 @@ impl Wire {
         ensure!(self.worker.as_ref().is_some_and(|worker| !worker.is_finished()), "the capture has ended");
         Ok(self.flows.lock().map_err(|_| anyhow!("the capture panicked"))?.clone())
     }
-
-    /// What has passed when nothing more comes.
-    pub fn settled(&self) -> Result<BTreeMap<Tuple, Flow>> {
-        let (start, mut last, mut since) = (Instant::now(), self.flows()?, Instant::now());
-        while since.elapsed() < QUIET {
-            ensure!(start.elapsed() < Duration::from_secs(20), "traffic that does not end");
-            thread::sleep(TURN);
-            let now = self.flows()?;
-            if now != last {
-                (last, since) = (now, Instant::now());
-            }
-        }
-        Ok(last)
-    }
 }
 
 impl Drop for Wire {
@@ -134,6 +120,21 @@ impl Drop for Wire {
             let _ = worker.join();
         }
     }
+}
+
+/// What has passed on each device when nothing more comes.
+pub fn settled<'a>(wires: impl Iterator<Item = &'a Wire> + Clone) -> Result<Vec<BTreeMap<Tuple, Flow>>> {
+    let read = || wires.clone().map(Wire::flows).collect::<Result<Vec<_>>>();
+    let (start, mut last, mut since) = (Instant::now(), read()?, Instant::now());
+    while since.elapsed() < QUIET {
+        ensure!(start.elapsed() < Duration::from_secs(20), "traffic that does not end");
+        thread::sleep(TURN);
+        let now = read()?;
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+    }
+    Ok(last)
 }
 
 /// Everything together, received and sent.

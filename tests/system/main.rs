@@ -9,6 +9,9 @@ mod harness;
 mod hotplug;
 mod http;
 mod lab;
+mod mptcp_life;
+mod mptcp_truth;
+mod mptcp_view;
 mod multipath;
 mod names;
 mod overflow;
@@ -29,6 +32,8 @@ fn main() {
     let trials = [
         harness::trials(),
         lab::trials(),
+        mptcp_truth::trials(),
+        mptcp_life::trials(),
         classes::trials(),
         devices::trials(),
         bulk::trials(),
