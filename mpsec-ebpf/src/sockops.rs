@@ -247,19 +247,33 @@ struct Tuple {
 impl Tuple {
     #[inline(always)]
     fn of(ops: *mut bpf_sock_ops) -> Tuple {
-        // SAFETY: the context is valid for as long as the program runs.
-        let ops = unsafe { &*ops };
-        let pair = |low: u32, high: u32| low as u64 | (high as u64) << 32;
-        let (local, remote) = if ops.family == AF_INET {
-            (mapped_halves(ops.local_ip4), mapped_halves(ops.remote_ip4))
-        } else {
+        // SAFETY: the context is valid for as long as the program runs. Volatile, so that each field is loaded on its own: the
+        // verifier accepts no address that is worked out first.
+        let word = |field: *const u32| unsafe { field.read_volatile() } as u64;
+        let half = |address: *const u32, index: usize| {
+            let address = address.wrapping_add(2 * index);
+            word(address) | word(address.wrapping_add(1)) << 32
+        };
+        // SAFETY: as above; only addresses are taken.
+        let (local4, remote4, local6, remote6, ports, family) = unsafe {
             (
-                [pair(ops.local_ip6[0], ops.local_ip6[1]), pair(ops.local_ip6[2], ops.local_ip6[3])],
-                [pair(ops.remote_ip6[0], ops.remote_ip6[1]), pair(ops.remote_ip6[2], ops.remote_ip6[3])],
+                word(&raw const (*ops).local_ip4),
+                word(&raw const (*ops).remote_ip4),
+                (&raw const (*ops).local_ip6).cast::<u32>(),
+                (&raw const (*ops).remote_ip6).cast::<u32>(),
+                [word(&raw const (*ops).local_port), word(&raw const (*ops).remote_port)],
+                word(&raw const (*ops).family) as u32,
             )
         };
+        let local6 = [half(local6, 0), half(local6, 1)];
+        let remote6 = [half(remote6, 0), half(remote6, 1)];
+        let (local, remote) = if family == AF_INET {
+            (mapped_halves(local4 as u32), mapped_halves(remote4 as u32))
+        } else {
+            (local6, remote6)
+        };
         // The one is in host order, the other in network order (include/uapi/linux/bpf.h).
-        Tuple { local, remote, local_port: ops.local_port as u16, remote_port: u32::from_be(ops.remote_port) as u16 }
+        Tuple { local, remote, local_port: ports[0] as u16, remote_port: u32::from_be(ports[1] as u32) as u16 }
     }
 
     #[inline(always)]

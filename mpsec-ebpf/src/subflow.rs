@@ -1,9 +1,7 @@
 //! Counting a packet for its MPTCP subflow: whose it is, and how much payload it carries.
 
 use aya_ebpf::bindings::__sk_buff;
-use mpsec_common::headers::{
-    ETHERNET_LEN, IPV4_LEN, IPV6_LEN, Ipv4, Ipv4Addresses, Ipv6, Ipv6Addresses, TcpHead,
-};
+use mpsec_common::headers::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, Ipv4, Ipv4Addresses, Ipv6, Ipv6Addresses, TcpHead};
 use mpsec_common::maps::{InterfaceSlot, interface_flags};
 use mpsec_common::mptcp::{tag_v4, tag_v6};
 use mpsec_common::traffic::Counter;
@@ -34,12 +32,30 @@ pub fn is_counted(skb: *mut __sk_buff, interface: &InterfaceSlot, layout: &Layou
 
 /// Counts a packet for its subflow: usual headers right here, others in [`mpsec_subflow`].
 #[inline(always)]
-pub fn count_usual<P: Packet>(skb: *mut __sk_buff, packet: &P, direction: Direction, layout: &Layout, amount: &Counter) {
+pub fn count_usual<P: Packet>(
+    skb: *mut __sk_buff,
+    packet: &P,
+    direction: Direction,
+    layout: &Layout,
+    amount: &Counter,
+) {
     const V4: u32 = ETHERNET_LEN + IPV4_LEN;
     const V6: u32 = ETHERNET_LEN + IPV6_LEN;
     let outcome = match layout.l4_offset {
-        V4 => count::<P, true>(skb, packet, direction, &Layout { l3_offset: ETHERNET_LEN, l4_offset: V4, ..*layout }, amount),
-        V6 => count::<P, false>(skb, packet, direction, &Layout { l3_offset: ETHERNET_LEN, l4_offset: V6, ..*layout }, amount),
+        V4 => count::<P, true>(
+            skb,
+            packet,
+            direction,
+            &Layout { l3_offset: ETHERNET_LEN, l4_offset: V4, ..*layout },
+            amount,
+        ),
+        V6 => count::<P, false>(
+            skb,
+            packet,
+            direction,
+            &Layout { l3_offset: ETHERNET_LEN, l4_offset: V6, ..*layout },
+            amount,
+        ),
         _ => Err(Short),
     };
     if outcome.is_err() {

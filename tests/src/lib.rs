@@ -8,6 +8,7 @@
 //! | know frames and what must be said of them | [`frames`] |
 //! | send and receive them | [`send`], [`capture`], [`tuntap`] |
 //! | make bulk traffic of known size | [`bulk`] |
+//! | open MPTCP sockets | [`mptcp_socket`] |
 //! | run the agent and read its metrics | [`agent`], [`http`], [`exposition`], [`counted`] |
 //! | see and disturb what is attached to a device | [`hooks`], [`bpf`] |
 //! | let Prometheus scrape it, and read dashboards as Grafana does | [`prometheus`], [`grafana`] |
@@ -24,6 +25,7 @@ pub mod grafana;
 pub mod hooks;
 pub mod http;
 pub mod link;
+pub mod mptcp_socket;
 pub mod need;
 pub mod netns;
 pub mod packet_socket;

@@ -9,7 +9,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap};
 use mpsec_common::Direction;
 use mpsec_common::mptcp::{
-    CHOICES, HANDSHAKES as HANDSHAKE_ENTRIES, Handshake, HandshakeCounter, PORT_ENTRIES, SubflowCounter,
+    CHOICES, HANDSHAKES as HANDSHAKE_ENTRIES, Handshake, HandshakeCounter, PORT_ENTRIES, PortPair, SubflowCounter,
     SubflowCounters, SubflowInfo, TAG_FREE, TAG_RETIRED, TagSet, WAYS, choose, extend_sequence, first_sequence,
     port_entry, set_of, slot_of, subflow_counter_index,
 };
@@ -36,7 +36,7 @@ static SUBFLOWS: Array<SubflowInfo> = Array::with_max_entries(WAYS as u32, BPF_F
 #[map]
 static SUBFLOW_COUNTERS: Array<SubflowCounters> = Array::with_max_entries(WAYS as u32, BPF_F_MMAPABLE);
 #[map]
-static SUBFLOW_PORTS: Array<u32> = Array::with_max_entries(PORT_ENTRIES, BPF_F_MMAPABLE);
+static SUBFLOW_PORTS: Array<PortPair> = Array::with_max_entries(PORT_ENTRIES / 2, BPF_F_MMAPABLE);
 #[map]
 static HANDSHAKES: LruHashMap<u64, Handshake> = LruHashMap::with_max_entries(HANDSHAKE_ENTRIES, 0);
 
@@ -55,13 +55,22 @@ pub fn seed() -> u64 {
 /// Whether any subflow may have these ports, [`mpsec_common::mptcp::SubflowKey::ports`].
 #[inline(always)]
 pub fn may_have_ports(ports: u32) -> bool {
-    SUBFLOW_PORTS.get(port_entry(ports)).is_some_and(|count| *count != 0)
+    // SAFETY: the map returned a pointer to a whole value; volatile, because others write it.
+    count_of(ports).is_some_and(|count| unsafe { count.read_volatile() } != 0)
+}
+
+#[inline(always)]
+fn count_of(ports: u32) -> Option<*mut u32> {
+    let entry = port_entry(ports);
+    let pair = SUBFLOW_PORTS.get_ptr_mut(entry >> 1)?;
+    // SAFETY: the map returned a pointer to a whole value, which has two elements.
+    Some(unsafe { pair.cast::<u32>().add(entry as usize & 1) })
 }
 
 /// Counts one subflow more with these ports.
 #[inline(always)]
 pub fn add_ports(ports: u32) {
-    if let Some(count) = SUBFLOW_PORTS.get_ptr_mut(port_entry(ports)) {
+    if let Some(count) = count_of(ports) {
         // SAFETY: the map returned a pointer to a whole value.
         unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(count, 1) };
     }
