@@ -172,7 +172,8 @@ fn two_cpus(options: &Options, subject: &Subject, frames: &[Frame], cpus: [usize
     })
 }
 
-fn per_packet(program: BorrowedFd<'_>, frame: &Frame, repeat: u32) -> Result<f64> {
+/// CPU time in nanoseconds of one run of a program on a frame.
+pub fn per_packet(program: BorrowedFd<'_>, frame: &Frame, repeat: u32) -> Result<f64> {
     // Somebody else may keep the run time of programs, which costs more than what is measured here: wait until that is over.
     for _ in 0..PATIENCE {
         let before = program::runs(program)?;

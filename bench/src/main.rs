@@ -16,6 +16,7 @@ mod path;
 mod read;
 mod render;
 mod scrape;
+mod subflow;
 mod tcp;
 
 // What they share.
@@ -60,6 +61,7 @@ type Bench = fn(&Options) -> Result<Vec<Section>>;
 
 const BENCHES: &[(&str, Bench)] = &[
     ("classify", classify::run),
+    ("subflow", subflow::run),
     ("tcp", tcp::run),
     ("path", path::run),
     ("read", read::run),

@@ -4,8 +4,8 @@
 //! then loads 16 bits at a time rather than single bytes. None of more than a word is exactly two words long: the compiler
 //! would put such a one together in a register first, and take it apart again.
 
-use crate::header;
 use crate::packet::filter_bit;
+use crate::{header, shared};
 
 /// EtherTypes (IEEE 802 numbers).
 pub mod ethertype {
@@ -189,6 +189,60 @@ impl TcpTail {
     #[inline(always)]
     pub fn header_len(&self) -> u32 {
         ((self.offset_reserved >> 4) as u32) << 2
+    }
+}
+
+shared! {
+    /// The addresses of an IPv4 header, as they lie there. Not packed, as the next two are not: the machines that the agent
+    /// runs on load a whole word from any address.
+    pub struct Ipv4Addresses {
+        /// Source address.
+        pub source: u32,
+        /// Destination address.
+        pub destination: u32,
+    }
+}
+impl Ipv4Addresses {
+    /// Where they lie in the header.
+    pub const OFFSET: u32 = 12;
+}
+
+shared! {
+    /// The addresses of an IPv6 header, as they lie there.
+    pub struct Ipv6Addresses {
+        /// Source address.
+        pub source: [u64; 2],
+        /// Destination address.
+        pub destination: [u64; 2],
+    }
+}
+impl Ipv6Addresses {
+    /// Where they lie in the header.
+    pub const OFFSET: u32 = 8;
+}
+
+shared! {
+    /// TCP header up to its flags.
+    pub struct TcpHead {
+        /// Source and destination, as they lie in the header.
+        pub ports: u32,
+        sequence: u32,
+        acknowledgement: u32,
+        offset_reserved: u8,
+        flags: u8,
+        window: u16,
+    }
+}
+impl TcpHead {
+    /// The sequence number of the first byte, of the SYN if it is one.
+    #[inline(always)]
+    pub fn sequence(&self) -> u32 {
+        u32::from_be(self.sequence)
+    }
+    /// True for the first segment of a handshake: SYN without ACK.
+    #[inline(always)]
+    pub fn is_first(&self) -> bool {
+        self.flags & 0x12 == 0x02
     }
 }
 

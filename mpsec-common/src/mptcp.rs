@@ -29,12 +29,6 @@ impl SubflowKey {
         SubflowKey { local: mapped(local), remote: mapped(remote), local_port, remote_port }
     }
 
-    /// True when both addresses are IPv4 addresses.
-    pub const fn is_v4(&self) -> bool {
-        let ([local, _], [remote, _]) = (halves(&self.local), halves(&self.remote));
-        local == 0 && remote == 0 && is_mapped(&self.local) && is_mapped(&self.remote)
-    }
-
     /// Both ports as they lie in a packet that is sent, read in this machine's byte order.
     #[inline(always)]
     pub const fn ports(&self) -> u32 {
@@ -43,12 +37,7 @@ impl SubflowKey {
 
     /// The tag, with the seed that the kernel side was loaded with.
     pub const fn tag(&self, seed: u64) -> u64 {
-        let (local, remote) = (halves(&self.local), halves(&self.remote));
-        if self.is_v4() {
-            tag_v4(seed, (local[1] >> 32) as u32, (remote[1] >> 32) as u32, self.ports())
-        } else {
-            tag_v6(seed, local, remote, self.ports())
-        }
+        tag(seed, halves(&self.local), halves(&self.remote), self.ports())
     }
 }
 
@@ -56,11 +45,16 @@ const fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
 
-const fn is_mapped(address: &[u8; 16]) -> bool {
-    matches!(address, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..])
+/// The lower half of what [`SubflowKey`] makes of an IPv4 address, as [`halves`] gives it; the upper half is the address.
+const MAPPED: u32 = 0xffff_0000;
+
+/// An IPv4 address, as it lies in a packet and read in this machine's byte order, as [`tag`] takes it.
+#[inline(always)]
+pub const fn mapped_halves(address: u32) -> [u64; 2] {
+    [0, (address as u64) << 32 | MAPPED as u64]
 }
 
-/// The words of an address, little-endian as both sides of this agent's machines are.
+/// The words of an address in little-endian order, as all machines that the agent runs on have it.
 const fn halves(a: &[u8; 16]) -> [u64; 2] {
     [
         u64::from_le_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]),
@@ -76,6 +70,10 @@ pub const fn ports(local: u16, remote: u16) -> u32 {
 
 /// Entries of the port filter.
 pub const PORT_ENTRIES: u32 = 1 << 16;
+
+/// Two neighbouring entries of the port filter: values of an array are 8 bytes apart at the least (array_map_alloc,
+/// kernel/bpf/arraymap.c).
+pub type PortPair = [u32; 2];
 
 /// The entry of the port filter for [`SubflowKey::ports`], the same for both directions. It counts the subflows in it: what
 /// has 0 there is none.
@@ -102,6 +100,17 @@ const fn fold(ports: u32) -> u64 {
 const fn mix(word: u64) -> u64 {
     let word = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     word ^ (word >> 32)
+}
+
+/// The tag of a subflow of either family, by the words of the addresses in its [`SubflowKey`] and [`SubflowKey::ports`].
+#[inline(always)]
+pub const fn tag(seed: u64, local: [u64; 2], remote: [u64; 2], ports: u32) -> u64 {
+    let mapped = local[0] == 0 && remote[0] == 0 && local[1] as u32 == MAPPED && remote[1] as u32 == MAPPED;
+    if mapped {
+        tag_v4(seed, (local[1] >> 32) as u32, (remote[1] >> 32) as u32, ports)
+    } else {
+        tag_v6(seed, local, remote, ports)
+    }
 }
 
 /// The tag of an IPv4 subflow: addresses as they lie in the packet, read in this machine's byte order, and
@@ -382,6 +391,8 @@ mod tests {
         let v6 = SubflowKey { local: *b"0123456789abcdef", remote: *b"ghijklmnopqrstuv", ..key };
         let (local, remote) = ([half(*b"01234567"), half(*b"89abcdef")], [half(*b"ghijklmn"), half(*b"opqrstuv")]);
         assert_eq!(v6.tag(7), tag_v6(7, local, remote, sent));
+        let mapped = [[10, 0, 0, 1], [10, 0, 0, 2]].map(|address| mapped_halves(word(address)));
+        assert_eq!(key.tag(7), tag(7, mapped[0], mapped[1], sent));
     }
 
     #[test]

@@ -129,6 +129,8 @@ pub struct Layout {
     pub class: Class,
     /// Offset of the network header in bytes.
     pub l3_offset: u32,
+    /// Offset of the transport header in bytes; equal to `l3_offset` where none was read.
+    pub l4_offset: u32,
     /// Offset of the transport payload in bytes: what each segment of a super-packet repeats. Equal to `l3_offset` where
     /// no transport header was read.
     pub payload_offset: u32,
@@ -138,7 +140,7 @@ impl Layout {
     /// A frame of `len` bytes that ends within its link header.
     #[inline(always)]
     pub const fn without_link_header(len: u32) -> Layout {
-        Layout { class: Class::Malformed, l3_offset: len, payload_offset: len }
+        Layout { class: Class::Malformed, l3_offset: len, l4_offset: len, payload_offset: len }
     }
 }
 
@@ -162,12 +164,12 @@ struct Cursor {
 impl Cursor {
     #[inline(always)]
     fn found(&self, class: Class) -> Result<Layout, Short> {
-        Ok(Layout { class, l3_offset: self.l3, payload_offset: self.l3 })
+        Ok(Layout { class, l3_offset: self.l3, l4_offset: self.l3, payload_offset: self.l3 })
     }
 
     #[inline(always)]
     fn found_with_transport(&self, class: Class, header_len: u32) -> Result<Layout, Short> {
-        Ok(Layout { class, l3_offset: self.l3, payload_offset: self.at + header_len })
+        Ok(Layout { class, l3_offset: self.l3, l4_offset: self.at, payload_offset: self.at + header_len })
     }
 
     /// True when the IP packet has `len` more bytes.
@@ -197,7 +199,9 @@ pub fn classify<P: Packet>(packet: &P, context: &Context) -> Result<Layout, Shor
         Err(Short) => Err(Short),
     };
     match found {
-        Err(Short) if P::COMPLETE => Ok(Layout { class: Class::Malformed, l3_offset: at, payload_offset: at }),
+        Err(Short) if P::COMPLETE => {
+            Ok(Layout { class: Class::Malformed, l3_offset: at, l4_offset: at, payload_offset: at })
+        }
         found => found,
     }
 }

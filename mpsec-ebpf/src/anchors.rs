@@ -5,7 +5,7 @@
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
 use aya_ebpf::macros::{classifier, map};
-use aya_ebpf::maps::{HashMap, PerCpuArray};
+use aya_ebpf::maps::{HashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::TcContext;
 
 /// Packets and bytes.
@@ -30,7 +30,62 @@ struct Flow {
 #[map]
 static TOTAL: PerCpuArray<Count> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-static FLOWS: HashMap<Flow, Count> = HashMap::with_max_entries(1 << 16, 0);
+static FLOWS: HashMap<Flow, Count> = HashMap::with_max_entries(1 << 17, 0);
+
+/// Where a CPU's walk over flows stands.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Walk {
+    /// How many flows there are.
+    flows: u32,
+    /// The number of the next one.
+    next: u32,
+    /// Sequence number of the next segment of each.
+    sequence: u32,
+    /// Payload bytes of a segment.
+    payload: u32,
+}
+
+#[map]
+static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+/// What runs on the frame behind a step of the walk.
+#[map]
+static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Makes the frame, of TCP over IPv4, the next segment of the next flow, and goes on with the program in [`NEXT`]: a test run
+/// takes a single frame and runs it over and over.
+#[classifier]
+pub fn walk_flows(context: TcContext) -> i32 {
+    if let Some(walk) = WALK.get_ptr_mut(0) {
+        step(walk, &context);
+    }
+    // SAFETY: the program in the map takes the same context; if there is none, the call does nothing.
+    unsafe { NEXT.tail_call(&context, 0) };
+    TC_ACT_UNSPEC
+}
+
+#[inline(always)]
+fn step(walk: *mut Walk, context: &TcContext) {
+    // SAFETY: the map returned a pointer to a whole value, and the context is valid for as long as the program runs.
+    let (walk, buffer) = unsafe { (&mut *walk, &*context.skb.skb) };
+    let (start, end) = (buffer.data as usize, buffer.data_end as usize);
+    if start + 42 > end {
+        return;
+    }
+    let flow = walk.next;
+    // SAFETY: the first 42 bytes are there, as just checked: the lower half of the source address, the source port and the
+    // sequence number are among them.
+    unsafe {
+        *((start + 28) as *mut u16) = ((flow >> 13) as u16).to_be();
+        *((start + 34) as *mut u16) = (1024 + (flow & 0x1fff) as u16).to_be();
+        *((start + 38) as *mut u32) = walk.sequence.to_be();
+    }
+    walk.next = flow + 1;
+    if walk.next >= walk.flows {
+        walk.next = 0;
+        walk.sequence += walk.payload;
+    }
+}
 
 /// Does nothing.
 #[classifier]

@@ -12,7 +12,7 @@ use mpsec_common::traffic::{CLASS_SLOTS, Counter};
 use mpsec_common::{Class, Direction, Layout, Link, Packet as _, classify};
 
 use crate::packet::{Linear, Whole};
-use crate::{kernel, record};
+use crate::{kernel, record, subflow};
 
 /// Counts one packet and lets it pass on to whatever comes next on the hook.
 ///
@@ -60,6 +60,9 @@ fn count_usual(skb: *mut __sk_buff, direction: Direction) -> Option<()> {
         Counter { packets: segments as u64, bytes: bytes as u64, l3_bytes: l3_bytes as u64 }
     };
     record::traffic(interface.first_counter, direction, layout.class, &amount);
+    if subflow::is_counted(skb, interface, &layout) {
+        subflow::count_usual(skb, &packet, direction, &layout, &amount);
+    }
     Some(())
 }
 
@@ -77,6 +80,9 @@ pub extern "C" fn mpsec_count(skb: *mut __sk_buff, direction: u32) -> i32 {
         log_malformed(skb);
     }
     record::traffic(interface.first_counter, direction, layout.class, &amount);
+    if subflow::is_counted(skb, interface, &layout) {
+        subflow::count_slowly(skb, direction, &layout, &amount);
+    }
     0
 }
 
@@ -155,6 +161,7 @@ pub extern "C" fn mpsec_layout_of_whole(skb: *mut __sk_buff, link: u32, directio
         let packet = Whole::from_network_header(skb, link_len);
         let mut layout = classify(&packet, &context).unwrap_or(Layout::without_link_header(packet.len()));
         layout.l3_offset += link_len;
+        layout.l4_offset += link_len;
         layout.payload_offset += link_len;
         return pack(&layout);
     }
@@ -162,17 +169,25 @@ pub extern "C" fn mpsec_layout_of_whole(skb: *mut __sk_buff, link: u32, directio
     pack(&classify(&packet, &context).unwrap_or(Layout::without_link_header(packet.len())))
 }
 
-/// A layout in a register: a function of the kernel side can return no more.
+/// A layout in a register: a function of the kernel side can return no more. The highest byte is 0.
 #[inline(always)]
-fn pack(layout: &Layout) -> u64 {
-    layout.class as u64 | ((layout.l3_offset as u64 & 0xffff) << 8) | ((layout.payload_offset as u64 & 0xffff) << 24)
+pub fn pack(layout: &Layout) -> u64 {
+    layout.class as u64
+        | ((layout.l3_offset as u64 & 0xffff) << 8)
+        | ((layout.payload_offset as u64 & 0xffff) << 24)
+        | ((layout.l4_offset as u64 & 0xffff) << 40)
 }
 
 #[inline(always)]
-fn unpack(packed: u64) -> Layout {
+pub fn unpack(packed: u64) -> Layout {
     // Masked, so that the verifier knows a bound, which the function that packed it does not tell.
     let class = Class::from_number(packed as u8 & (CLASS_SLOTS as u8 - 1)).unwrap_or(Class::Other);
-    Layout { class, l3_offset: (packed >> 8) as u32 & 0xffff, payload_offset: (packed >> 24) as u32 & 0xffff }
+    Layout {
+        class,
+        l3_offset: (packed >> 8) as u32 & 0xffff,
+        l4_offset: (packed >> 40) as u32 & 0xffff,
+        payload_offset: (packed >> 24) as u32 & 0xffff,
+    }
 }
 
 /// What the packet takes of the wire.

@@ -1,14 +1,19 @@
 //! MPSec's kernel side. This file only lists the programs; each lives in the module that is named for its hook.
 #![no_std]
 #![no_main]
+// Atomic operations on maps.
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "core's stable atomics are not there for this target")]
 
 mod classify;
 mod kernel;
 mod packet;
 mod record;
+mod sockops;
+mod subflow;
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::programs::{SockOpsContext, TcContext};
 use mpsec_common::Direction;
 
 /// TC ingress: counts what an interface receives.
@@ -21,6 +26,14 @@ pub fn mpsec_ingress(context: TcContext) -> i32 {
 #[aya_ebpf::macros::classifier]
 pub fn mpsec_egress(context: TcContext) -> i32 {
     classify::count(skb(&context), Direction::Tx)
+}
+
+/// Sockets of a control group: registers MPTCP subflows.
+#[aya_ebpf::macros::sock_ops]
+pub fn mpsec_sockops(context: SockOpsContext) -> u32 {
+    // What is no subflow is none of this program's business.
+    let _ = sockops::called_back(context.ops);
+    1
 }
 
 fn skb(context: &TcContext) -> *mut __sk_buff {

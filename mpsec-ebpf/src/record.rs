@@ -10,10 +10,12 @@ use mpsec_common::maps::{OTHER_SLOT, counter_index_from, slot_index};
 use mpsec_common::traffic::{CLASS_SLOTS, Counter, CounterCell, InterfaceCounters};
 use mpsec_common::{Class, Direction, LAYOUT_VERSION, Link};
 
+pub mod subflows;
+
 /// By its name the agent tells that the layout of the maps is the one that it knows.
 #[used]
 #[unsafe(no_mangle)]
-static LAYOUT_1: Global<u32> = Global::new(LAYOUT_VERSION);
+static LAYOUT_2: Global<u32> = Global::new(LAYOUT_VERSION);
 /// UDP ports of WireGuard; 0 for none.
 #[unsafe(no_mangle)]
 static WIREGUARD: Global<[u16; WIREGUARD_PORTS]> = Global::new([51820, 0, 0, 0]);
@@ -32,7 +34,7 @@ static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Event::ALL.len()
 
 /// What an interface without an entry is taken for.
 const UNKNOWN: InterfaceSlot =
-    InterfaceSlot { ifindex: 0, first_counter: 0, link: Link::Foreign as u8, uncounted: [0; 2], reserved: 0 };
+    InterfaceSlot { ifindex: 0, first_counter: 0, link: Link::Foreign as u8, uncounted: [0; 2], flags: 0 };
 const _: () = assert!(OTHER_SLOT == 0, "its first counter is the first of all");
 
 /// One of the UDP ports of WireGuard. The verifier knows its value and takes out what compares to none, so each is loaded

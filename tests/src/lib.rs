@@ -10,6 +10,7 @@
 //! | make bulk traffic of known size | [`bulk`] |
 //! | make several paths, and talk MPTCP over them | [`paths`], [`mptcp`], [`crowd`] |
 //! | know what crossed a path, and what the kernel says of it | [`wire`], [`ss`] |
+//! | open MPTCP sockets | [`mptcp_socket`] |
 //! | run the agent and read its metrics | [`agent`], [`http`], [`exposition`], [`counted`] |
 //! | see and disturb what is attached to a device | [`hooks`], [`bpf`] |
 //! | let Prometheus scrape it, and read dashboards as Grafana does | [`prometheus`], [`grafana`] |
@@ -29,6 +30,7 @@ pub mod hooks;
 pub mod http;
 pub mod link;
 pub mod mptcp;
+pub mod mptcp_socket;
 pub mod need;
 pub mod netns;
 pub mod packet_socket;

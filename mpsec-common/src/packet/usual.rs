@@ -99,8 +99,11 @@ fn transport<P: Packet>(packet: &P, context: &Context, l3: u32, at: u32, number:
     if !(8..=MAX_LEN).contains(&len) {
         return None;
     }
-    let (class, payload_offset) = match number {
-        protocol::TCP => tcp(packet, at, len)?,
+    let (class, l4_offset, payload_offset) = match number {
+        protocol::TCP => {
+            let (class, payload_offset) = tcp(packet, at, len)?;
+            (class, at, payload_offset)
+        }
         // Other super-packets may be tunnels, or have lengths that do not hold.
         _ if context.gso => return None,
         protocol::UDP => {
@@ -110,12 +113,12 @@ fn transport<P: Packet>(packet: &P, context: &Context, l3: u32, at: u32, number:
                 return None;
             }
             let payload = total_len - UDP_LEN;
-            (datagram(packet, context, &header, at + UDP_LEN, payload, payload).ok()?, at + UDP_LEN)
+            (datagram(packet, context, &header, at + UDP_LEN, payload, payload).ok()?, at, at + UDP_LEN)
         }
-        protocol::ESP => (Class::Esp, l3),
+        protocol::ESP => (Class::Esp, l3, l3),
         _ => return None,
     };
-    Some(Layout { class, l3_offset: l3, payload_offset })
+    Some(Layout { class, l3_offset: l3, l4_offset, payload_offset })
 }
 
 #[cfg(test)]

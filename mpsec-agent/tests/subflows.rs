@@ -1,0 +1,365 @@
+//! MPTCP subflows as the kernel side registers and counts them, on real connections between two namespaces: the sums must be
+//! the wire's own, from the first SYN to the last ACK.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Arguments;
+use mpsec_agent::kernel::attach::{Attacher, Attachment};
+use mpsec_agent::kernel::cgroup;
+use mpsec_agent::kernel::ebpf::{Kernel, Settings};
+use mpsec_agent::kernel::subflows::View;
+use mpsec_common::maps::{Event, InterfaceSlot, interface_flags, slot_index};
+use mpsec_common::mptcp::{SubflowKey, SubflowState, flags};
+use mpsec_common::traffic::Counter;
+use mpsec_common::{Class, Direction, Link};
+use mpsec_tests::link::{self, Offload};
+use mpsec_tests::mptcp_socket::Protocol;
+use mpsec_tests::netns::Netns;
+use mpsec_tests::topology::Pair;
+use mpsec_tests::trial::{Skip, trial};
+use mpsec_tests::wait;
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// How long something that is about to happen may take.
+const SOON: Duration = Duration::from_secs(10);
+const PORT: u16 = 5001;
+const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+const V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2));
+/// Payload from the client, and back.
+const UP: usize = 3_000_017;
+const DOWN: usize = 2_000_003;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let tests: [(&str, fn() -> Result<()>); 7] = [
+        ("ipv4_segments_one_by_one", || one_connection(V4, Offload::Off)),
+        ("ipv4_super_packets", || one_connection(V4, Offload::Full)),
+        ("ipv6_segments_one_by_one", || one_connection(V6, Offload::Off)),
+        ("a_joined_subflow_on_another_interface", joined),
+        ("a_peer_without_mptcp", fallen_back),
+        ("what_is_no_subflow", plain),
+        ("an_adopted_subflow", adopted),
+    ];
+    let trials = tests.map(|(name, body)| trial(name, LIMIT, body));
+    libtest_mimic::run(&arguments, trials.into()).exit();
+}
+
+/// The kernel side, in a namespace and on some of its interfaces.
+struct Host {
+    netns: Arc<Netns>,
+    kernel: Kernel,
+    /// Keeps the programs attached.
+    _attached: Vec<Attachment>,
+}
+
+impl Host {
+    fn new(netns: &Arc<Netns>, devices: &[&str]) -> Result<Host> {
+        let load = || -> Result<(Kernel, Vec<Attachment>)> {
+            let mut kernel = Kernel::load(&Settings {
+                max_interfaces: 4,
+                wireguard_ports: [0; 4],
+                max_subflows: 64,
+                netns_cookie: cgroup::netns_cookie()?,
+                log_level: 0,
+            })?;
+            match &kernel.subflows {
+                Err(reason) if reason.contains("this kernel has no MPTCP") => return Err(Skip::because(reason)),
+                Err(reason) => anyhow::bail!("{reason}"),
+                Ok(_) => {}
+            }
+            let mut attacher = Attacher::new(None, kernel.program(Direction::Rx))?;
+            let mut attached = Vec::new();
+            for (number, device) in devices.iter().enumerate() {
+                let ifindex = netns.ifindex(device)?;
+                let slot = number as u16 + 1;
+                kernel.counters.reach(slot)?;
+                let entry = InterfaceSlot {
+                    ifindex,
+                    first_counter: kernel.counters.first(slot),
+                    link: Link::Ethernet as u8,
+                    uncounted: [0; 2],
+                    flags: interface_flags::COUNTS_SUBFLOWS,
+                };
+                kernel.set_interface(slot_index(ifindex, 0), entry)?;
+                for direction in Direction::ALL {
+                    attached.push(attacher.attach(kernel.program(direction), ifindex, direction)?);
+                }
+            }
+            Ok((kernel, attached))
+        };
+        let (kernel, attached) = netns.run(load)?;
+        Ok(Host { netns: netns.clone(), kernel, _attached: attached })
+    }
+
+    fn poll(&mut self) -> Result<Vec<View>> {
+        let mut views = Vec::new();
+        let subflows = self.kernel.subflows.as_mut().map_err(|reason| anyhow::anyhow!("{reason}"))?;
+        subflows.poll(|view| views.push(*view))?;
+        ensure!(subflows.used() as usize == views.len(), "{} in use, {} seen", subflows.used(), views.len());
+        Ok(views)
+    }
+
+    /// The subflows, once there are so many and all of them are in a state.
+    fn wait_for(&mut self, count: usize, state: SubflowState) -> Result<Vec<View>> {
+        let mut views = Vec::new();
+        wait::until(SOON, || {
+            views = self.poll()?;
+            let there = views.len() == count && views.iter().all(|view| view.info.state() == state);
+            ensure!(there, "{views:?}");
+            Ok(())
+        })?;
+        Ok(views)
+    }
+
+    /// What the interface counted of TCP.
+    fn tcp(&self, interface: u16, direction: Direction) -> Counter {
+        let classes = self.kernel.counters.sum(interface, direction);
+        let mut sum = classes[Class::Mptcp as usize];
+        sum.add(&classes[Class::Tcp as usize]);
+        sum
+    }
+
+    /// Every packet of TCP on an interface was counted for this subflow.
+    fn has_all(&self, interface: u16, view: &View) -> Result<()> {
+        for (direction, counted) in [(Direction::Rx, view.rx), (Direction::Tx, view.tx)] {
+            let all = self.tcp(interface, direction);
+            ensure!(
+                (counted.packets, counted.bytes) == (all.packets, all.bytes),
+                "{direction:?}: {counted:?} of {all:?}"
+            );
+        }
+        Ok(())
+    }
+
+    fn event(&self, event: Event) -> Result<u64> {
+        let events = self.kernel.events()?;
+        events.iter().find(|(which, _)| *which == event).map(|(_, count)| *count).context("no such event")
+    }
+}
+
+/// Both hosts and what they say to each other.
+struct Talk {
+    client: Host,
+    server: Host,
+}
+
+impl Talk {
+    fn between(pair: &Pair, west: &[&str], east: &[&str]) -> Result<Talk> {
+        Ok(Talk { client: Host::new(&pair.left, west)?, server: Host::new(&pair.right, east)? })
+    }
+
+    /// A connection: what the client does once it is there and a byte went each way, then bulk in both directions, then the
+    /// end. Gives the client's address.
+    fn hold(
+        &mut self,
+        server: (IpAddr, Protocol),
+        client: Protocol,
+        meanwhile: impl FnOnce(&mut Host) -> Result<()>,
+    ) -> Result<SocketAddr> {
+        let address = SocketAddr::new(server.0, PORT);
+        // On every address: joins come to others than the first.
+        let any = if server.0.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let listener = self.server.netns.run(|| server.1.listen(SocketAddr::new(any, PORT)))?;
+        let answer = thread::spawn(move || -> Result<()> {
+            let (mut stream, _) = listener.accept()?;
+            stream.set_read_timeout(Some(SOON))?;
+            take(&mut stream, 1)?;
+            stream.write_all(&[0; 1])?;
+            take(&mut stream, UP - 1)?;
+            stream.write_all(&vec![7; DOWN - 1])?;
+            Ok(())
+        });
+        let mut stream = self.client.netns.run(|| client.connect(address))?;
+        stream.set_read_timeout(Some(SOON))?;
+        stream.write_all(&[0; 1])?;
+        take(&mut stream, 1)?;
+        meanwhile(&mut self.client)?;
+        stream.write_all(&vec![7; UP - 1])?;
+        take(&mut stream, DOWN - 1)?;
+        ensure!(stream.read(&mut [0; 1])? == 0, "more came than was sent");
+        let local = stream.local_addr()?;
+        drop(stream);
+        answer.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
+        Ok(local)
+    }
+
+    /// The subflows of both ends, closed, and nothing on its way any more.
+    fn closed(&mut self, count: usize) -> Result<[Vec<View>; 2]> {
+        self.client.wait_for(count, SubflowState::Closed)?;
+        self.server.wait_for(count, SubflowState::Closed)?;
+        thread::sleep(Duration::from_millis(300));
+        Ok([self.client.poll()?, self.server.poll()?])
+    }
+}
+
+fn take(stream: &mut TcpStream, mut len: usize) -> Result<()> {
+    let mut buffer = vec![0; 65_536];
+    while len > 0 {
+        let most = len.min(buffer.len());
+        let taken = stream.read(&mut buffer[..most])?;
+        ensure!(taken > 0, "{len} bytes are missing");
+        len -= taken;
+    }
+    Ok(())
+}
+
+fn one_connection(address: IpAddr, offload: Offload) -> Result<()> {
+    let pair = Pair::addressed()?;
+    for (netns, device) in pair.ends() {
+        offload.set(netns, device)?;
+    }
+    let mut talk = Talk::between(&pair, &[Pair::WEST], &[Pair::EAST])?;
+    let before = [pair.left.counters(Pair::WEST)?, pair.right.counters(Pair::EAST)?];
+    let local = talk.hold((address, Protocol::Mptcp), Protocol::Mptcp, |client| {
+        client.wait_for(1, SubflowState::Established).map(drop)
+    })?;
+    let [client, server] = talk.closed(1)?.map(|views| views[0]);
+    let wire = [pair.left.counters(Pair::WEST)? - before[0], pair.right.counters(Pair::EAST)? - before[1]];
+    for ((host, view), wire) in [(&talk.client, client), (&talk.server, server)].into_iter().zip(wire) {
+        host.has_all(1, &view)?;
+        if offload == Offload::Off {
+            let counted = (view.rx.packets, view.rx.bytes, view.tx.packets, view.tx.bytes);
+            ensure!(counted == (wire.rx_packets, wire.rx_bytes, wire.tx_packets, wire.tx_bytes), "{view:?} {wire:?}");
+        }
+        ensure!(host.event(Event::HandshakeUnseen)? == 0);
+        let ifindex = host.netns.ifindex(if std::ptr::eq(host, &talk.client) { Pair::WEST } else { Pair::EAST })?;
+        ensure!([view.rx_ifindex, view.tx_ifindex] == [ifindex; 2], "{view:?}");
+    }
+    let key = key_of(local.ip(), address, local.port(), PORT);
+    ensure!(client.info.key == key, "{:?} is not {key:?}", client.info.key);
+    is_whole(&client, UP, DOWN)?;
+    is_whole(&server, DOWN, UP)?;
+    ensure!(client.info.flags & (flags::ACTIVE_OPEN | flags::FELL_BACK) == flags::ACTIVE_OPEN, "{client:?}");
+    ensure!(server.info.flags & !flags::HAS_FIGURES == 0, "{server:?}");
+    ensure!(client.info.token != 0 && server.info.token != 0 && client.info.token != server.info.token);
+    slots_are_given_back(&mut talk)
+}
+
+/// Payload is what TCP says, and no less than what the programs sent: MPTCP may send some of it anew, which is new to TCP.
+/// The figures of the end are there.
+fn is_whole(view: &View, sent: usize, received: usize) -> Result<()> {
+    let info = &view.info;
+    let new = view.tx.payload_bytes - view.tx.retransmitted_bytes;
+    ensure!(new >= sent as u64, "{sent} bytes were sent: {view:?}");
+    ensure!(view.rx.payload_bytes - view.rx.retransmitted_bytes >= received as u64, "{received} received: {view:?}");
+    agrees_with_tcp(view)?;
+    ensure!(info.srtt_us > 0 && info.rtt_reports > 0 && info.mss > 0, "{view:?}");
+    ensure!(info.delivery_rate_bytes_per_second().is_some_and(|rate| rate > 0), "{view:?}");
+    Ok(())
+}
+
+/// TCP counts the same bytes; what it received in order may have a FIN in it.
+fn agrees_with_tcp(view: &View) -> Result<()> {
+    let info = &view.info;
+    ensure!(view.tx.payload_bytes == info.bytes_sent, "{view:?}");
+    ensure!(view.tx.retransmitted_bytes == info.bytes_retrans, "{view:?}");
+    let received = view.rx.payload_bytes - view.rx.retransmitted_bytes;
+    ensure!(info.bytes_received == received || info.bytes_received == received + 1, "{view:?}");
+    ensure!(info.has(flags::HAS_FIGURES) && info.closed_ns >= info.established_ns, "{view:?}");
+    ensure!(info.established_ns >= info.opened_ns && info.opened_ns > 0, "{view:?}");
+    Ok(())
+}
+
+fn slots_are_given_back(talk: &mut Talk) -> Result<()> {
+    for host in [&mut talk.client, &mut talk.server] {
+        let slots: Vec<u32> = host.poll()?.iter().map(|view| view.slot).collect();
+        let subflows = host.kernel.subflows.as_mut().map_err(|reason| anyhow::anyhow!("{reason}"))?;
+        slots.into_iter().try_for_each(|slot| subflows.release(slot))?;
+        ensure!(host.poll()?.is_empty());
+    }
+    Ok(())
+}
+
+fn key_of(local: IpAddr, remote: IpAddr, local_port: u16, remote_port: u16) -> SubflowKey {
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    };
+    SubflowKey { local: octets(local), remote: octets(remote), local_port, remote_port }
+}
+
+fn joined() -> Result<()> {
+    let pair = Pair::addressed()?;
+    link::veth((&pair.left, "west2"), (&pair.right, "east2"))?;
+    link::address(&pair.left, "west2", "198.51.100.1/24")?;
+    link::address(&pair.right, "east2", "198.51.100.2/24")?;
+    link::neighbours((&pair.left, "west2", "198.51.100.1"), (&pair.right, "east2", "198.51.100.2"))?;
+    pair.left.ip("mptcp limits set subflow 2 add_addr_accepted 2")?;
+    pair.right.ip("mptcp limits set subflow 2 add_addr_accepted 2")?;
+    pair.right.ip("mptcp endpoint add 198.51.100.2 dev east2 signal")?;
+    let mut talk = Talk::between(&pair, &[Pair::WEST, "west2"], &[Pair::EAST, "east2"])?;
+    talk.hold((V4, Protocol::Mptcp), Protocol::Mptcp, |client| {
+        client.wait_for(2, SubflowState::Established).map(drop)
+    })?;
+    for (host, views) in [&talk.client.netns.clone(), &talk.server.netns.clone()].into_iter().zip(talk.closed(2)?) {
+        let host = if Arc::ptr_eq(host, &talk.client.netns) { &talk.client } else { &talk.server };
+        ensure!(views[0].info.token == views[1].info.token, "{views:?}");
+        let (joins, firsts): (Vec<&View>, Vec<&View>) = views.iter().partition(|view| view.info.has(flags::JOINED));
+        ensure!(joins.len() == 1 && firsts.len() == 1, "{views:?}");
+        host.has_all(1, firsts[0])?;
+        host.has_all(2, joins[0])?;
+        ensure!(host.netns.fd() != talk.client.netns.fd() || joins[0].info.remote_id == 1, "{views:?}");
+        views.iter().try_for_each(agrees_with_tcp)?;
+        let payload: u64 = views.iter().map(|view| view.tx.payload_bytes).sum();
+        ensure!(payload >= UP.min(DOWN) as u64, "{views:?}");
+        ensure!(host.event(Event::HandshakeUnseen)? == 0);
+    }
+    Ok(())
+}
+
+fn fallen_back() -> Result<()> {
+    let pair = Pair::addressed()?;
+    let mut talk = Talk::between(&pair, &[Pair::WEST], &[Pair::EAST])?;
+    talk.hold((V4, Protocol::Tcp), Protocol::Mptcp, |_| Ok(()))?;
+    let views = talk.client.wait_for(1, SubflowState::Closed)?;
+    thread::sleep(Duration::from_millis(300));
+    let view = talk.client.poll()?[0];
+    ensure!(views[0].info.has(flags::FELL_BACK), "{views:?}");
+    talk.client.has_all(1, &view)?;
+    is_whole(&view, UP, DOWN)?;
+    ensure!(talk.server.poll()?.is_empty(), "the server's end is plain TCP");
+    Ok(())
+}
+
+fn plain() -> Result<()> {
+    let pair = Pair::addressed()?;
+    let mut talk = Talk::between(&pair, &[Pair::WEST], &[Pair::EAST])?;
+    for server in [Protocol::Tcp, Protocol::Mptcp] {
+        talk.hold((V4, server), Protocol::Tcp, |_| Ok(()))?;
+    }
+    ensure!(talk.client.poll()?.is_empty() && talk.server.poll()?.is_empty());
+    Ok(())
+}
+
+fn adopted() -> Result<()> {
+    let pair = Pair::addressed()?;
+    let mut talk = Talk::between(&pair, &[Pair::WEST], &[Pair::EAST])?;
+    let listener = pair.right.run(|| Protocol::Tcp.listen(SocketAddr::new(V4, PORT)))?;
+    let mut stream = pair.left.run(|| Protocol::Tcp.connect(SocketAddr::new(V4, PORT)))?;
+    let key = key_of(stream.local_addr()?.ip(), V4, stream.local_addr()?.port(), PORT);
+    let subflows = talk.client.kernel.subflows.as_mut().map_err(|reason| anyhow::anyhow!("{reason}"))?;
+    let slot = subflows.adopt(&key, 7, [1, 2], true, false)?;
+    ensure!(subflows.adopt(&key, 7, [1, 2], true, false)? == slot, "it has two slots");
+    let before = talk.client.tcp(1, Direction::Tx);
+    stream.write_all(&[0; 1000])?;
+    let (mut accepted, _) = listener.accept()?;
+    take(&mut accepted, 1000)?;
+    let view = talk.client.poll()?[0];
+    let sent = talk.client.tcp(1, Direction::Tx).since(&before);
+    ensure!((view.tx.packets, view.tx.bytes) == (sent.packets, sent.bytes), "{view:?} {sent:?}");
+    ensure!(view.tx.payload_bytes == 1000 && view.info.has(flags::ADOPTED | flags::JOINED), "{view:?}");
+    let subflows = talk.client.kernel.subflows.as_mut().map_err(|reason| anyhow::anyhow!("{reason}"))?;
+    subflows.release(slot)?;
+    stream.write_all(&[0; 1000])?;
+    take(&mut accepted, 1000)?;
+    let subflows = talk.client.kernel.subflows.as_mut().map_err(|reason| anyhow::anyhow!("{reason}"))?;
+    ensure!(subflows.adopt(&key, 7, [1, 2], true, false)? == slot);
+    let view = talk.client.poll()?[0];
+    ensure!(view.tx.packets == 0 && view.rx.packets == 0, "it has what was counted for others: {view:?}");
+    Ok(())
+}

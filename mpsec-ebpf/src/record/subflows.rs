@@ -1,0 +1,322 @@
+//! The table of MPTCP subflows: finding one by its tag, giving out slots, and counting.
+
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, LruHashMap};
+use mpsec_common::Direction;
+use mpsec_common::mptcp::{
+    CHOICES, HANDSHAKES as HANDSHAKE_ENTRIES, Handshake, HandshakeCounter, PORT_ENTRIES, PortPair, SubflowCounter,
+    SubflowCounters, SubflowInfo, TAG_FREE, TAG_RETIRED, TagSet, WAYS, choose, extend_sequence, first_sequence,
+    port_entry, set_of, slot_of, subflow_counter_index,
+};
+use mpsec_common::traffic::Counter;
+
+/// 0 when no subflows are counted: nothing that has to do with them is in the loaded programs then.
+#[unsafe(no_mangle)]
+static SUBFLOWS_ON: Global<u32> = Global::new(0);
+/// What tags begin with.
+#[unsafe(no_mangle)]
+static SUBFLOW_SEED: Global<u64> = Global::new(0);
+/// Sets of tags less one.
+#[unsafe(no_mangle)]
+static SUBFLOW_SET_MASK: Global<u32> = Global::new(0);
+/// Possible CPUs.
+#[unsafe(no_mangle)]
+static CPUS: Global<u32> = Global::new(1);
+
+/// The agent sets the numbers of entries when it loads the object.
+#[map]
+static SUBFLOW_TAGS: Array<TagSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static SUBFLOWS: Array<SubflowInfo> = Array::with_max_entries(WAYS as u32, BPF_F_MMAPABLE);
+#[map]
+static SUBFLOW_COUNTERS: Array<SubflowCounters> = Array::with_max_entries(WAYS as u32, BPF_F_MMAPABLE);
+#[map]
+static SUBFLOW_PORTS: Array<PortPair> = Array::with_max_entries(PORT_ENTRIES / 2, BPF_F_MMAPABLE);
+#[map]
+static HANDSHAKES: LruHashMap<u64, Handshake> = LruHashMap::with_max_entries(HANDSHAKE_ENTRIES, 0);
+
+/// Whether subflows are counted at all.
+#[inline(always)]
+pub fn on() -> bool {
+    SUBFLOWS_ON.load() != 0
+}
+
+/// What tags begin with.
+#[inline(always)]
+pub fn seed() -> u64 {
+    SUBFLOW_SEED.load()
+}
+
+/// Whether any subflow may have these ports, [`mpsec_common::mptcp::SubflowKey::ports`].
+#[inline(always)]
+pub fn may_have_ports(ports: u32) -> bool {
+    // SAFETY: the map returned a pointer to a whole value; volatile, because others write it.
+    count_of(ports).is_some_and(|count| unsafe { count.read_volatile() } != 0)
+}
+
+#[inline(always)]
+fn count_of(ports: u32) -> Option<*mut u32> {
+    let entry = port_entry(ports);
+    let pair = SUBFLOW_PORTS.get_ptr_mut(entry >> 1)?;
+    // SAFETY: the map returned a pointer to a whole value, which has two elements.
+    Some(unsafe { pair.cast::<u32>().add(entry as usize & 1) })
+}
+
+/// Counts one subflow more with these ports.
+#[inline(always)]
+pub fn add_ports(ports: u32) {
+    if let Some(count) = count_of(ports) {
+        // SAFETY: the map returned a pointer to a whole value.
+        unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(count, 1) };
+    }
+}
+
+/// The slot of a tag.
+#[inline(always)]
+pub fn find(tag: u64) -> Option<u32> {
+    for choice in 0..CHOICES {
+        let set = set_of(tag, choice, SUBFLOW_SET_MASK.load());
+        let tags = tags(set)?;
+        for way in 0..WAYS {
+            // SAFETY: `tags` points to a whole set. Volatile, because others write it.
+            if unsafe { tags.add(way).read_volatile() } == tag {
+                return Some(slot_of(set, way as u32));
+            }
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn tags(set: u32) -> Option<*mut u64> {
+    SUBFLOW_TAGS.get_ptr_mut(set).map(|tags| tags.cast())
+}
+
+/// Takes a free slot for a tag. The agent may do the same at the same time.
+#[inline(always)]
+pub fn claim(tag: u64) -> Option<u32> {
+    let mask = SUBFLOW_SET_MASK.load();
+    let sets = [set_of(tag, 0, mask), set_of(tag, 1, mask)];
+    let first = choose([used(sets[0]), used(sets[1])]);
+    let (first, second) = if first == 0 { (sets[0], sets[1]) } else { (sets[1], sets[0]) };
+    claim_in(first, tag).or_else(|| claim_in(second, tag))
+}
+
+#[inline(always)]
+fn used(set: u32) -> u32 {
+    let Some(tags) = tags(set) else { return WAYS as u32 };
+    let mut used = 0;
+    for way in 0..WAYS {
+        // SAFETY: as in `find`.
+        used += (unsafe { tags.add(way).read_volatile() } != TAG_FREE) as u32;
+    }
+    used
+}
+
+#[inline(always)]
+fn claim_in(set: u32, tag: u64) -> Option<u32> {
+    let tags = tags(set)?;
+    for way in 0..WAYS {
+        // SAFETY: as in `find`.
+        if unsafe { exchange(tags.add(way), TAG_FREE, tag) } {
+            return Some(slot_of(set, way as u32));
+        }
+    }
+    None
+}
+
+/// Lets the packets of a tag no longer be counted in a slot, which keeps what it has until the agent has seen it.
+#[inline(always)]
+pub fn retire(slot: u32, tag: u64) {
+    if let Some(tags) = tags(slot / WAYS as u32) {
+        // SAFETY: as in `find`, and the index is masked.
+        unsafe { exchange(tags.add(slot as usize & (WAYS - 1)), tag, TAG_RETIRED) };
+    }
+}
+
+/// Replaces a word if it is what it is thought to be; true when it was.
+#[inline(always)]
+unsafe fn exchange(word: *mut u64, from: u64, to: u64) -> bool {
+    // SAFETY: the caller's pointer is to a whole word of a map.
+    unsafe { atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, from, to).1 }
+}
+
+/// What is known of the subflow in a slot.
+#[inline(always)]
+pub fn info(slot: u32) -> Option<*mut SubflowInfo> {
+    SUBFLOWS.get_ptr_mut(slot)
+}
+
+/// What a packet, or a super-packet, is to its subflow.
+#[derive(Clone, Copy)]
+pub struct Segment {
+    /// Bytes of TCP payload.
+    pub payload: u32,
+    /// Sequence number of the first one.
+    pub sequence: u32,
+    /// Index of the interface.
+    pub ifindex: u32,
+}
+
+/// Counts a packet of a subflow. Only this CPU writes the counter, as in [`super::traffic`].
+#[inline(always)]
+pub fn count(slot: u32, direction: Direction, amount: &Counter, segment: Segment) {
+    let Some(counter) = counter(slot, this_cpu(), direction) else { return };
+    // SAFETY: the map returned a pointer to a whole value.
+    let counter = unsafe { &mut *counter };
+    counter.packets += amount.packets;
+    counter.bytes += amount.bytes;
+    if counter.ifindex != segment.ifindex {
+        mpsec_subflow_moved(slot, direction as u32, segment.ifindex);
+    }
+    if segment.payload == 0 {
+        return;
+    }
+    counter.payload_bytes += segment.payload as u64;
+    if direction as u32 == Direction::Rx as u32 {
+        if counter.next_sequence as u32 == segment.sequence {
+            counter.next_sequence += segment.payload as u64;
+        } else {
+            mpsec_subflow_out_of_order(slot, segment.sequence, segment.payload);
+        }
+    }
+}
+
+#[inline(always)]
+fn this_cpu() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
+#[inline(always)]
+fn counter(slot: u32, cpu: u32, direction: Direction) -> Option<*mut SubflowCounter> {
+    let counters = SUBFLOW_COUNTERS.get_ptr_mut(subflow_counter_index(slot, CPUS.load(), cpu))?;
+    // SAFETY: the map returned a pointer to a whole value, and the array has an element for each direction.
+    Some(unsafe { (&raw mut (*counters).directions).cast::<SubflowCounter>().add(direction as usize) })
+}
+
+/// Notes down for all CPUs which interface a subflow's packets come by on. It hardly ever changes. A global function, so that
+/// the verifier follows it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mpsec_subflow_moved(slot: u32, direction: u32, ifindex: u32) -> i32 {
+    let direction = if direction == Direction::Rx as u32 { Direction::Rx } else { Direction::Tx };
+    for cpu in 0..CPUS.load() {
+        if let Some(counter) = counter(slot, cpu, direction) {
+            // SAFETY: the map returned a pointer to a whole value; volatile, because others write it too.
+            unsafe { (&raw mut (*counter).ifindex).write_volatile(ifindex) };
+        }
+    }
+    0
+}
+
+/// Works out what a segment that is not the next one is: the first one, one behind a gap, one that was sent again, or the
+/// next one of a subflow that another CPU has dealt with until now. A global function, as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mpsec_subflow_out_of_order(slot: u32, sequence: u32, payload: u32) -> i32 {
+    let mut latest = 0;
+    for cpu in 0..CPUS.load() {
+        if let Some(counter) = counter(slot, cpu, Direction::Rx) {
+            // SAFETY: the map returned a pointer to a whole value; volatile, because others write it.
+            let next = unsafe { (&raw const (*counter).next_sequence).read_volatile() };
+            latest = if next > latest { next } else { latest };
+        }
+    }
+    let Some(counter) = counter(slot, this_cpu(), Direction::Rx) else { return 0 };
+    // SAFETY: as in `count`.
+    let counter = unsafe { &mut *counter };
+    if latest == 0 {
+        counter.next_sequence = first_sequence(sequence) + payload as u64;
+        return 0;
+    }
+    let start = extend_sequence(latest, sequence);
+    let end = start + payload as u64;
+    if start < latest {
+        counter.retransmitted_bytes += (if end < latest { end } else { latest }) - start;
+    }
+    counter.next_sequence = if end > latest { end } else { latest };
+    0
+}
+
+/// Notes down a packet of a subflow that is not registered and may be about to be: one that this host answers. Its SYN
+/// begins an entry. A global function, as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mpsec_subflow_unknown(tag: u64, amount: u64, packets: u64, segment: u64, marks: u64) -> i32 {
+    let (payload, sequence) = (segment as u32, (segment >> 32) as u32);
+    let (ifindex, packets) = (packets as u32, packets >> 32);
+    let direction = if marks & 1 == Direction::Rx as u64 { Direction::Rx } else { Direction::Tx };
+    let first = marks & FIRST != 0 && marks & 1 == Direction::Rx as u64;
+    let next = first_sequence(sequence.wrapping_add(1));
+    let mut entry = HANDSHAKES.get_ptr_mut(tag);
+    // SAFETY: the map returned a pointer to a whole value.
+    if first && entry.is_none_or(|entry| unsafe { (*entry).next_sequence } != next) {
+        let empty = HandshakeCounter { packets: 0, bytes: 0, payload_bytes: 0, ifindex: 0, reserved: 0 };
+        let handshake = Handshake { directions: [empty, empty], next_sequence: next };
+        if HANDSHAKES.insert(tag, handshake, 0).is_err() {
+            return 0;
+        }
+        entry = HANDSHAKES.get_ptr_mut(tag);
+    }
+    let Some(entry) = entry else { return 0 };
+    // SAFETY: as above, and the array has an element for each direction.
+    unsafe {
+        let counter = (&raw mut (*entry).directions).cast::<HandshakeCounter>().add(direction as usize);
+        add(&raw mut (*counter).packets, packets);
+        add(&raw mut (*counter).bytes, amount);
+        add(&raw mut (*counter).payload_bytes, payload as u64);
+        (&raw mut (*counter).ifindex).write_volatile(ifindex);
+    }
+    0
+}
+
+/// Among the marks of [`mpsec_subflow_unknown`]: a SYN without ACK. The lowest bit is the direction.
+const FIRST: u64 = 2;
+
+/// [`mpsec_subflow_unknown`] with arguments that say what they are.
+#[inline(always)]
+pub fn unknown(tag: u64, direction: Direction, amount: &Counter, segment: Segment, first: bool) {
+    mpsec_subflow_unknown(
+        tag,
+        amount.bytes,
+        amount.packets << 32 | segment.ifindex as u64,
+        (segment.sequence as u64) << 32 | segment.payload as u64,
+        direction as u64 | if first { FIRST } else { 0 },
+    );
+}
+
+/// Moves what was noted down of a handshake into the counters of the subflow that it led to; false if there is nothing.
+#[inline(always)]
+pub fn take_handshake(tag: u64, slot: u32) -> bool {
+    let Some(entry) = HANDSHAKES.get_ptr_mut(tag) else { return false };
+    for direction in Direction::ALL {
+        let Some(counter) = counter(slot, this_cpu(), direction) else { continue };
+        // SAFETY: both maps returned pointers to whole values, and the array has an element for each direction. A packet may
+        // be counted in between, on this CPU too, so nothing but atomic additions will do.
+        let ifindex = unsafe {
+            let noted = (&raw const (*entry).directions).cast::<HandshakeCounter>().add(direction as usize);
+            add(&raw mut (*counter).packets, (*noted).packets);
+            add(&raw mut (*counter).bytes, (*noted).bytes);
+            add(&raw mut (*counter).payload_bytes, (*noted).payload_bytes);
+            (*noted).ifindex
+        };
+        if ifindex != 0 {
+            mpsec_subflow_moved(slot, direction as u32, ifindex);
+        }
+    }
+    // Gone only if it was pushed out meanwhile.
+    let _ = HANDSHAKES.remove(tag);
+    true
+}
+
+#[inline(always)]
+unsafe fn add(word: *mut u64, amount: u64) {
+    // SAFETY: the caller's pointer is to a whole word of a map.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(word, amount) };
+}

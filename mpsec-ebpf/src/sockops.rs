@@ -1,0 +1,303 @@
+//! What sockets tell of themselves: MPTCP subflows are registered before their first packet leaves, or with the packet that
+//! ends their handshake, and tell how they fare once a round trip.
+//!
+//! Callbacks: include/uapi/linux/bpf.h and net/ipv4/{tcp.c,tcp_input.c,tcp_output.c}, 6.1 to 6.18.
+
+use aya_ebpf::Global;
+use aya_ebpf::bindings::bpf_sock_ops;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set};
+use mpsec_common::maps::Event;
+use mpsec_common::mptcp::{SubflowInfo, SubflowKey, SubflowState, flags, mapped_halves, ports, tag};
+
+use crate::kernel::socket::{Subflow, TcpSock};
+use crate::record::{self, subflows};
+
+/// The network namespace whose sockets are followed; 0 for those of all.
+#[unsafe(no_mangle)]
+static NETNS_COOKIE: Global<u64> = Global::new(0);
+
+/// Callbacks.
+mod op {
+    pub const CONNECT: u32 = 3;
+    pub const ACTIVE_ESTABLISHED: u32 = 4;
+    pub const PASSIVE_ESTABLISHED: u32 = 5;
+    pub const RETRANSMIT: u32 = 9;
+    pub const STATE: u32 = 10;
+    pub const ROUND_TRIP: u32 = 12;
+}
+
+/// Those that a socket makes when it is asked to: retransmissions, states, round trips.
+const CALLBACKS: u32 = 1 << 1 | 1 << 2 | 1 << 3;
+/// `TCP_CLOSE` (include/net/tcp_states.h).
+const TCP_CLOSE: u32 = 7;
+const AF_INET: u32 = 2;
+
+/// Takes note of what a socket tells.
+#[inline(always)]
+pub fn called_back(ops: *mut bpf_sock_ops) -> Option<()> {
+    // SAFETY: the context is valid for as long as the program runs.
+    let op = unsafe { (*ops).op };
+    if !subflows::on() {
+        return None;
+    }
+    match op {
+        op::CONNECT | op::ACTIVE_ESTABLISHED | op::PASSIVE_ESTABLISHED => {
+            let tcp = TcpSock::of(ops)?;
+            if tcp.is_mptcp() && is_ours(ops) {
+                opened(ops, op, &tcp)?;
+            }
+        }
+        // Only subflows were asked for these.
+        op::RETRANSMIT | op::ROUND_TRIP => {
+            let info = subflows::info(subflows::find(Tuple::of(ops).tag())?)?;
+            tell(ops, &TcpSock::of(ops)?, info);
+            if op == op::ROUND_TRIP {
+                // SAFETY: the map returned a pointer to a whole value, which only this socket's callbacks write.
+                unsafe { (*info).rtt_reports += 1 };
+            }
+        }
+        op::STATE => state_changed(ops)?,
+        _ => {}
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn is_ours(ops: *mut bpf_sock_ops) -> bool {
+    let wanted = NETNS_COOKIE.load();
+    // SAFETY: the helper takes the context.
+    wanted == 0 || unsafe { bpf_get_netns_cookie(ops.cast()) } == wanted
+}
+
+/// A subflow is about to send its SYN, or its handshake is done.
+#[inline(always)]
+fn opened(ops: *mut bpf_sock_ops, op: u32, tcp: &TcpSock) -> Option<()> {
+    let subflow = tcp.subflow()?;
+    let tuple = Tuple::of(ops);
+    let tag = tuple.tag();
+    let (slot, is_new) = match known(&tuple, tag) {
+        Known::Same(slot) => (slot, false),
+        Known::Other => {
+            record::event(Event::SubflowTagTaken);
+            return None;
+        }
+        Known::None => match subflows::claim(tag) {
+            Some(slot) => (slot, true),
+            None => {
+                record::event(Event::SubflowTableFull);
+                return None;
+            }
+        },
+    };
+    let info = subflows::info(slot)?;
+    if is_new {
+        begin(info, &tuple);
+        subflows::add_ports(tuple.ports());
+    }
+    let mut marks = marks(op, &subflow);
+    let unseen = match op {
+        op::PASSIVE_ESTABLISHED => is_new && !subflows::take_handshake(tag, slot),
+        op::ACTIVE_ESTABLISHED => is_new,
+        _ => false,
+    };
+    if unseen {
+        marks |= flags::HANDSHAKE_UNSEEN;
+        record::event(Event::HandshakeUnseen);
+    }
+    describe(info, op, &subflow, marks);
+    // SAFETY: the helper takes the context.
+    unsafe { bpf_sock_ops_cb_flags_set(ops, ((*ops).bpf_sock_ops_cb_flags | CALLBACKS) as i32) };
+    Some(())
+}
+
+/// Whether a tag is taken.
+enum Known {
+    None,
+    /// By this subflow.
+    Same(u32),
+    /// By another one that is still there, or is being filled.
+    Other,
+}
+
+/// Looks a subflow up. One that has ended and had the same addresses and ports makes room.
+#[inline(always)]
+fn known(tuple: &Tuple, tag: u64) -> Known {
+    let Some(slot) = subflows::find(tag) else { return Known::None };
+    let Some(info) = subflows::info(slot) else { return Known::Other };
+    // SAFETY: the map returned a pointer to a whole value; volatile, because others write it.
+    let state = unsafe { (&raw const (*info).state).read_volatile() };
+    if !tuple.is_key_of(info) || state == SubflowState::Free as u8 {
+        Known::Other
+    } else if state == SubflowState::Closed as u8 {
+        subflows::retire(slot, tag);
+        Known::None
+    } else {
+        Known::Same(slot)
+    }
+}
+
+/// Bits of [`flags`] that the socket tells.
+#[inline(always)]
+fn marks(op: u32, subflow: &Subflow) -> u16 {
+    let mut marks = 0;
+    if subflow.joined() {
+        marks |= flags::JOINED;
+    } else if op == op::ACTIVE_ESTABLISHED && !subflow.is_capable() {
+        marks |= flags::FELL_BACK;
+    }
+    if subflow.is_backup() {
+        marks |= flags::BACKUP;
+    }
+    if op != op::PASSIVE_ESTABLISHED {
+        marks |= flags::ACTIVE_OPEN;
+    }
+    marks
+}
+
+/// Sets back what the slot's last owner left.
+#[inline(always)]
+fn begin(info: *mut SubflowInfo, tuple: &Tuple) {
+    // SAFETY: the map returned a pointer to a whole value, which nobody looks at before its state is set.
+    unsafe {
+        let key = (&raw mut (*info).key).cast::<u64>();
+        key.write_volatile(tuple.local[0]);
+        key.add(1).write_volatile(tuple.local[1]);
+        key.add(2).write_volatile(tuple.remote[0]);
+        key.add(3).write_volatile(tuple.remote[1]);
+        (*info).key.local_port = tuple.local_port;
+        (*info).key.remote_port = tuple.remote_port;
+        (*info).last_tcp_state = 0;
+        (*info).flags = 0;
+        (*info).mss = 0;
+        (*info).incarnation += 1;
+        (*info).total_retrans = 0;
+        (*info).opened_ns = bpf_ktime_get_ns();
+        (*info).established_ns = 0;
+        (*info).closed_ns = 0;
+        let figures = (&raw mut (*info).bytes_sent).cast::<u64>();
+        for index in 0..6 {
+            figures.add(index).write_volatile(0);
+        }
+    }
+}
+
+/// Writes down what the socket is; its state last.
+#[inline(always)]
+fn describe(info: *mut SubflowInfo, op: u32, subflow: &Subflow, marks: u16) {
+    let (token, [local_id, remote_id]) = (subflow.token(), subflow.ids());
+    let state = if op == op::CONNECT { SubflowState::Connecting } else { SubflowState::Established };
+    // SAFETY: the map returned a pointer to a whole value, which only this socket's callbacks write.
+    unsafe {
+        (*info).token = token;
+        (*info).local_id = local_id;
+        (*info).remote_id = remote_id;
+        (*info).flags |= marks;
+        if op != op::CONNECT {
+            (*info).established_ns = bpf_ktime_get_ns();
+        }
+        (&raw mut (*info).state).write_volatile(state as u8);
+    }
+}
+
+#[inline(always)]
+fn state_changed(ops: *mut bpf_sock_ops) -> Option<()> {
+    // SAFETY: the context is valid for as long as the program runs; the arguments are the old state and the new one.
+    let [old, new, ..] = unsafe { (*ops).__bindgen_anon_1.args };
+    if new != TCP_CLOSE {
+        return None;
+    }
+    let info = subflows::info(subflows::find(Tuple::of(ops).tag())?)?;
+    tell(ops, &TcpSock::of(ops)?, info);
+    // SAFETY: the map returned a pointer to a whole value, which only this socket's callbacks write.
+    unsafe {
+        (*info).last_tcp_state = old as u8;
+        (*info).closed_ns = bpf_ktime_get_ns();
+        (&raw mut (*info).state).write_volatile(SubflowState::Closed as u8);
+    }
+    Some(())
+}
+
+/// Writes down TCP's own figures.
+#[inline(always)]
+fn tell(ops: *mut bpf_sock_ops, tcp: &TcpSock, info: *mut SubflowInfo) {
+    // SAFETY: the context is valid for as long as the program runs; the map returned a pointer to a whole value, which only
+    // this socket's callbacks write.
+    unsafe {
+        (*info).srtt_us = (*ops).srtt_us >> 3;
+        (*info).mss = (*ops).mss_cache as u16;
+        (*info).rate_delivered = (*ops).rate_delivered;
+        (*info).rate_interval_us = (*ops).rate_interval_us;
+        (*info).total_retrans = (*ops).total_retrans;
+        (*info).bytes_acked = (*ops).bytes_acked;
+        (*info).bytes_received = (*ops).bytes_received;
+        (*info).bytes_sent = tcp.bytes_sent();
+        (*info).bytes_retrans = tcp.bytes_retrans();
+        (*info).flags |= flags::HAS_FIGURES;
+    }
+}
+
+/// Addresses as [`tag`] takes them, ports in host order.
+struct Tuple {
+    local: [u64; 2],
+    remote: [u64; 2],
+    local_port: u16,
+    remote_port: u16,
+}
+
+impl Tuple {
+    #[inline(always)]
+    fn of(ops: *mut bpf_sock_ops) -> Tuple {
+        // SAFETY: the context is valid for as long as the program runs. Volatile, so that each field is loaded on its own: the
+        // verifier accepts no address that is worked out first.
+        let word = |field: *const u32| unsafe { field.read_volatile() } as u64;
+        let half = |address: *const u32, index: usize| {
+            let address = address.wrapping_add(2 * index);
+            word(address) | word(address.wrapping_add(1)) << 32
+        };
+        // SAFETY: as above; only addresses are taken.
+        let (local4, remote4, local6, remote6, ports, family) = unsafe {
+            (
+                word(&raw const (*ops).local_ip4),
+                word(&raw const (*ops).remote_ip4),
+                (&raw const (*ops).local_ip6).cast::<u32>(),
+                (&raw const (*ops).remote_ip6).cast::<u32>(),
+                [word(&raw const (*ops).local_port), word(&raw const (*ops).remote_port)],
+                word(&raw const (*ops).family) as u32,
+            )
+        };
+        let local6 = [half(local6, 0), half(local6, 1)];
+        let remote6 = [half(remote6, 0), half(remote6, 1)];
+        let (local, remote) = if family == AF_INET {
+            (mapped_halves(local4 as u32), mapped_halves(remote4 as u32))
+        } else {
+            (local6, remote6)
+        };
+        // The one is in host order, the other in network order (include/uapi/linux/bpf.h).
+        Tuple { local, remote, local_port: ports[0] as u16, remote_port: u32::from_be(ports[1] as u32) as u16 }
+    }
+
+    #[inline(always)]
+    fn ports(&self) -> u32 {
+        ports(self.local_port, self.remote_port)
+    }
+
+    #[inline(always)]
+    fn tag(&self) -> u64 {
+        tag(subflows::seed(), self.local, self.remote, self.ports())
+    }
+
+    #[inline(always)]
+    fn is_key_of(&self, info: *mut SubflowInfo) -> bool {
+        // SAFETY: the map returned a pointer to a whole value, whose key begins with the addresses.
+        unsafe {
+            let key: *const SubflowKey = &raw const (*info).key;
+            let words = key.cast::<u64>();
+            words.read_volatile() == self.local[0]
+                && words.add(1).read_volatile() == self.local[1]
+                && words.add(2).read_volatile() == self.remote[0]
+                && words.add(3).read_volatile() == self.remote[1]
+                && (*key).local_port == self.local_port
+                && (*key).remote_port == self.remote_port
+        }
+    }
+}

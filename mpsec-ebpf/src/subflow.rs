@@ -1,0 +1,156 @@
+//! Counting a packet for its MPTCP subflow: whose it is, and how much payload it carries.
+
+use aya_ebpf::bindings::__sk_buff;
+use mpsec_common::headers::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, Ipv4, Ipv4Addresses, Ipv6, Ipv6Addresses, TcpHead};
+use mpsec_common::maps::{InterfaceSlot, interface_flags};
+use mpsec_common::mptcp::{tag_v4, tag_v6};
+use mpsec_common::traffic::Counter;
+use mpsec_common::{Class, Direction, Layout, Link, Packet, Short};
+
+use crate::packet::Whole;
+use crate::record::subflows::{self, Segment};
+
+/// Bits of a VLAN tag that tell the VLAN; with none of them set it is a priority only (IEEE 802.1Q), and the packet is the
+/// interface's own.
+const VLAN_ID: u32 = 0xfff;
+
+/// True when subflows' packets are counted where this one came by: it is TCP, and not on its way to or from another interface
+/// of this host that counts it.
+#[inline(always)]
+pub fn is_counted(skb: *mut __sk_buff, interface: &InterfaceSlot, layout: &Layout) -> bool {
+    if !subflows::on() || !matches!(layout.class, Class::Tcp | Class::Mptcp) {
+        return false;
+    }
+    if interface.flags & interface_flags::COUNTS_SUBFLOWS == 0 || layout.l4_offset == layout.l3_offset {
+        return false;
+    }
+    // SAFETY: the context of a TC program is valid for as long as the program runs.
+    let buffer = unsafe { &*skb };
+    let tagged = buffer.vlan_present != 0 && buffer.vlan_tci & VLAN_ID != 0;
+    !tagged && (interface.link != Link::Ethernet as u8 || layout.l3_offset == ETHERNET_LEN)
+}
+
+/// Counts a packet for its subflow: usual headers right here, others in [`mpsec_subflow`].
+#[inline(always)]
+pub fn count_usual<P: Packet>(
+    skb: *mut __sk_buff,
+    packet: &P,
+    direction: Direction,
+    layout: &Layout,
+    amount: &Counter,
+) {
+    const V4: u32 = ETHERNET_LEN + IPV4_LEN;
+    const V6: u32 = ETHERNET_LEN + IPV6_LEN;
+    let outcome = match layout.l4_offset {
+        V4 => count::<P, true>(
+            skb,
+            packet,
+            direction,
+            &Layout { l3_offset: ETHERNET_LEN, l4_offset: V4, ..*layout },
+            amount,
+        ),
+        V6 => count::<P, false>(
+            skb,
+            packet,
+            direction,
+            &Layout { l3_offset: ETHERNET_LEN, l4_offset: V6, ..*layout },
+            amount,
+        ),
+        _ => Err(Short),
+    };
+    if outcome.is_err() {
+        count_slowly(skb, direction, layout, amount);
+    }
+}
+
+/// Counts a packet of any kind for its subflow.
+#[inline(always)]
+pub fn count_slowly(skb: *mut __sk_buff, direction: Direction, layout: &Layout, amount: &Counter) {
+    let packed = super::classify::pack(layout) | (direction as u64) << 56;
+    mpsec_subflow(skb, packed, amount.packets, amount.bytes);
+}
+
+/// [`count_slowly`] by copying headers out. A global function, so that the verifier follows it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mpsec_subflow(skb: *mut __sk_buff, layout: u64, packets: u64, bytes: u64) -> i32 {
+    let direction = if layout >> 56 == Direction::Rx as u64 { Direction::Rx } else { Direction::Tx };
+    let layout = super::classify::unpack(layout);
+    let amount = Counter { packets, bytes, l3_bytes: 0 };
+    let packet = Whole::new(skb);
+    let is_v4 = packet.read::<Ipv4>(layout.l3_offset).is_ok_and(|header| header.version() == 4);
+    // What cannot be read now was read before.
+    let _ = if is_v4 {
+        count::<Whole, true>(skb, &packet, direction, &layout, &amount)
+    } else {
+        count::<Whole, false>(skb, &packet, direction, &layout, &amount)
+    };
+    0
+}
+
+#[inline(always)]
+fn count<P: Packet, const V4: bool>(
+    skb: *mut __sk_buff,
+    packet: &P,
+    direction: Direction,
+    layout: &Layout,
+    amount: &Counter,
+) -> Result<(), Short> {
+    let head = packet.view(layout.l4_offset, |head: &TcpHead| *head)?;
+    let ports = match direction {
+        Direction::Rx => head.ports.rotate_left(16),
+        Direction::Tx => head.ports,
+    };
+    // A packet without any MPTCP option is a subflow's now and then; that of another connection is told here, as a rule.
+    if layout.class as u32 == Class::Tcp as u32 && !subflows::may_have_ports(ports) {
+        return Ok(());
+    }
+    let tag = if V4 { v4(packet, direction, layout, ports)? } else { v6(packet, direction, layout, ports)? };
+    // SAFETY: as in `is_counted`.
+    let buffer = unsafe { &*skb };
+    let end = if buffer.gso_size != 0 { packet.len() } else { ip_end::<P, V4>(packet, layout)? };
+    let segment = Segment {
+        payload: end.saturating_sub(layout.payload_offset),
+        sequence: head.sequence(),
+        ifindex: buffer.ifindex,
+    };
+    match subflows::find(tag) {
+        Some(slot) => subflows::count(slot, direction, amount, segment),
+        None if layout.class as u32 == Class::Mptcp as u32 => {
+            subflows::unknown(tag, direction, amount, segment, head.is_first());
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn v4<P: Packet>(packet: &P, direction: Direction, layout: &Layout, ports: u32) -> Result<u64, Short> {
+    packet.view(layout.l3_offset + Ipv4Addresses::OFFSET, |addresses: &Ipv4Addresses| match direction {
+        Direction::Rx => tag_v4(subflows::seed(), addresses.destination, addresses.source, ports),
+        Direction::Tx => tag_v4(subflows::seed(), addresses.source, addresses.destination, ports),
+    })
+}
+
+#[inline(always)]
+fn v6<P: Packet>(packet: &P, direction: Direction, layout: &Layout, ports: u32) -> Result<u64, Short> {
+    packet.view(layout.l3_offset + Ipv6Addresses::OFFSET, |addresses: &Ipv6Addresses| match direction {
+        Direction::Rx => tag_v6(subflows::seed(), addresses.destination, addresses.source, ports),
+        Direction::Tx => tag_v6(subflows::seed(), addresses.source, addresses.destination, ports),
+    })
+}
+
+/// Offset behind the last byte of the IP packet: a frame may be longer, because the link fills up short ones.
+#[inline(always)]
+fn ip_end<P: Packet, const V4: bool>(packet: &P, layout: &Layout) -> Result<u32, Short> {
+    let len = if V4 {
+        packet.view(layout.l3_offset, Ipv4::total_len)?
+    } else {
+        match packet.view(layout.l3_offset, Ipv6::payload_len)? {
+            // A jumbogram.
+            0 => return Ok(packet.len()),
+            len => IPV6_LEN + len,
+        }
+    };
+    Ok(layout.l3_offset + len)
+}
