@@ -38,6 +38,7 @@ pub(super) fn snapshot(since: Duration) -> Snapshot {
         other: Default::default(),
         interface_states: InterfaceStates::default(),
         namespaces,
+        host: Default::default(),
         per_subflow,
         agent: Agent { probes: vec![Probe { name: "rtt", entry: "tp_btf", error: None }], ..Agent::default() },
     }
