@@ -91,6 +91,8 @@ pub struct Tracked {
     pub sent_payload: u64,
     /// Since when it has sent and nothing has come back.
     unheard_since: Option<Instant>,
+    /// Whether it is a backup by now, as its socket says: that may change while it lives.
+    backup_now: Option<bool>,
 }
 
 /// A connection in the book.
@@ -170,6 +172,13 @@ impl Ledger {
         self.reasons.insert(ends, (reason, now));
     }
 
+    /// Takes note of which subflows are backups by now.
+    pub fn note_backups(&mut self, backup: impl Fn(&Ends) -> Option<bool>) {
+        for tracked in self.subflows.values_mut().filter(|tracked| tracked.seen.phase != Phase::Closed) {
+            tracked.backup_now = backup(&(tracked.seen.local, tracked.seen.remote)).or(tracked.backup_now);
+        }
+    }
+
     /// Takes a subflow for closed whose socket went without a word.
     pub fn vanish(&mut self, slot: u32, now: Instant) {
         let Some(tracked) = self.subflows.get_mut(&slot).filter(|tracked| tracked.closed_since.is_none()) else {
@@ -230,7 +239,7 @@ impl Ledger {
         self.paths.clear_gauges();
         for tracked in self.subflows.values() {
             if let Some(id) = tracked.path {
-                count(&mut self.paths.get_mut(id).subflows, &tracked.seen);
+                count(&mut self.paths.get_mut(id).subflows, tracked);
             }
         }
         self.find_silent(now);
@@ -278,6 +287,7 @@ impl Ledger {
             rates: [0.0; 2],
             sent_payload: 0,
             unheard_since: None,
+            backup_now: None,
         };
         self.subflows.insert(seen.slot, tracked);
     }
@@ -304,6 +314,11 @@ impl Ledger {
 }
 
 impl Tracked {
+    /// Whether it is for when nothing else is left.
+    pub fn is_backup(&self) -> bool {
+        self.backup_now.unwrap_or(self.seen.backup)
+    }
+
     /// Takes note of whether what it sends is answered.
     fn listen(&mut self, seen: &Observation, now: Instant) {
         let [rx, tx] = [0, 1].map(|i| seen.traffic[i].packets > self.seen.traffic[i].packets);
@@ -315,8 +330,8 @@ impl Tracked {
     }
 }
 
-fn count(counts: &mut SubflowCounts, seen: &Observation) {
-    match (seen.phase, seen.backup) {
+fn count(counts: &mut SubflowCounts, tracked: &Tracked) {
+    match (tracked.seen.phase, tracked.is_backup()) {
         (Phase::Connecting, _) => counts.connecting += 1,
         (Phase::Established, false) => counts.active += 1,
         (Phase::Established, true) => counts.backup += 1,

@@ -32,7 +32,7 @@ use crate::snapshot::mptcp::{Endpoint, Limits, Namespace, Totals};
 use super::collect::timed;
 use ledger::Ledger;
 use rises::Rises;
-use sockets::Sockets;
+use sockets::{Ends, Sockets};
 
 /// How often the sockets are listed if nobody asks for a snapshot, so that no subflow stays in the book for ever.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(60);
@@ -220,6 +220,10 @@ impl Mptcp {
         });
         let (table_used, table_capacity) =
             table.as_ref().map_or((0, 0), |table| (u64::from(table.used()), u64::from(table.capacity())));
+        if let Some(sockets) = &sockets {
+            let flags = |ends: &Ends| sockets.subflows.get(ends).and_then(|socket| socket.info.flags);
+            self.ledger.note_backups(|ends| flags(ends).map(|flags| flags.backup()));
+        }
         if let (Some(sockets), Some(table)) = (&sockets, table) {
             self.reconcile(sockets, table, now);
         }

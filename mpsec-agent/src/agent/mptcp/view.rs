@@ -61,7 +61,6 @@ fn counted(tracked: &Tracked, socket: Option<SubflowSocket>, connection_sent: u6
         Phase::Closed => TcpState::Closed,
     };
     let [rx, tx] = seen.traffic;
-    let backup = socket.as_ref().and_then(|socket| socket.info.flags).map_or(seen.backup, |flags| flags.backup());
     let id = |index: usize| (seen.ids[index] != u8::MAX).then_some(seen.ids[index]);
     Subflow {
         local: seen.local,
@@ -71,7 +70,7 @@ fn counted(tracked: &Tracked, socket: Option<SubflowSocket>, connection_sent: u6
         interface: seen.interface.as_deref().map(str::to_owned),
         state: socket.as_ref().map_or(by_phase, |socket| socket.state),
         joined: seen.joined,
-        backup,
+        backup: tracked.is_backup(),
         rx,
         tx,
         rx_bytes_per_second: tracked.rates[0],
