@@ -153,11 +153,10 @@ fn fallback() -> Result<()> {
     let stage = Stage::new(Plan::wires(2))?;
     let mut talk = Conversation::between(&stage.lab.paths, Family::V4, [Protocol::Mptcp, Protocol::Tcp])?;
     talk.exchange(100_000, 100_000)?;
-    let token = talk.token()?;
     wait::until(SHOWN, || {
         let view = view(&stage.agents[0])?;
         let connections = list(view.get("connections"))?;
-        ensure!(connections.len() == 1, "token {token}: {connections:#?}");
+        ensure!(connections.len() == 1, "{connections:#?}");
         let why = connections[0]["fallback"].as_str().unwrap_or_default();
         ensure!(!why.is_empty() && view.findings("fallback")? == 1, "{connections:#?}, {:#}", view.get("findings"));
         Ok(())
