@@ -81,7 +81,7 @@ fn opened(ops: *mut bpf_sock_ops, op: u32, tcp: &TcpSock) -> Option<()> {
             record::event(Event::SubflowTagTaken);
             return None;
         }
-        Known::None => match subflows::claim(tag) {
+        Known::None => match subflows::take_slot() {
             Some(slot) => (slot, true),
             None => {
                 record::event(Event::SubflowTableFull);
@@ -92,6 +92,10 @@ fn opened(ops: *mut bpf_sock_ops, op: u32, tcp: &TcpSock) -> Option<()> {
     let info = subflows::info(slot)?;
     if is_new {
         begin(info, &tuple);
+        if !subflows::enter(tag, slot) {
+            record::event(Event::SubflowTableFull);
+            return subflows::give_slot_back(slot);
+        }
         subflows::add_ports(tuple.ports());
     }
     let mut marks = marks(op, &subflow);
@@ -129,7 +133,7 @@ fn known(tuple: &Tuple, tag: u64) -> Known {
     if !tuple.is_key_of(info) || state == SubflowState::Free as u8 {
         Known::Other
     } else if state == SubflowState::Closed as u8 {
-        subflows::retire(slot, tag);
+        subflows::leave(tag, slot);
         Known::None
     } else {
         Known::Same(slot)
