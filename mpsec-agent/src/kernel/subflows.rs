@@ -286,8 +286,7 @@ impl Subflows {
     fn give_back(&mut self, slot: u32) -> io::Result<()> {
         loop {
             let seen = self.free.words(free::LATEST as usize, 1)?[0].load(Ordering::Acquire);
-            self.free.words((free::BEFORE + slot) as usize, 1)?[0]
-                .store(seen & u64::from(u32::MAX), Ordering::Release);
+            self.free.words((free::BEFORE + slot) as usize, 1)?[0].store(seen & u64::from(u32::MAX), Ordering::Release);
             if self.set_latest(seen, slot + 1)? {
                 return Ok(());
             }
