@@ -37,7 +37,7 @@ const DOWN: usize = 2_000_003;
 
 fn main() {
     let arguments = Arguments::from_args();
-    let tests: [(&str, fn() -> Result<()>); 9] = [
+    let tests: [(&str, Body); 9] = [
         ("ipv4_segments_one_by_one", || one_connection(V4, Offload::Off)),
         ("ipv4_super_packets", || one_connection(V4, Offload::Full)),
         ("ipv6_segments_one_by_one", || one_connection(V6, Offload::Off)),
@@ -51,6 +51,8 @@ fn main() {
     let trials = tests.map(|(name, body)| trial(name, LIMIT, body));
     libtest_mimic::run(&arguments, trials.into()).exit();
 }
+
+type Body = fn() -> Result<()>;
 
 /// The kernel side, in a namespace and on some of its interfaces.
 struct Host {
