@@ -432,7 +432,7 @@ fn adopted() -> Result<()> {
     stream.write_all(&[0; 1000])?;
     take(&mut accepted, 1000)?;
     let subflows = talk.client.kernel.subflows.as_mut().map_err(|reason| anyhow::anyhow!("{reason}"))?;
-    ensure!(subflows.adopt(&key, 7, [1, 2], true, false)? == slot);
+    ensure!(subflows.adopt(&key, 7, [1, 2], true, false)? == slot, "the slot is not given out again");
     let view = talk.client.poll()?[0];
     ensure!(view.tx.packets == 0 && view.rx.packets == 0, "it has what was counted for others: {view:?}");
     Ok(())

@@ -159,8 +159,21 @@ unsafe impl aya::Pod for Slot {}
 const PROGRAMS: [&str; 2] = [PROGRAM_INGRESS, PROGRAM_EGRESS];
 
 impl Kernel {
-    /// Loads the object into the kernel. Nothing is attached yet.
+    /// Loads the object into the kernel. Nothing is attached to interfaces yet. If sockets cannot be followed, subflows are
+    /// not counted, and [`Kernel::subflows`] says why.
     pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
+        let kernel = Self::load_once(settings)?;
+        let reason = match kernel.subflows {
+            Err(reason) if settings.max_subflows > 0 => reason,
+            subflows => return Ok(Kernel { subflows, ..kernel }),
+        };
+        // The programs that look subflows up are of no use then.
+        drop((kernel.programs, kernel.counters));
+        let without = Self::load_once(&Settings { max_subflows: 0, ..settings.clone() })?;
+        Ok(Kernel { subflows: Err(reason), ..without })
+    }
+
+    fn load_once(settings: &Settings) -> Result<Kernel, LoadError> {
         let btf = KernelBtf::load().map_err(LoadError::NoBtf)?;
         let offsets = Offsets::resolve(&btf);
         let cpus = super::possible_cpus().map_err(other)?;

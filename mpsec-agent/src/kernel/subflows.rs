@@ -77,6 +77,7 @@ pub struct Shape {
 const INFO_WORDS: usize = size_of::<SubflowInfo>() / 8;
 /// The word that holds [`SubflowInfo::state`].
 const STATE_WORD: usize = std::mem::offset_of!(SubflowInfo, state) / 8;
+const _: () = assert!(std::mem::offset_of!(SubflowInfo, state).is_multiple_of(8), "it is the word's first byte");
 /// Words of what one CPU counts of a subflow.
 const COUNTER_WORDS: usize = size_of::<SubflowCounter>() / 8;
 /// The counts among those of one direction: packets, bytes, payload and retransmitted bytes.
@@ -323,8 +324,13 @@ impl Subflows {
 
     /// What is known of the subflow in a slot; `None` while there is none, or it is being filled.
     fn info(&mut self, slot: u32) -> io::Result<Option<SubflowInfo>> {
-        let info = self.raw_info(slot)?;
-        Ok((info.state() != SubflowState::Free).then_some(info))
+        let words = self.infos.words(slot as usize * INFO_WORDS, INFO_WORDS)?;
+        // One look is enough for a slot that is free.
+        let [state, ..] = words[STATE_WORD].load(Ordering::Relaxed).to_ne_bytes();
+        if state == SubflowState::Free as u8 {
+            return Ok(None);
+        }
+        self.raw_info(slot).map(Some)
     }
 
     fn raw_info(&mut self, slot: u32) -> io::Result<SubflowInfo> {
