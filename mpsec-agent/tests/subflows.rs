@@ -37,7 +37,7 @@ const DOWN: usize = 2_000_003;
 
 fn main() {
     let arguments = Arguments::from_args();
-    let tests: [(&str, Body); 9] = [
+    let tests: [(&str, Body); 10] = [
         ("ipv4_segments_one_by_one", || one_connection(V4, Offload::Off)),
         ("ipv4_super_packets", || one_connection(V4, Offload::Full)),
         ("ipv6_segments_one_by_one", || one_connection(V6, Offload::Off)),
@@ -47,6 +47,7 @@ fn main() {
         ("segments_sent_again", sent_again),
         ("the_same_addresses_and_ports_again", the_same_again),
         ("an_adopted_subflow", adopted),
+        ("an_adopted_subflow_that_is_gone", adopted_and_gone),
     ];
     let trials = tests.map(|(name, body)| trial(name, LIMIT, body));
     libtest_mimic::run(&arguments, trials.into()).exit();
@@ -435,5 +436,23 @@ fn adopted() -> Result<()> {
     ensure!(subflows.adopt(&key, 7, [1, 2], true, false)? == slot, "the slot is not given out again");
     let view = talk.client.poll()?[0];
     ensure!(view.tx.packets == 0 && view.rx.packets == 0, "it has what was counted for others: {view:?}");
+    Ok(())
+}
+
+/// Of an adopted subflow nobody tells the end; a new socket with its addresses and ports does.
+fn adopted_and_gone() -> Result<()> {
+    let pair = Pair::addressed()?;
+    let mut talk = Talk::between(&pair, &[Pair::WEST], &[Pair::EAST])?;
+    let (from, address) = (SocketAddr::new("192.0.2.1".parse()?, 40_002), SocketAddr::new(V4, PORT));
+    let key = key_of(from.ip(), V4, from.port(), PORT);
+    let subflows = talk.client.kernel.subflows.as_mut().map_err(|reason| anyhow::anyhow!("{reason}"))?;
+    let slot = subflows.adopt(&key, 7, [0, 0], false, false)?;
+    let _listener = pair.right.run(|| Protocol::Mptcp.listen(address))?;
+    let _stream = pair.left.run(|| Protocol::Mptcp.connect_from(Some(from), address))?;
+    let views = talk.client.poll()?;
+    ensure!(views.len() == 2 && views.iter().all(|view| view.info.key == key), "{views:?}");
+    let (old, new): (Vec<View>, Vec<View>) = views.iter().partition(|view| view.slot == slot);
+    ensure!(old[0].info.state() == SubflowState::Closed && old[0].tx.packets == 0, "{views:?}");
+    ensure!(new[0].info.state() == SubflowState::Established && new[0].tx.packets > 1, "{views:?}");
     Ok(())
 }
