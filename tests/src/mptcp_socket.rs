@@ -21,13 +21,7 @@ impl Protocol {
     /// A listening socket.
     pub fn listen(self, address: SocketAddr) -> Result<TcpListener> {
         let socket = self.socket(address)?;
-        let ((name, len), yes) = (name_of(address), 1i32);
-        // SAFETY: the descriptor is open, and the pointer and the length describe `yes`, which outlives the call.
-        check(unsafe {
-            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, (&raw const yes).cast(), 4)
-        })?;
-        // SAFETY: the descriptor is open, and the pointer and the length describe `name`, which outlives the call.
-        check(unsafe { libc::bind(socket.as_raw_fd(), name.as_ptr().cast(), len) })?;
+        bind(&socket, address)?;
         // SAFETY: the descriptor is open.
         check(unsafe { libc::listen(socket.as_raw_fd(), 64) })?;
         Ok(TcpListener::from(socket))
@@ -35,9 +29,17 @@ impl Protocol {
 
     /// A connected socket.
     pub fn connect(self, address: SocketAddr) -> Result<TcpStream> {
+        self.connect_from(None, address)
+    }
+
+    /// A connected socket with an address and a port of its own choice.
+    pub fn connect_from(self, from: Option<SocketAddr>, address: SocketAddr) -> Result<TcpStream> {
         let socket = self.socket(address)?;
+        if let Some(from) = from {
+            bind(&socket, from)?;
+        }
         let (name, len) = name_of(address);
-        // SAFETY: as in `listen`.
+        // SAFETY: as in `bind`.
         check(unsafe { libc::connect(socket.as_raw_fd(), name.as_ptr().cast(), len) })?;
         Ok(TcpStream::from(socket))
     }
@@ -56,6 +58,16 @@ impl Protocol {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    let ((name, len), yes) = (name_of(address), 1i32);
+    // SAFETY: the descriptor is open, and the pointer and the length describe `yes`, which outlives the call.
+    check(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, (&raw const yes).cast(), 4)
+    })?;
+    // SAFETY: the descriptor is open, and the pointer and the length describe `name`, which outlives the call.
+    check(unsafe { libc::bind(socket.as_raw_fd(), name.as_ptr().cast(), len) })
 }
 
 fn check(returned: libc::c_int) -> io::Result<()> {
