@@ -38,9 +38,8 @@ pub struct Snapshot {
     pub agent: Agent,
 }
 
-#[cfg(test)]
 impl Snapshot {
-    /// Of a host on which there is nothing.
+    /// Of a host of which nothing is known: what measurements and tests begin with.
     pub fn empty() -> Snapshot {
         Snapshot {
             taken_at: SystemTime::UNIX_EPOCH,
