@@ -31,7 +31,7 @@ const DOWN: Duration = Duration::from_secs(10);
 /// What there is this long after the start.
 pub(super) fn snapshot(since: Duration) -> Snapshot {
     let namespaces = vec![namespace("", since), namespace("blue", since)];
-    let per_subflow = Folding::default().choose(&namespaces, 2);
+    let per_subflow = Folding::default().choose(&namespaces, Some(2));
     Snapshot {
         taken_at: SystemTime::now(),
         namespaces,
