@@ -4,6 +4,7 @@ mod api;
 mod bulk;
 mod classes;
 mod devices;
+mod doctor;
 mod flood;
 mod harness;
 mod hotplug;
@@ -14,6 +15,7 @@ mod mptcp_truth;
 mod mptcp_view;
 mod multipath;
 mod names;
+mod netns;
 mod overflow;
 mod prometheus;
 mod refuse;
@@ -49,6 +51,8 @@ fn main() {
         flood::trials(),
         prometheus::trials(),
         multipath::trials(),
+        netns::trials(),
+        doctor::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

@@ -109,7 +109,7 @@ impl Traffic {
             while !end.load(Ordering::Relaxed) {
                 busy.exchange(ROUND.0, ROUND.1)?;
                 thread::sleep(PAUSE);
-                let mut short = Conversation::open(&paths, Family::V4)?;
+                let short = Conversation::open(&paths, Family::V4)?;
                 short.joined(u32::try_from(PATHS)?)?;
                 short.close()?;
                 // A server without MPTCP makes a fallback.
