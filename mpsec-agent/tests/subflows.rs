@@ -37,7 +37,7 @@ const DOWN: usize = 2_000_003;
 
 fn main() {
     let arguments = Arguments::from_args();
-    let tests: [(&str, Body); 10] = [
+    let tests: [(&str, Body); 11] = [
         ("ipv4_segments_one_by_one", || one_connection(V4, Offload::Off)),
         ("ipv4_super_packets", || one_connection(V4, Offload::Full)),
         ("ipv6_segments_one_by_one", || one_connection(V6, Offload::Off)),
@@ -48,12 +48,19 @@ fn main() {
         ("the_same_addresses_and_ports_again", the_same_again),
         ("an_adopted_subflow", adopted),
         ("an_adopted_subflow_that_is_gone", adopted_and_gone),
+        ("a_host_without_control_groups", without_cgroups),
     ];
     let trials = tests.map(|(name, body)| trial(name, LIMIT, body));
     libtest_mimic::run(&arguments, trials.into()).exit();
 }
 
 type Body = fn() -> Result<()>;
+
+/// Those for this thread's network namespace.
+fn settings() -> Result<Settings> {
+    let netns_cookie = cgroup::netns_cookie()?;
+    Ok(Settings { max_interfaces: 4, wireguard_ports: [0; 4], max_subflows: 64, netns_cookie, log_level: 0 })
+}
 
 /// The kernel side, in a namespace and on some of its interfaces.
 struct Host {
@@ -66,13 +73,7 @@ struct Host {
 impl Host {
     fn new(netns: &Arc<Netns>, devices: &[&str]) -> Result<Host> {
         let load = || -> Result<(Kernel, Vec<Attachment>)> {
-            let mut kernel = Kernel::load(&Settings {
-                max_interfaces: 4,
-                wireguard_ports: [0; 4],
-                max_subflows: 64,
-                netns_cookie: cgroup::netns_cookie()?,
-                log_level: 0,
-            })?;
+            let mut kernel = Kernel::load(&settings()?)?;
             match &kernel.subflows {
                 Err(reason) if reason.contains("this kernel has no MPTCP") => return Err(Skip::because(reason)),
                 Err(reason) => anyhow::bail!("{reason}"),
@@ -252,20 +253,22 @@ fn is_whole(view: &View, sent: usize, received: usize) -> Result<()> {
     let info = &view.info;
     let new = view.tx.payload_bytes - view.tx.retransmitted_bytes;
     ensure!(new >= sent as u64, "{sent} bytes were sent: {view:?}");
-    ensure!(view.rx.payload_bytes - view.rx.retransmitted_bytes >= received as u64, "{received} received: {view:?}");
+    ensure!(view.rx.payload_bytes >= received as u64, "{received} received: {view:?}");
     agrees_with_tcp(view)?;
     ensure!(info.srtt_us > 0 && info.rtt_reports > 0 && info.mss > 0, "{view:?}");
     ensure!(info.delivery_rate_bytes_per_second().is_some_and(|rate| rate > 0), "{view:?}");
     Ok(())
 }
 
-/// TCP counts the same bytes; what it received in order may have a FIN in it.
+/// TCP counts the same bytes. What it received in order may have a FIN in it; what came below the highest sequence number was
+/// sent again, or overtaken on the way from one CPU to another, and then it is new.
 fn agrees_with_tcp(view: &View) -> Result<()> {
     let info = &view.info;
     ensure!(view.tx.payload_bytes == info.bytes_sent, "{view:?}");
     ensure!(view.tx.retransmitted_bytes == info.bytes_retrans, "{view:?}");
-    let received = view.rx.payload_bytes - view.rx.retransmitted_bytes;
-    ensure!(info.bytes_received == received || info.bytes_received == received + 1, "{view:?}");
+    let all = view.rx.payload_bytes;
+    let new = all - view.rx.retransmitted_bytes..=all + 1;
+    ensure!(new.contains(&info.bytes_received), "{view:?}");
     ensure!(info.has(flags::HAS_FIGURES) && info.closed_ns >= info.established_ns, "{view:?}");
     ensure!(info.established_ns >= info.opened_ns && info.opened_ns > 0, "{view:?}");
     Ok(())
@@ -366,7 +369,9 @@ fn sent_again() -> Result<()> {
         agrees_with_tcp(sender)?;
         let told = |view: &View| format!("{sender:?} {view:?}");
         ensure!(sender.tx.payload_bytes == receiver.rx.payload_bytes, "{}", told(receiver));
-        ensure!(sender.tx.retransmitted_bytes == receiver.rx.retransmitted_bytes, "{}", told(receiver));
+        // Some packets may be overtaken beside.
+        let (sent, seen) = (sender.tx.retransmitted_bytes, receiver.rx.retransmitted_bytes);
+        ensure!((sent..=sent + receiver.rx.payload_bytes / 10).contains(&seen), "{}", told(receiver));
     }
     talk.client.has_all(1, &client)?;
     talk.server.has_all(1, &server)
@@ -454,5 +459,30 @@ fn adopted_and_gone() -> Result<()> {
     let (old, new): (Vec<View>, Vec<View>) = views.iter().partition(|view| view.slot == slot);
     ensure!(old[0].info.state() == SubflowState::Closed && old[0].tx.packets == 0, "{views:?}");
     ensure!(new[0].info.state() == SubflowState::Established && new[0].tx.packets > 1, "{views:?}");
+    Ok(())
+}
+
+/// Packets are counted for the interface as ever, and nobody looks for their subflows.
+fn without_cgroups() -> Result<()> {
+    let pair = Pair::addressed()?;
+    let mounts = pair.left.read("/proc/thread-self/mountinfo")?;
+    let of_cgroups = mounts.lines().filter(|line| line.contains(" - cgroup2 "));
+    for point in of_cgroups.filter_map(|line| line.split(' ').nth(4)) {
+        // One that lies under another mount cannot be had anyway.
+        let _ = pair.left.output("umount", &["-l", point]);
+    }
+    let (kernel, attached) = pair.left.run(|| {
+        let kernel = Kernel::load(&settings()?)?;
+        let mut attacher = Attacher::new(None, kernel.program(Direction::Rx))?;
+        let attached = attacher.attach(kernel.program(Direction::Tx), pair.left.ifindex(Pair::WEST)?, Direction::Tx)?;
+        anyhow::Ok((kernel, attached))
+    })?;
+    let reason = kernel.subflows.as_ref().err().context("sockets are followed without control groups")?;
+    ensure!(reason.contains("cgroup2"), "{reason}");
+    let _listener = pair.right.run(|| Protocol::Mptcp.listen(SocketAddr::new(V4, PORT)))?;
+    let _stream = pair.left.run(|| Protocol::Mptcp.connect(SocketAddr::new(V4, PORT)))?;
+    let counted = kernel.counters.sum(0, Direction::Tx)[Class::Mptcp as usize];
+    ensure!(counted.packets >= 2, "{counted:?}");
+    drop(attached);
     Ok(())
 }

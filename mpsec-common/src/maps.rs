@@ -23,8 +23,7 @@ pub const MAP_SUBFLOWS: &str = "SUBFLOWS";
 /// What is counted of each: a memory-mapped array of [`crate::mptcp::SubflowCounters`], indexed by
 /// [`crate::mptcp::subflow_counter_index`].
 pub const MAP_SUBFLOW_COUNTERS: &str = "SUBFLOW_COUNTERS";
-/// How many subflows have which ports: a memory-mapped array of [`crate::mptcp::PortPair`], of which
-/// [`crate::mptcp::port_entry`] is an element.
+/// How many subflows have which ports: a memory-mapped array of `u64`, indexed by [`crate::mptcp::port_entry`].
 pub const MAP_SUBFLOW_PORTS: &str = "SUBFLOW_PORTS";
 /// Handshakes that this host answers: a hash that forgets the oldest, from tag to [`crate::mptcp::Handshake`].
 pub const MAP_HANDSHAKES: &str = "HANDSHAKES";

@@ -70,11 +70,7 @@ pub const fn ports(local: u16, remote: u16) -> u32 {
 }
 
 /// Entries of the port filter.
-pub const PORT_ENTRIES: u32 = 1 << 16;
-
-/// Two neighbouring entries of the port filter: values of an array are 8 bytes apart at the least (array_map_alloc,
-/// kernel/bpf/arraymap.c).
-pub type PortPair = [u32; 2];
+pub const PORT_ENTRIES: u32 = 1 << 15;
 
 /// The entry of the port filter for [`SubflowKey::ports`], the same for both directions. It counts the subflows in it: what
 /// has 0 there is none.

@@ -3,10 +3,10 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
-use std::os::fd::AsRawFd as _;
 
 /// Linux 5.14 (include/uapi/asm-generic/socket.h).
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -17,13 +17,22 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 /// `NotFound` where it is not, else what opening it says.
 pub fn open_root() -> io::Result<File> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let root = mounts.lines().find_map(mount_point).ok_or_else(|| {
+    // Another file system may be mounted over it.
+    let mut roots = mounts.lines().filter_map(mount_point).filter_map(|point| File::open(point).ok());
+    roots.find(is_cgroup2).ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::NotFound,
             "no cgroup2 file system is mounted (mount -t cgroup2 none /sys/fs/cgroup)",
         )
-    })?;
-    File::open(root)
+    })
+}
+
+fn is_cgroup2(file: &File) -> bool {
+    let mut about = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the descriptor is open, and the pointer is to room for a whole `statfs`.
+    let result = unsafe { libc::fstatfs(file.as_raw_fd(), about.as_mut_ptr()) };
+    // SAFETY: on success the kernel has filled all of it.
+    result == 0 && unsafe { about.assume_init() }.f_type == libc::CGROUP2_SUPER_MAGIC
 }
 
 /// Where a line of mountinfo says that the root of a cgroup2 file system is mounted (proc_pid_mountinfo(5)).

@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 
 use mpsec_common::Direction;
 use mpsec_common::mptcp::{
-    CHOICES, ENTRY_FREE, SubflowCounter, SubflowCounters, SubflowInfo, SubflowKey, SubflowState, TagSet, WAYS, choose,
-    entry_of, flags, free, link, port_entry, set_of, sets_for, slot_in, subflow_counter_index,
+    CHOICES, ENTRY_FREE, PORT_ENTRIES, SubflowCounter, SubflowCounters, SubflowInfo, SubflowKey, SubflowState, TagSet,
+    WAYS, choose, entry_of, flags, free, link, port_entry, set_of, sets_for, slot_in, subflow_counter_index,
 };
 
 pub use memory::Memory;
@@ -116,7 +116,7 @@ impl Subflows {
                 maps.counters,
                 bytes(subflow_counter_index(0, slots, cpus), size_of::<SubflowCounters>()),
             ),
-            ports: Memory::new(maps.ports, bytes(mpsec_common::mptcp::PORT_ENTRIES, size_of::<u32>())),
+            ports: Memory::new(maps.ports, bytes(PORT_ENTRIES, size_of::<u64>())),
             base: vec![[0; 2 * COUNTS]; slots as usize],
             used: 0,
         }
@@ -390,9 +390,9 @@ impl Subflows {
         counters.words(index * COUNTER_WORDS, COUNTER_WORDS)
     }
 
-    fn count_ports(&mut self, key: &SubflowKey, change: i32) -> io::Result<()> {
-        let entry = self.ports.half_word(port_entry(key.ports()) as usize)?;
-        entry.fetch_add(change as u32, Ordering::Relaxed);
+    fn count_ports(&mut self, key: &SubflowKey, change: i64) -> io::Result<()> {
+        let entry = &self.ports.words(port_entry(key.ports()) as usize, 1)?[0];
+        entry.fetch_add(change as u64, Ordering::Relaxed);
         Ok(())
     }
 }

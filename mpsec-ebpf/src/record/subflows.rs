@@ -9,9 +9,9 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap};
 use mpsec_common::Direction;
 use mpsec_common::mptcp::{
-    CHOICES, ENTRY_FREE, HANDSHAKES as HANDSHAKE_ENTRIES, Handshake, HandshakeCounter, PORT_ENTRIES, PortPair,
-    SubflowCounter, SubflowCounters, SubflowInfo, TagSet, WAYS, choose, entry_of, extend_sequence, first_sequence,
-    free, link, port_entry, set_of, slot_in, subflow_counter_index,
+    CHOICES, ENTRY_FREE, HANDSHAKES as HANDSHAKE_ENTRIES, Handshake, HandshakeCounter, PORT_ENTRIES, SubflowCounter,
+    SubflowCounters, SubflowInfo, TagSet, WAYS, choose, entry_of, extend_sequence, first_sequence, free, link,
+    port_entry, set_of, slot_in, subflow_counter_index,
 };
 use mpsec_common::traffic::Counter;
 
@@ -41,7 +41,7 @@ static SUBFLOWS: Array<SubflowInfo> = Array::with_max_entries(WAYS as u32, BPF_F
 #[map]
 static SUBFLOW_COUNTERS: Array<SubflowCounters> = Array::with_max_entries(WAYS as u32, BPF_F_MMAPABLE);
 #[map]
-static SUBFLOW_PORTS: Array<PortPair> = Array::with_max_entries(PORT_ENTRIES / 2, BPF_F_MMAPABLE);
+static SUBFLOW_PORTS: Array<u64> = Array::with_max_entries(PORT_ENTRIES, BPF_F_MMAPABLE);
 #[map]
 static HANDSHAKES: LruHashMap<u64, Handshake> = LruHashMap::with_max_entries(HANDSHAKE_ENTRIES, 0);
 
@@ -57,27 +57,19 @@ pub fn seed() -> u64 {
     SUBFLOW_SEED.load()
 }
 
-/// Whether any subflow may have these ports, [`mpsec_common::mptcp::SubflowKey::ports`].
+/// Whether any subflow may have these ports, as they lie in a packet of either direction.
 #[inline(always)]
 pub fn may_have_ports(ports: u32) -> bool {
     // SAFETY: the map returned a pointer to a whole value; volatile, because others write it.
-    count_of(ports).is_some_and(|count| unsafe { count.read_volatile() } != 0)
-}
-
-#[inline(always)]
-fn count_of(ports: u32) -> Option<*mut u32> {
-    let entry = port_entry(ports);
-    let pair = SUBFLOW_PORTS.get_ptr_mut(entry >> 1)?;
-    // SAFETY: the map returned a pointer to a whole value, which has two elements.
-    Some(unsafe { pair.cast::<u32>().add(entry as usize & 1) })
+    SUBFLOW_PORTS.get_ptr(port_entry(ports)).is_some_and(|count| unsafe { count.read_volatile() } != 0)
 }
 
 /// Counts one subflow more with these ports.
 #[inline(always)]
 pub fn add_ports(ports: u32) {
-    if let Some(count) = count_of(ports) {
+    if let Some(count) = SUBFLOW_PORTS.get_ptr_mut(port_entry(ports)) {
         // SAFETY: the map returned a pointer to a whole value.
-        unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(count, 1) };
+        unsafe { add(count, 1) };
     }
 }
 
