@@ -179,8 +179,9 @@ impl Namespace {
                 subflows: count(Event::SubflowTableFull) + count(Event::SubflowTagTaken),
                 handshakes: count(Event::HandshakeUnseen),
             };
+            let down = this.interfaces.down();
             let table = this.interfaces.kernel.subflows.as_mut().ok();
-            this.mptcp.snapshot(&this.name, table, lost, reports)
+            this.mptcp.snapshot(&this.name, table, lost, |name| down.contains(name), reports)
         })
     }
 
