@@ -10,6 +10,7 @@ use crate::kernel::ebpf::{Kernel, Settings};
 use crate::kernel::link::{self, Events};
 use crate::kernel::netlink::NetlinkError;
 use crate::kernel::netns::Netns;
+use crate::kernel::possible_cpus;
 use crate::snapshot::{self, Collector, OtherInterfaces, Snapshot};
 
 use super::collect::{Wanted, add, timed};
@@ -58,7 +59,7 @@ impl Namespace {
         let mut kernel = Kernel::load(&Settings {
             max_interfaces: config.interfaces.max_interfaces,
             wireguard_ports: config.classify.wireguard_ports.padded(),
-            max_subflows: if config.mptcp.enabled { config.mptcp.max_subflows } else { 0 },
+            max_subflows: config.mptcp.slots(possible_cpus().context("cannot count the CPUs")?),
             netns_cookie: cgroup::netns_cookie().context("cannot tell the network namespace")?,
             log_level: config.log.kernel as u8,
         })?;
