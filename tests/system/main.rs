@@ -13,6 +13,7 @@ mod lab;
 mod mptcp_life;
 mod mptcp_truth;
 mod mptcp_view;
+mod mptcp_wrong;
 mod multipath;
 mod names;
 mod netns;
@@ -36,6 +37,7 @@ fn main() {
         lab::trials(),
         mptcp_truth::trials(),
         mptcp_life::trials(),
+        mptcp_wrong::trials(),
         classes::trials(),
         devices::trials(),
         bulk::trials(),
