@@ -7,6 +7,7 @@
 //! netstat -> rises -> findings ───────────────────────────────┘
 //! ```
 
+mod book;
 mod findings;
 mod ledger;
 mod observe;
@@ -15,7 +16,7 @@ mod rises;
 mod sockets;
 mod view;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ use crate::snapshot::mptcp::{Endpoint, Limits, Namespace, Totals};
 use super::collect::timed;
 use ledger::Ledger;
 use rises::Rises;
-use sockets::{Ends, Sockets};
+use sockets::Sockets;
 
 /// How often the sockets are listed if nobody asks for a snapshot, so that no subflow stays in the book for ever.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(60);
@@ -136,7 +137,9 @@ impl Mptcp {
     /// Looks at the kernel's table, and gives back what is settled. `name` knows the interfaces of the moment.
     pub fn poll(&mut self, table: &mut Subflows, name: impl Fn(u32) -> Option<String>) -> std::io::Result<()> {
         let now = Instant::now();
+        let names_before = self.names.len();
         self.names.retain(|index, known| name(*index).as_deref() == Some(known));
+        let same_names = self.names.len() == names_before;
         let names = &mut self.names;
         let mut called = |index: u32| {
             if let Some(known) = names.get(&index) {
@@ -148,6 +151,9 @@ impl Mptcp {
         };
         let ledger = &mut self.ledger;
         table.poll(|view| {
+            if same_names && ledger.is_as_seen(view.slot, &observe::mark(view)) {
+                return;
+            }
             if let Some(seen) = observe::observation(view, &mut called) {
                 ledger.observe(seen, now);
             }
@@ -166,23 +172,36 @@ impl Mptcp {
             self.rises.look(&mib.mptcp, now);
         }
         let due = self.reconciled_at.is_none_or(|at| now.saturating_duration_since(at) >= RECONCILE_INTERVAL);
-        if let (true, Ok(diag), Some(table)) = (due, &mut self.diag, table)
-            && let Ok(sockets) = Sockets::list(diag)
+        if let (true, Some(table)) = (due, table)
+            && let Ok(sockets) = self.list(Some(table))
         {
             self.reconcile(&sockets, table, now);
         }
+    }
+
+    /// Lists the sockets, and finds those of the book by the kernel's table.
+    fn list(&mut self, table: Option<&mut Subflows>) -> Result<Sockets, String> {
+        let diag = self.diag.as_mut().map_err(|error| error.clone())?;
+        let mut sockets = Sockets::list(diag).map_err(text)?;
+        let Some(table) = table else { return Ok(sockets) };
+        let ledger = &self.ledger;
+        sockets.find(|ends| {
+            let slot = table.find(&observe::key(ends)).ok()??;
+            let seen = &ledger.live_in(slot)?.seen;
+            ((seen.local, seen.remote) == ends).then_some(slot)
+        });
+        Ok(sockets)
     }
 
     /// Takes in subflows that the table does not have, because they are older than it or there was no room, and lets go of
     /// those whose sockets are gone without a word.
     fn reconcile(&mut self, sockets: &Sockets, table: &mut Subflows, now: Instant) {
         self.reconciled_at = Some(now);
-        let live: HashSet<_> = self.ledger.live().map(|tracked| (tracked.seen.local, tracked.seen.remote)).collect();
-        for (ends, socket) in sockets.subflows.iter().filter(|(ends, _)| !live.contains(ends)) {
+        for socket in sockets.subflows.iter().filter(|socket| socket.slot.is_none()) {
             match table.adopt(
-                &observe::key(*ends),
+                &observe::key(socket.ends),
                 socket.token,
-                [socket.info.id_local.unwrap_or(0), socket.info.id_remote.unwrap_or(0)],
+                socket.ids.map(|id| id.unwrap_or(0)),
                 socket.flags().joined(),
                 socket.flags().backup(),
             ) {
@@ -192,9 +211,8 @@ impl Mptcp {
         }
         // A connection that fell back is no subflow to the kernel any more.
         let unlisted = self.ledger.live().filter(|tracked| {
-            let ends = (tracked.seen.local, tracked.seen.remote);
             let established = tracked.seen.phase == ledger::Phase::Established && !tracked.seen.fell_back;
-            established && !sockets.subflows.contains_key(&ends)
+            established && sockets.in_slot(tracked.seen.slot).is_none()
         });
         let since = |slot| self.missing.get(&slot).copied().unwrap_or(now);
         self.missing = unlisted.map(|tracked| (tracked.seen.slot, since(tracked.seen.slot))).collect();
@@ -209,20 +227,17 @@ impl Mptcp {
     pub fn snapshot(
         &mut self,
         netns: &str,
-        table: Option<&mut Subflows>,
+        mut table: Option<&mut Subflows>,
         lost: Lost,
         reports: &mut Vec<Collector>,
     ) -> Namespace {
         let now = Instant::now();
-        let diag = self.diag.as_mut().map_err(|error| error.clone());
-        let sockets = timed(reports, "sock_diag", || {
-            diag.and_then(|diag| Sockets::list(diag).map_err(|error| error.to_string()))
-        });
+        let sockets = timed(reports, "sock_diag", || self.list(table.as_deref_mut()));
         let (table_used, table_capacity) =
             table.as_ref().map_or((0, 0), |table| (u64::from(table.used()), u64::from(table.capacity())));
         if let Some(sockets) = &sockets {
-            let flags = |ends: &Ends| sockets.subflows.get(ends).and_then(|socket| socket.info.flags);
-            self.ledger.note_backups(|ends| flags(ends).map(|flags| flags.backup()));
+            let flags = |slot| sockets.in_slot(slot).and_then(|socket| socket.told_flags);
+            self.ledger.note_backups(|slot| flags(slot).map(|flags| flags.backup()));
         }
         if let (Some(sockets), Some(table)) = (&sockets, table) {
             self.reconcile(sockets, table, now);

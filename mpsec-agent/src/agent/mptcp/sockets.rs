@@ -3,20 +3,27 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use foldhash::fast::RandomState;
+
 use crate::kernel::netlink::NetlinkError;
-use crate::kernel::sock_diag::{Extensions, SockDiag, States, SubflowFlags, SubflowInfo};
+use crate::kernel::sock_diag::{Extensions, SockDiag, States, SubflowFlags};
 use crate::snapshot::mptcp::{DataBytes, Role, TcpDetails, TcpState};
 
 /// Local and remote address and port.
 pub type Ends = (SocketAddr, SocketAddr);
 
+/// No subflow.
+const NONE: u32 = u32::MAX;
+
 /// All sockets of a network namespace that have to do with MPTCP.
 #[derive(Default)]
 pub struct Sockets {
     /// MPTCP-level sockets, by token.
-    pub connections: HashMap<u32, ConnectionSocket>,
-    /// Subflows, by their ends.
-    pub subflows: HashMap<Ends, SubflowSocket>,
+    pub connections: HashMap<u32, ConnectionSocket, RandomState>,
+    /// Subflows, in no order.
+    pub subflows: Vec<SubflowSocket>,
+    /// Where in [`Sockets::subflows`] the one in a slot of the kernel's table is.
+    by_slot: Vec<u32>,
 }
 
 /// An MPTCP-level socket.
@@ -33,12 +40,18 @@ pub struct ConnectionSocket {
 
 /// A subflow's socket.
 pub struct SubflowSocket {
+    /// Its ends.
+    pub ends: Ends,
+    /// Its slot in the kernel's table, if it is in the book.
+    pub slot: Option<u32>,
     /// Token of its connection.
     pub token: u32,
     /// Its state.
     pub state: TcpState,
-    /// Its part in MPTCP.
-    pub info: SubflowInfo,
+    /// Flags, where they are told.
+    pub told_flags: Option<SubflowFlags>,
+    /// Local and remote address identifiers.
+    pub ids: [Option<u8>; 2],
     /// What TCP says of it.
     pub details: TcpDetails,
 }
@@ -46,7 +59,7 @@ pub struct SubflowSocket {
 impl SubflowSocket {
     /// Flags, none where they are not told.
     pub fn flags(&self) -> SubflowFlags {
-        self.info.flags.unwrap_or_default()
+        self.told_flags.unwrap_or_default()
     }
 
     /// Which end of the connection this host is, as far as the first subflow tells.
@@ -73,7 +86,15 @@ impl Sockets {
             let state = socket.state().unwrap_or_default();
             let details = socket.tcp_info().and_then(|tcp| tcp.details(socket.congestion_control()));
             let details = details.unwrap_or_default();
-            sockets.subflows.insert((socket.local(), socket.remote()), SubflowSocket { token, state, info, details });
+            sockets.subflows.push(SubflowSocket {
+                ends: (socket.local(), socket.remote()),
+                slot: None,
+                token,
+                state,
+                told_flags: info.flags,
+                ids: [info.id_local, info.id_remote],
+                details,
+            });
         })?;
         diag.visit_mptcp(States::CONNECTIONS, Extensions::INFO, |socket| {
             let Some(info) = socket.mptcp_info() else { return };
@@ -87,5 +108,26 @@ impl Sockets {
             sockets.connections.insert(token, connection);
         })?;
         Ok(sockets)
+    }
+    /// Notes down which slot each subflow has.
+    pub fn find(&mut self, mut find: impl FnMut(Ends) -> Option<u32>) {
+        for (index, socket) in self.subflows.iter_mut().enumerate() {
+            socket.slot = find(socket.ends);
+            let Some(slot) = socket.slot.map(|slot| slot as usize) else { continue };
+            if self.by_slot.len() <= slot {
+                self.by_slot.resize(slot + 1, NONE);
+            }
+            self.by_slot[slot] = index as u32;
+        }
+    }
+
+    /// The subflow in a slot.
+    pub fn in_slot(&self, slot: u32) -> Option<&SubflowSocket> {
+        self.subflows.get(*self.by_slot.get(slot as usize)? as usize)
+    }
+
+    /// The same, to be changed.
+    pub fn in_slot_mut(&mut self, slot: u32) -> Option<&mut SubflowSocket> {
+        self.subflows.get_mut(*self.by_slot.get(slot as usize)? as usize)
     }
 }

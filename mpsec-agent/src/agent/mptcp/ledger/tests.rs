@@ -14,6 +14,7 @@ fn subflow(slot: u32, incarnation: u32, bytes: u64) -> Observation {
     let traffic = SubflowTraffic { packets: bytes / 100, bytes, payload_bytes: bytes / 2, retransmitted_bytes: 0 };
     Observation {
         slot,
+        mark: Mark::default(),
         incarnation,
         token: 7,
         local: "192.0.2.1:1000".parse().unwrap(),
