@@ -31,6 +31,8 @@ pub struct Wanted {
     pub program_stats: bool,
     /// At most so many series of single subflows.
     pub subflow_series: usize,
+    /// The subflows of connections, and what their sockets say: they take most of the time that a snapshot takes.
+    pub subflows: bool,
 }
 
 impl Sources {
@@ -44,7 +46,7 @@ impl Sources {
     pub fn collect(&mut self, namespaces: &mut [Namespace], wanted: Wanted) -> Snapshot {
         let mut reports = Vec::new();
         let overflows = namespaces.iter().map(|namespace| namespace.overflows).sum();
-        let mptcp: Vec<_> = namespaces.iter_mut().map(|namespace| namespace.mptcp(&mut reports)).collect();
+        let mptcp: Vec<_> = namespaces.iter_mut().map(|one| one.mptcp(wanted.subflows, &mut reports)).collect();
         let per_subflow = self.folding.choose(&mptcp, wanted.subflow_series);
         let pm_overflows = namespaces.iter().map(|namespace| namespace.mptcp.overflows).sum();
         let interfaces = &namespaces[0].interfaces;

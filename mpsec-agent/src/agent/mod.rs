@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use crate::api::{self, HttpStats, Limits, Server, WebConfig};
 use crate::config::{Config, Loaded, Loader};
 use crate::control::socket::ControlSocket;
-use crate::control::{Command, Commands};
+use crate::control::{Command, Commands, Depth};
 use crate::kernel::ebpf::KernelStats;
 use crate::logging::LogHandle;
 use crate::snapshot::{Reload, Snapshot};
@@ -275,20 +275,22 @@ impl Agent {
 
     /// Answers a command, and every other one that waits for the same.
     fn answer(&mut self, first: Command, inbox: &mut mpsc::Receiver<Command>) {
+        let commands: Vec<_> = std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok())).collect();
+        let asked = commands.iter().map(|Command::Snapshot(depth, _)| *depth).max();
         let mptcp = &self.config.mptcp;
         let wanted = Wanted {
             program_stats: self.kernel_stats.is_some(),
             subflow_series: if mptcp.subflow_series { mptcp.max_subflow_series as usize } else { 0 },
+            // The series of single subflows have figures of TCP.
+            subflows: asked == Some(Depth::Full) || mptcp.subflow_series,
         };
         let snapshot = Arc::new(self.sources.collect(&mut self.namespaces, wanted));
         if snapshot.connections() > LARGE {
             self.large = Some(Arc::downgrade(&snapshot));
         }
-        for command in std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok())) {
-            match command {
-                // Who asked may have gone away.
-                Command::Snapshot(reply) => drop(reply.send(snapshot.clone())),
-            }
+        for Command::Snapshot(_, reply) in commands {
+            // Who asked may have gone away.
+            let _ = reply.send(snapshot.clone());
         }
     }
 

@@ -35,8 +35,11 @@ use ledger::Ledger;
 use rises::Rises;
 use sockets::Sockets;
 
-/// How often the sockets are listed if nobody asks for a snapshot, so that no subflow stays in the book for ever.
-const RECONCILE_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the sockets are listed if nobody asks for subflows, so that none stays in the book for ever, and it is known
+/// which are backups.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
+/// The same when a peer has said that it wants a subflow as a backup, or does not any more.
+const BACKUPS_INTERVAL: Duration = Duration::from_secs(5);
 /// A subflow whose socket is not listed for so long is gone.
 const VANISHED: Duration = Duration::from_secs(5);
 
@@ -79,6 +82,8 @@ pub struct Mptcp {
     /// Subflows whose sockets were not listed the last time, and since when.
     missing: HashMap<u32, Instant>,
     reconciled_at: Option<Instant>,
+    /// A peer has changed a subflow's priority since then.
+    backups_changed: bool,
     /// How often the path manager had more events than there was room for.
     pub overflows: u64,
 }
@@ -99,6 +104,7 @@ impl Mptcp {
             names: HashMap::new(),
             missing: HashMap::new(),
             reconciled_at: None,
+            backups_changed: false,
             overflows: 0,
         }
     }
@@ -115,6 +121,7 @@ impl Mptcp {
     pub fn observe(&mut self, news: PathManagerNews) {
         match news {
             Ok(Ok(events)) => {
+                self.backups_changed |= events.iter().any(|event| event.kind() == EventKind::SubflowPriority);
                 for event in events.iter().filter(|event| event.kind() == EventKind::SubflowClosed) {
                     if let (Some(local), Some(remote)) = (event.local(), event.remote())
                         && let Some(reason) = observe::reason(event)
@@ -171,18 +178,19 @@ impl Mptcp {
         if let Ok(mib) = mib::read() {
             self.rises.look(&mib.mptcp, now);
         }
-        let due = self.reconciled_at.is_none_or(|at| now.saturating_duration_since(at) >= RECONCILE_INTERVAL);
+        let interval = if self.backups_changed { BACKUPS_INTERVAL } else { RECONCILE_INTERVAL };
+        let due = self.reconciled_at.is_none_or(|at| now.saturating_duration_since(at) >= interval);
         if let (true, Some(table)) = (due, table)
-            && let Ok(sockets) = self.list(Some(table))
+            && let Ok(sockets) = self.list_subflows(Some(table))
         {
             self.reconcile(&sockets, table, now);
         }
     }
 
-    /// Lists the sockets, and finds those of the book by the kernel's table.
-    fn list(&mut self, table: Option<&mut Subflows>) -> Result<Sockets, String> {
-        let diag = self.diag.as_mut().map_err(|error| error.clone())?;
-        let mut sockets = Sockets::list(diag).map_err(text)?;
+    /// Lists subflows, and finds those of the book by the kernel's table.
+    fn list_subflows(&mut self, table: Option<&mut Subflows>) -> Result<Sockets, String> {
+        let mut sockets = Sockets::default();
+        sockets.list_subflows(self.diag.as_mut().map_err(|error| error.clone())?).map_err(text)?;
         let Some(table) = table else { return Ok(sockets) };
         let ledger = &self.ledger;
         sockets.find(|ends| {
@@ -193,10 +201,20 @@ impl Mptcp {
         Ok(sockets)
     }
 
-    /// Takes in subflows that the table does not have, because they are older than it or there was no room, and lets go of
-    /// those whose sockets are gone without a word.
+    /// Lists connections, and subflows if they are wanted.
+    fn list(&mut self, table: Option<&mut Subflows>, subflows: bool) -> Result<Sockets, String> {
+        let mut sockets = if subflows { self.list_subflows(table)? } else { Sockets::default() };
+        sockets.list_connections(self.diag.as_mut().map_err(|error| error.clone())?).map_err(text)?;
+        Ok(sockets)
+    }
+
+    /// Takes note of what is a backup by now. Takes in subflows that the table does not have, because they are older than it or
+    /// there was no room, and lets go of those whose sockets are gone without a word.
     fn reconcile(&mut self, sockets: &Sockets, table: &mut Subflows, now: Instant) {
         self.reconciled_at = Some(now);
+        self.backups_changed = false;
+        let flags = |slot| sockets.in_slot(slot).and_then(|socket| socket.told_flags);
+        self.ledger.note_backups(|slot| flags(slot).map(|flags| flags.backup()));
         for socket in sockets.subflows.iter().filter(|socket| socket.slot.is_none()) {
             match table.adopt(
                 &observe::key(socket.ends),
@@ -223,23 +241,20 @@ impl Mptcp {
         }
     }
 
-    /// Everything that is known, and how each source fared.
+    /// Everything that is known, and how each source fared. Without `subflows` those of most connections are left out.
     pub fn snapshot(
         &mut self,
         netns: &str,
         mut table: Option<&mut Subflows>,
         lost: Lost,
+        subflows: bool,
         reports: &mut Vec<Collector>,
     ) -> Namespace {
         let now = Instant::now();
-        let sockets = timed(reports, "sock_diag", || self.list(table.as_deref_mut()));
+        let sockets = timed(reports, "sock_diag", || self.list(table.as_deref_mut(), subflows));
         let (table_used, table_capacity) =
             table.as_ref().map_or((0, 0), |table| (u64::from(table.used()), u64::from(table.capacity())));
-        if let Some(sockets) = &sockets {
-            let flags = |slot| sockets.in_slot(slot).and_then(|socket| socket.told_flags);
-            self.ledger.note_backups(|slot| flags(slot).map(|flags| flags.backup()));
-        }
-        if let (Some(sockets), Some(table)) = (&sockets, table) {
+        if let (true, Some(sockets), Some(table)) = (subflows, &sockets, table) {
             self.reconcile(sockets, table, now);
         }
         let mib = timed(reports, "mptcp_mib", mib::read).unwrap_or_default();
@@ -248,7 +263,7 @@ impl Mptcp {
         let (endpoints, limits) = self.path_manager(reports);
         let mut namespace = Namespace {
             netns: netns.to_owned(),
-            connections: view::connections(&self.ledger, sockets.unwrap_or_default(), &self.rises, now),
+            connections: view::connections(&self.ledger, sockets.unwrap_or_default(), subflows, &self.rises, now),
             paths: self.ledger.paths(now),
             totals: Totals {
                 table_used,

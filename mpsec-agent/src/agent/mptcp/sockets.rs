@@ -73,12 +73,11 @@ impl SubflowSocket {
 }
 
 impl Sockets {
-    /// Lists them.
+    /// Adds the subflows.
     ///
     /// # Errors
-    /// The kernel's refusal. What was listed before it is lost.
-    pub fn list(diag: &mut SockDiag) -> Result<Sockets, NetlinkError> {
-        let mut sockets = Sockets::default();
+    /// The kernel's refusal.
+    pub fn list_subflows(&mut self, diag: &mut SockDiag) -> Result<(), NetlinkError> {
         diag.visit_tcp(States::CONNECTIONS, Extensions::INFO | Extensions::CONGESTION, |socket| {
             let Some(info) = socket.subflow() else { return };
             // A connection that was a subflow and is plain TCP by now has no token.
@@ -86,7 +85,7 @@ impl Sockets {
             let state = socket.state().unwrap_or_default();
             let details = socket.tcp_info().and_then(|tcp| tcp.details(socket.congestion_control()));
             let details = details.unwrap_or_default();
-            sockets.subflows.push(SubflowSocket {
+            self.subflows.push(SubflowSocket {
                 ends: (socket.local(), socket.remote()),
                 slot: None,
                 token,
@@ -95,7 +94,14 @@ impl Sockets {
                 ids: [info.id_local, info.id_remote],
                 details,
             });
-        })?;
+        })
+    }
+
+    /// Adds the connections.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn list_connections(&mut self, diag: &mut SockDiag) -> Result<(), NetlinkError> {
         diag.visit_mptcp(States::CONNECTIONS, Extensions::INFO, |socket| {
             let Some(info) = socket.mptcp_info() else { return };
             let Some(token) = info.token() else { return };
@@ -105,9 +111,8 @@ impl Sockets {
                 fell_back: info.fell_back().unwrap_or(false),
                 data: info.data_bytes(),
             };
-            sockets.connections.insert(token, connection);
-        })?;
-        Ok(sockets)
+            self.connections.insert(token, connection);
+        })
     }
     /// Notes down which slot each subflow has.
     pub fn find(&mut self, mut find: impl FnMut(Ends) -> Option<u32>) {

@@ -28,13 +28,21 @@ struct Entry {
     of: Of,
 }
 
-/// Every connection, by token, with its subflows.
-pub fn connections(ledger: &Ledger, mut sockets: Sockets, rises: &Rises, now: Instant) -> Vec<Connection> {
+/// Every connection, by token, with its subflows; without them, unless they are `wanted`, if its own socket tells enough.
+pub fn connections(
+    ledger: &Ledger,
+    mut sockets: Sockets,
+    wanted: bool,
+    rises: &Rises,
+    now: Instant,
+) -> Vec<Connection> {
     let entries = entries(ledger, &sockets);
     let count = entries.chunk_by(|a, b| a.token == b.token).count();
     let mut connections = Vec::with_capacity(count);
     for group in entries.chunk_by(|a, b| a.token == b.token) {
-        connections.extend(connection(group, ledger, &mut sockets, rises, now));
+        let told = group.first().is_some_and(|entry| sockets.connections.contains_key(&entry.token));
+        let shown = if wanted || !told { group.len() } else { 0 };
+        connections.extend(connection(group, shown, ledger, &mut sockets, rises, now));
     }
     connections
 }
@@ -46,10 +54,12 @@ fn entries(ledger: &Ledger, sockets: &Sockets) -> Vec<Entry> {
         let seen = &tracked.seen;
         Entry { token: seen.token, joined: seen.joined, local_id: told(seen.ids[0]), of: Of::Slot(seen.slot) }
     }));
-    entries.extend(sockets.subflows.iter().enumerate().filter(|(_, socket)| socket.slot.is_none()).map(|(index, socket)| {
-        let (joined, local_id) = (socket.flags().joined(), socket.ids[0]);
-        Entry { token: socket.token, joined, local_id, of: Of::Socket(index as u32) }
-    }));
+    entries.extend(sockets.subflows.iter().enumerate().filter(|(_, socket)| socket.slot.is_none()).map(
+        |(index, socket)| {
+            let (joined, local_id) = (socket.flags().joined(), socket.ids[0]);
+            Entry { token: socket.token, joined, local_id, of: Of::Socket(index as u32) }
+        },
+    ));
     let lonely = |token: &u32| Entry { token: *token, joined: true, local_id: None, of: Of::Nothing };
     entries.extend(sockets.connections.keys().map(lonely));
     let ends = |entry: &Entry| match entry.of {
@@ -64,9 +74,10 @@ fn entries(ledger: &Ledger, sockets: &Sockets) -> Vec<Entry> {
     entries
 }
 
-/// A connection, by what there is of it: one entry at the least.
+/// A connection, by what there is of it: one entry at the least. Only so many of them are shown.
 fn connection(
     group: &[Entry],
+    shown: usize,
     ledger: &Ledger,
     sockets: &mut Sockets,
     rises: &Rises,
@@ -76,9 +87,10 @@ fn connection(
     let known = ledger.connection(token);
     let sent = known.map_or(0, |known| known.sent_payload);
     let mut role = known.map(|known| known.role).filter(|role| *role != Role::Unknown);
-    let wanted = group.iter().filter(|entry| !matches!(entry.of, Of::Nothing)).count();
-    let mut subflows = Vec::with_capacity(wanted);
-    for entry in group {
+    let shown = &group[..shown];
+    let count = shown.iter().filter(|entry| !matches!(entry.of, Of::Nothing)).count();
+    let mut subflows = Vec::with_capacity(count);
+    for entry in shown {
         match entry.of {
             Of::Slot(slot) => {
                 let Some(tracked) = ledger.live_in(slot) else { continue };

@@ -56,8 +56,7 @@ pub fn tcp(states: States, extensions: Extensions) -> Request {
 
 /// Asks for MPTCP sockets of both address families, likewise: the attribute is heeded there, too.
 pub fn mptcp(states: States, extensions: Extensions) -> Request {
-    both_families(states, extensions)
-        .attribute(INET_DIAG_REQ_PROTOCOL, &(libc::IPPROTO_MPTCP as u32).to_ne_bytes())
+    both_families(states, extensions).attribute(INET_DIAG_REQ_PROTOCOL, &(libc::IPPROTO_MPTCP as u32).to_ne_bytes())
 }
 
 fn both_families(states: States, extensions: Extensions) -> Request {
