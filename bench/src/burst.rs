@@ -53,7 +53,7 @@ pub fn run(options: &Options) -> Result<Vec<Section>> {
         Row::new("subflows closed and lost, likewise", off("subflows_closed")?).at_most(0.0),
         Row::new("payload bytes sent by those that are counted", payload).at_most(0.0),
         Row::new("entries of the table that stay in use", number("table_used")? as f64).at_most(0.0),
-        Row::new("events lost unseen", 0.0).note(format!("told: {} events lost", host.sum("mpsec_events_lost_total")?)),
+        Row::new("events that were lost, as it tells", host.sum("mpsec_events_lost_total")?),
     ];
     let costs = vec![
         Row::new("the programs at both ends, CPU time a connection", micros(apps_cpu)).ratio(1.0),

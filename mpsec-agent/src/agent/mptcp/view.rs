@@ -184,3 +184,88 @@ fn uncounted(socket: &mut SubflowSocket) -> Subflow {
         tcp: Some(std::mem::take(&mut socket.details)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use mpsec_common::mptcp::{SubflowInfo, SubflowKey, SubflowState};
+
+    use super::*;
+    use crate::agent::mptcp::observe::observation;
+    use crate::agent::mptcp::sockets::{ConnectionSocket, Ends};
+    use crate::config::PathsConfig;
+    use crate::kernel::sock_diag::SubflowFlags;
+    use crate::kernel::subflows::View;
+    use crate::snapshot::mptcp::TcpDetails;
+
+    /// A subflow of the kernel's table: by its number a port, the slot, and the connection's token.
+    fn in_table(number: u16, joined: bool) -> View {
+        let mut info = SubflowInfo {
+            key: SubflowKey::v4([192, 0, 2, 1], [192, 0, 2, 2], number, 80),
+            token: if joined { 1 } else { number.into() },
+            state: SubflowState::Established as u8,
+            ..SubflowInfo::default()
+        };
+        info.flags |= if joined { mpsec_common::mptcp::flags::JOINED } else { 0 };
+        let slot = u32::from(number);
+        View { slot, info, rx: Default::default(), tx: Default::default(), rx_ifindex: 0, tx_ifindex: 0 }
+    }
+
+    fn ends(port: u16) -> Ends {
+        (SocketAddr::from(([192, 0, 2, 1], port)), SocketAddr::from(([192, 0, 2, 2], 80)))
+    }
+
+    fn listed(port: u16, token: u32) -> SubflowSocket {
+        let details = TcpDetails { cwnd_segments: port.into(), ..TcpDetails::default() };
+        let told_flags = Some(SubflowFlags::CAPABLE_LOCAL);
+        SubflowSocket {
+            ends: ends(port),
+            slot: None,
+            token,
+            state: TcpState::FinWait1,
+            told_flags,
+            ids: [None; 2],
+            details,
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_a_connection_is_put_together() {
+        let (mut ledger, now) = (Ledger::new(PathsConfig::default()), Instant::now());
+        // Connection 1 has two subflows in the book, 2 one, 3 none but a socket, 4 nothing but itself.
+        for view in [in_table(9, true), in_table(1, false), in_table(2, false)] {
+            ledger.observe(observation(&view, &mut |_| None).unwrap(), now);
+        }
+        let sockets = || {
+            let mut sockets = Sockets::default();
+            sockets.subflows = vec![listed(3, 3), listed(9, 1), listed(1, 1)];
+            sockets.find(|(local, _)| ledger.live_in(local.port().into()).map(|tracked| tracked.seen.slot));
+            for token in [1, 4] {
+                let (ends, state) = (ends(token as u16), TcpState::CloseWait);
+                sockets.connections.insert(token, ConnectionSocket { ends, state, fell_back: false, data: None });
+            }
+            sockets
+        };
+        let shown = |wanted| {
+            let all = connections(&ledger, sockets(), wanted, &Rises::default(), now);
+            let ports = |one: &Connection| one.subflows.iter().map(|subflow| subflow.local.port()).collect::<Vec<_>>();
+            all.iter().map(|one| (one.token, one.state, one.role, ports(one))).collect::<Vec<_>>()
+        };
+        let (close_wait, server) = (TcpState::CloseWait, Role::Server);
+        let rest = |first| {
+            vec![
+                (1, close_wait, server, first),
+                (2, TcpState::Established, server, vec![2]),
+                (3, TcpState::FinWait1, Role::Client, vec![3]),
+                (4, close_wait, Role::Unknown, vec![]),
+            ]
+        };
+        assert_eq!(shown(true), rest(vec![1, 9]), "the first subflow comes first");
+        assert_eq!(shown(false), rest(vec![]), "the socket tells enough of connection 1");
+        let all = connections(&ledger, sockets(), true, &Rises::default(), now);
+        let windows = |subflow: &Subflow| subflow.tcp.as_ref().map(|tcp| tcp.cwnd_segments);
+        assert_eq!(all[0].subflows.iter().map(windows).collect::<Vec<_>>(), [Some(1), Some(9)]);
+        assert_eq!(all[1].subflows.iter().map(windows).collect::<Vec<_>>(), [None], "its socket was not listed");
+    }
+}
