@@ -170,8 +170,8 @@ impl Namespace {
         });
     }
 
-    /// What is known of MPTCP, and how each source fared.
-    pub fn mptcp(&mut self, reports: &mut Vec<Collector>) -> snapshot::mptcp::Namespace {
+    /// What is known of MPTCP, with or without subflows, and how each source fared.
+    pub fn mptcp(&mut self, subflows: bool, reports: &mut Vec<Collector>) -> snapshot::mptcp::Namespace {
         self.inside(|this| {
             timed(reports, "mptcp_subflows", || this.poll());
             let events = this.interfaces.kernel.events().unwrap_or_default();
@@ -182,7 +182,7 @@ impl Namespace {
             };
             let down = this.interfaces.down();
             let table = this.interfaces.kernel.subflows.as_mut().ok();
-            this.mptcp.snapshot(&this.name, table, lost, |name| down.contains(name), reports)
+            this.mptcp.snapshot(&this.name, table, lost, subflows, |name| down.contains(name), reports)
         })
     }
 

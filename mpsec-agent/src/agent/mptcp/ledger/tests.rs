@@ -14,6 +14,7 @@ fn subflow(slot: u32, incarnation: u32, bytes: u64) -> Observation {
     let traffic = SubflowTraffic { packets: bytes / 100, bytes, payload_bytes: bytes / 2, retransmitted_bytes: 0 };
     Observation {
         slot,
+        mark: Mark::default(),
         incarnation,
         token: 7,
         local: "192.0.2.1:1000".parse().unwrap(),
@@ -118,6 +119,29 @@ fn rates_shares_and_histograms_are_of_the_last_beat() {
     assert_eq!((idle.rates[1], idle.sent_payload), (0.0, 0));
     assert_eq!(ledger.connection(7).unwrap().sent_payload, 1000);
     assert_eq!(ledger.paths(|_| false, now)[0].rtt_seconds.count(), 2, "each once: nothing was measured anew");
+}
+
+#[test]
+fn a_subflow_that_rests_is_left_alone_and_has_no_rate() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    let mark = Mark { incarnation: 1, interface: 2, packets: [0, 10], ..Mark::default() };
+    assert!(!ledger.is_as_seen(0, &mark), "it is new");
+    ledger.observe(Observation { mark, ..subflow(0, 1, 1000) }, now);
+    ledger.observe(Observation { mark, interface: None, ..subflow(1, 1, 1000) }, now);
+    assert!(ledger.is_as_seen(0, &mark));
+    assert!(!ledger.is_as_seen(0, &Mark { packets: [1, 10], ..mark }));
+    assert!(!ledger.is_as_seen(1, &mark), "its interface may have a name by now");
+    let rates = |seconds: u64, ledger: &mut Ledger| {
+        ledger.beat(now + Duration::from_secs(seconds));
+        ledger.subflows.get(0).map(|tracked| (tracked.rates[1], tracked.sent_payload)).unwrap()
+    };
+    assert_eq!(rates(0, &mut ledger), (0.0, 500));
+    ledger.observe(subflow(0, 1, 3000), now);
+    assert_eq!(rates(1, &mut ledger), (2000.0, 1000));
+    assert_eq!(rates(2, &mut ledger), (0.0, 0));
+    assert!(ledger.moving.is_empty());
+    ledger.observe(subflow(0, 1, 3500), now);
+    assert_eq!(rates(3, &mut ledger), (500.0, 250));
 }
 
 #[test]
