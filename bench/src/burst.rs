@@ -30,7 +30,7 @@ pub fn run(options: &Options) -> Result<Vec<Section>> {
     let agent = memory::released(options)?;
     let paths = Paths::new(Plan::wires(1))?;
     paths.client.enter()?;
-    let host = Host::start(agent, &paths.client)?;
+    let host = Host::start(agent)?;
     let memory_before = resident(host.agent.pid())?;
     let seconds = if options.quick { 2 } else { SECONDS };
     let burst = Burst { family: Family::V4, connections: PER_SECOND * seconds, per_second: PER_SECOND, bytes: BYTES };

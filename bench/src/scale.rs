@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use mpsec_tests::crowd::Crowd;
-use mpsec_tests::netns::Netns;
 use mpsec_tests::paths::{Family, Paths, Plan};
 
 use crate::measure::{interleave, median, pairs, process_cpu};
@@ -41,7 +40,7 @@ pub fn run(options: &Options) -> Result<Vec<Section>> {
     let paths = Paths::new(Plan::wires(SUBFLOWS))?;
     paths.add_endpoints(Family::V4)?;
     paths.client.enter()?;
-    let host = Host::start(agent, &paths.client)?;
+    let host = Host::start(agent)?;
     host.scrape()?;
     let before = resident(host.agent.pid())?;
     let crowd = Crowd::open(&paths, Family::V4, CONNECTIONS, SUBFLOWS)?;
@@ -58,7 +57,10 @@ fn cpu(host: &Host, options: &Options) -> Result<Section> {
         0 => ss_cpu(),
         1 => host.cpu_of(|| host.scrape()),
         2 => host.cpu_of(|| host.ask_for_one()),
-        _ => host.cpu_of(|| Ok(sleep(second))),
+        _ => host.cpu_of(|| {
+            sleep(second);
+            Ok(())
+        }),
     })?;
     let [ss, scrapes, snapshots, polls] = &times[..] else { bail!("four subjects") };
     let of = |values: &[f64]| median(&pairs(values, ss, |ours, ss| ours / ss));
@@ -140,15 +142,14 @@ pub struct Host<'a> {
     pub agent: Served,
     program: &'a Path,
     dir: tempfile::TempDir,
-    _netns: &'a Netns,
 }
 
 impl<'a> Host<'a> {
-    /// Starts it in a namespace that the calling thread is in already.
-    pub fn start(program: &'a Path, netns: &'a Netns) -> Result<Host<'a>> {
+    /// Starts it in the network namespace of the calling thread.
+    pub fn start(program: &'a Path) -> Result<Host<'a>> {
         let dir = tempfile::tempdir()?;
         let agent = memory::start(program, dir.path())?;
-        Ok(Host { agent, program, dir, _netns: netns })
+        Ok(Host { agent, program, dir })
     }
 
     /// What `mpsec status --json` prints.
