@@ -6,6 +6,7 @@
 #![expect(internal_features, reason = "core's stable atomics are not there for this target")]
 
 mod classify;
+mod iter;
 mod kernel;
 mod packet;
 mod record;
@@ -34,6 +35,15 @@ pub fn mpsec_sockops(context: SockOpsContext) -> u32 {
     // What is no subflow is none of this program's business.
     let _ = sockops::called_back(context.ops);
     1
+}
+
+/// Walk through the table of TCP sockets: lists MPTCP subflows.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/tcp")]
+pub extern "C" fn mpsec_sockets(context: *mut iter::IterTcp) -> i32 {
+    // What is no subflow is not listed.
+    let _ = iter::list(context);
+    0
 }
 
 fn skb(context: &TcContext) -> *mut __sk_buff {
