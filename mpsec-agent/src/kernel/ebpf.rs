@@ -22,6 +22,7 @@ use crate::snapshot::Program;
 use super::btf::{BtfError, KernelBtf};
 use super::cgroup;
 use super::counters::Counters;
+use super::sockets_iter::{self, SocketsIter};
 use super::subflows::{self, Maps, Shape, Subflows};
 
 /// The object, as `cargo xtask ebpf` built it.
@@ -92,6 +93,8 @@ pub struct Kernel {
     capacities: Vec<MapCapacity>,
     /// The MPTCP subflows, or why they are not counted.
     pub subflows: Result<Subflows, String>,
+    /// The list of sockets that a program makes, or why there is none.
+    pub sockets: Result<SocketsIter, String>,
     /// Keeps the program on the sockets attached.
     _sockets: Option<FdLink>,
 }
@@ -192,11 +195,16 @@ impl Kernel {
             loader.override_global(name, value, true);
         }
         subflows.set(&mut loader);
+        let list = sockets_iter::Ready::find(&btf);
+        for (name, value) in list.iter().flat_map(|list| list.offsets.globals()) {
+            loader.override_global(name, value, true);
+        }
         loader.override_global(aya_log::LEVEL, &settings.log_level, true);
         let mut object = loader.load(OBJECT).map_err(|error| not_permitted_or(error.into()))?;
         let log = (settings.log_level > 0).then(|| EbpfLogger::init(&mut object)).transpose().map_err(other)?;
         let programs = [load(&mut object, PROGRAM_INGRESS)?, load(&mut object, PROGRAM_EGRESS)?];
         let counters = array(&mut object, MAP_COUNTERS)?;
+        let list = list.and_then(|list| list.load(&mut object).map_err(|error| format!("{error:#}")));
         let mut capacities = vec![
             MapCapacity { name: MAP_COUNTERS, entries: counter_entries },
             MapCapacity { name: MAP_INTERFACES, entries: mpsec_common::maps::INTERFACE_ENTRIES },
@@ -219,6 +227,7 @@ impl Kernel {
             events: take(&mut object, MAP_EVENTS)?.try_into().map_err(other)?,
             capacities,
             subflows,
+            sockets: list,
             _sockets: sockets,
         })
     }

@@ -23,6 +23,7 @@ pub mod netlink;
 pub mod netns;
 pub mod process;
 pub mod sock_diag;
+pub mod sockets_iter;
 pub mod subflows;
 pub mod sysctl;
 pub mod tcx;

@@ -3,6 +3,7 @@
 mod captures;
 mod endpoints;
 mod events;
+mod iter;
 mod sockets;
 mod speed;
 mod userspace;
@@ -17,6 +18,7 @@ fn main() {
         events::trials(),
         userspace::trials(),
         sockets::trials(),
+        iter::trials(),
         captures::trials(),
         speed::trials(),
     ];
