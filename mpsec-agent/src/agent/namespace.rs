@@ -74,6 +74,7 @@ impl Namespace {
             Attach::Tcx => Some(Method::Tcx),
             Attach::Clsact => Some(Method::Clsact),
         };
+        let sockets = std::mem::replace(&mut kernel.sockets, Err("it is in use".to_owned()));
         let attacher = Attacher::new(wanted, kernel.program(mpsec_common::Direction::Rx))?;
         // Subscribed before the list is read, so that nothing is missed in between.
         let events = Events::subscribe().context("cannot subscribe to interface events")?;
@@ -82,7 +83,7 @@ impl Namespace {
         let mut interfaces = Interfaces::new(kernel, attacher, config.interfaces.filter.clone(), max_interfaces);
         interfaces.remove_stale(&list);
         interfaces.replace(list);
-        let mptcp = Mptcp::open(config.paths.clone());
+        let mptcp = Mptcp::open(config.paths.clone(), sockets);
         Ok(Namespace { name, netns: None, interfaces, events, list_is_due: false, overflows: 0, mptcp })
     }
 

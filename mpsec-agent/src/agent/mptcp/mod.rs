@@ -3,13 +3,14 @@
 //! ```text
 //! table of subflows (sock_ops, TC) -> ledger -> paths, totals ┐
 //! path manager's events -> reasons ───────────────────────────┤
-//! sock_diag -> sockets ───────────────────────────────────────┼-> snapshot::mptcp::Namespace
+//! sockets_iter, sock_diag -> lister -> sockets ───────────────────────────────────────┼-> snapshot::mptcp::Namespace
 //! netstat -> rises -> findings ───────────────────────────────┘
 //! ```
 
 mod book;
 mod findings;
 mod ledger;
+mod lister;
 mod observe;
 mod paths;
 mod rises;
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 use crate::config::PathsConfig;
 use crate::kernel::link::Overflow;
 use crate::kernel::mptcp_pm::{Event, EventKind, Events, PathManager};
-use crate::kernel::sock_diag::SockDiag;
+use crate::kernel::sockets_iter::SocketsIter;
 use crate::kernel::subflows::{AdoptError, Subflows};
 use crate::kernel::{mib, sysctl};
 use crate::snapshot::Collector;
@@ -32,6 +33,7 @@ use crate::snapshot::mptcp::{Endpoint, Limits, Namespace, Totals};
 
 use super::collect::timed;
 use ledger::Ledger;
+use lister::Lister;
 use rises::Rises;
 use sockets::{Sockets, SubflowSocket};
 
@@ -76,7 +78,7 @@ pub struct Mptcp {
     rises: Rises,
     events: Result<Events, String>,
     manager: Result<PathManager, String>,
-    diag: Result<SockDiag, String>,
+    lister: Lister,
     /// Names of interfaces, each in one piece of memory.
     names: HashMap<u32, Rc<str>>,
     /// Subflows whose sockets were not listed the last time, and since when.
@@ -90,7 +92,7 @@ pub struct Mptcp {
 
 impl Mptcp {
     /// Opens the sources, in the network namespace that the calling thread is in.
-    pub fn open(paths: PathsConfig) -> Mptcp {
+    pub fn open(paths: PathsConfig, sockets: Result<SocketsIter, String>) -> Mptcp {
         let events = Events::subscribe().map_err(|error| error.to_string());
         if let Err(error) = &events {
             tracing::warn!(error, "why subflows end is told by their sockets alone");
@@ -100,7 +102,7 @@ impl Mptcp {
             rises: Rises::default(),
             events,
             manager: PathManager::open().map_err(|error| error.to_string()),
-            diag: SockDiag::open().map_err(|error| error.to_string()),
+            lister: Lister::open(sockets),
             names: HashMap::new(),
             missing: HashMap::new(),
             reconciled_at: None,
@@ -189,8 +191,7 @@ impl Mptcp {
 
     /// Lists subflows, and finds those of the book by the kernel's table.
     fn list_subflows(&mut self, table: Option<&mut Subflows>) -> Result<Sockets, String> {
-        let mut sockets = Sockets::default();
-        sockets.list_subflows(self.diag.as_mut().map_err(|error| error.clone())?).map_err(text)?;
+        let mut sockets = self.lister.subflows()?;
         let Some(table) = table else { return Ok(sockets) };
         let ledger = &self.ledger;
         sockets.find(|ends| {
@@ -198,13 +199,6 @@ impl Mptcp {
             let seen = &ledger.live_in(slot)?.seen;
             ((seen.local, seen.remote) == ends).then_some(slot)
         });
-        Ok(sockets)
-    }
-
-    /// Lists connections, and subflows if they are wanted.
-    fn list(&mut self, table: Option<&mut Subflows>, subflows: bool) -> Result<Sockets, String> {
-        let mut sockets = if subflows { self.list_subflows(table)? } else { Sockets::default() };
-        sockets.list_connections(self.diag.as_mut().map_err(|error| error.clone())?).map_err(text)?;
         Ok(sockets)
     }
 
@@ -252,13 +246,18 @@ impl Mptcp {
     ) -> Namespace {
         let now = Instant::now();
         let listed = subflows || self.ledger.has_suspects();
-        let sockets = timed(reports, "sock_diag", || self.list(table.as_deref_mut(), listed));
+        let mib = timed(reports, "mptcp_mib", mib::read).unwrap_or_default();
+        let established = mib.mptcp.iter().find(|(name, _)| name == lister::ESTABLISHED).map(|(_, count)| *count);
+        let mut sockets = None;
+        timed(reports, "sockets", || {
+            let list = if listed { self.list_subflows(table.as_deref_mut())? } else { Sockets::default() };
+            self.lister.connections(sockets.insert(list), established)
+        });
         let (table_used, table_capacity) =
             table.as_ref().map_or((0, 0), |table| (u64::from(table.used()), u64::from(table.capacity())));
         if let (true, Some(sockets), Some(table)) = (listed, &sockets, table) {
             self.reconcile(sockets, table, now);
         }
-        let mib = timed(reports, "mptcp_mib", mib::read).unwrap_or_default();
         self.rises.look(&mib.mptcp, now);
         let sysctls = timed(reports, "mptcp_sysctl", sysctl::read_mptcp).unwrap_or_default();
         let (endpoints, limits) = self.path_manager(reports);

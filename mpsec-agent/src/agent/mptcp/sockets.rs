@@ -1,12 +1,14 @@
 //! The sockets of MPTCP connections and their subflows, as the kernel lists them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 
 use foldhash::fast::RandomState;
 
 use crate::kernel::netlink::NetlinkError;
 use crate::kernel::sock_diag::{Extensions, SockDiag, States, SubflowFlags};
+use crate::kernel::sockets_iter::Listed;
 use crate::snapshot::mptcp::{DataBytes, Role, TcpDetails, TcpState};
 
 use super::ledger::Told;
@@ -24,11 +26,16 @@ pub struct Sockets {
     pub connections: HashMap<u32, ConnectionSocket, RandomState>,
     /// Subflows, in no order.
     pub subflows: Vec<SubflowSocket>,
+    /// Connections were listed with their subflows.
+    pub with_connections: bool,
+    /// What else is said of some of those, by token: flags that may mean that they fell back, or nothing ([`Listed`]).
+    pub marks: Vec<(u32, u64)>,
     /// Where in [`Sockets::subflows`] the one in a slot of the kernel's table is.
     by_slot: Vec<u32>,
 }
 
 /// An MPTCP-level socket.
+#[derive(Clone)]
 pub struct ConnectionSocket {
     /// Its ends.
     pub ends: Ends,
@@ -84,6 +91,30 @@ impl SubflowSocket {
 }
 
 impl Sockets {
+    /// Adds a subflow and its connection.
+    pub fn add(&mut self, listed: &Listed<'_>) {
+        let token = listed.token();
+        let (Some(ends), true) = (listed.ends(), token != 0) else { return };
+        self.subflows.push(SubflowSocket {
+            ends,
+            slot: None,
+            token,
+            state: listed.state().unwrap_or_default(),
+            told_flags: Some(listed.flags()),
+            ids: listed.ids().map(Some),
+            details: listed.details(),
+        });
+        let Entry::Vacant(vacant) = self.connections.entry(token) else { return };
+        let (Some(ends), Some(state)) = (listed.connection_ends(), listed.connection_state()) else { return };
+        // One that is closed has subflows that take their leave, and is no connection any more.
+        if state != TcpState::Closed {
+            vacant.insert(ConnectionSocket { ends, state, fell_back: false, data: listed.data_bytes() });
+            if listed.connection_flags() != 0 {
+                self.marks.push((token, listed.connection_flags()));
+            }
+        }
+    }
+
     /// Adds the subflows.
     ///
     /// # Errors
@@ -125,6 +156,7 @@ impl Sockets {
             self.connections.insert(token, connection);
         })
     }
+
     /// Notes down which slot each subflow has.
     pub fn find(&mut self, mut find: impl FnMut(Ends) -> Option<u32>) {
         for (index, socket) in self.subflows.iter_mut().enumerate() {

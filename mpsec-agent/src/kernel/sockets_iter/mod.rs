@@ -10,14 +10,15 @@ mod offsets;
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
-use mpsec_common::sockets::SocketRecord;
+use mpsec_common::sockets::{COMMON_LEN, CONTEXT_LEN, SocketRecord};
 
 pub use load::Ready;
 pub use offsets::Offsets;
-use offsets::{byte_at, bytes_at};
+use offsets::bytes_at;
 
 use super::sock_diag::SubflowFlags;
 use crate::snapshot::mptcp::{DataBytes, TcpDetails, TcpState};
@@ -28,6 +29,10 @@ const BPF_TRACE_ITER: u32 = 28;
 /// The kernel hands over no more than this at once (bpf_seq_read: eight pages).
 const BUFFER_LEN: usize = 32 << 10;
 const RECORD_LEN: usize = size_of::<SocketRecord>();
+/// Where in a record the copied pieces begin.
+const SOCKET: usize = offset_of!(SocketRecord, socket);
+const CONNECTION: usize = offset_of!(SocketRecord, connection);
+const CONTEXT: usize = offset_of!(SocketRecord, context);
 
 /// Lists the sockets of the calling thread's network namespace.
 pub struct SocketsIter {
@@ -68,7 +73,7 @@ impl SocketsIter {
             filled += read;
             let (records, rest) = self.buffer[..filled].as_chunks::<RECORD_LEN>();
             for bytes in records {
-                visit(&Listed { record: &record(bytes), offsets: &self.offsets });
+                visit(&Listed { bytes, record: &record(bytes), offsets: &self.offsets });
             }
             let rest = filled - rest.len()..filled;
             filled = rest.len();
@@ -98,6 +103,7 @@ fn bpf(command: libc::c_long, attributes: &[u32]) -> io::Result<OwnedFd> {
 /// A subflow out of the list, with its connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Listed<'a> {
+    bytes: &'a [u8; RECORD_LEN],
     record: &'a SocketRecord,
     offsets: &'a Offsets,
 }
@@ -105,23 +111,23 @@ pub struct Listed<'a> {
 impl Listed<'_> {
     /// Token of its connection; 0 of one that is plain TCP by now.
     pub fn token(&self) -> u32 {
-        self.offsets.token(self.record)
+        u32::from_ne_bytes(bytes_at(self.context(), 0))
     }
 
     /// Local and remote address and port; `None` for a family that is not known here. IPv4 addresses of IPv6 sockets are
     /// IPv4 addresses here.
     pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
-        self.ends_of(&self.record.socket)
+        self.ends_of(SOCKET)
     }
 
     /// State; `None` for a number that has no name here.
     pub fn state(&self) -> Option<TcpState> {
-        self.state_of(&self.record.socket)
+        self.state_of(SOCKET)
     }
 
     /// Its flags.
     pub fn flags(&self) -> SubflowFlags {
-        self.offsets.subflow_flags(self.record)
+        self.offsets.subflow_flags(self.context())
     }
 
     /// Local and remote address identifier.
@@ -131,12 +137,12 @@ impl Listed<'_> {
 
     /// Ends of its connection.
     pub fn connection_ends(&self) -> Option<(SocketAddr, SocketAddr)> {
-        self.ends_of(&self.record.connection)
+        self.ends_of(CONNECTION)
     }
 
     /// State of its connection.
     pub fn connection_state(&self) -> Option<TcpState> {
-        self.state_of(&self.record.connection)
+        self.state_of(CONNECTION)
     }
 
     /// `mptcp_sock.flags`: 0 if the connection has not fallen back, and there is nothing else to be said of it either. No bit
@@ -182,11 +188,16 @@ impl Listed<'_> {
         }
     }
 
-    fn state_of(&self, common: &[u64]) -> Option<TcpState> {
-        TcpState::from_number(byte_at(common, self.offsets.common.state))
+    fn context(&self) -> &[u8] {
+        &self.bytes[CONTEXT..CONTEXT + CONTEXT_LEN]
     }
 
-    fn ends_of(&self, common: &[u64]) -> Option<(SocketAddr, SocketAddr)> {
+    fn state_of(&self, common: usize) -> Option<TcpState> {
+        TcpState::from_number(self.bytes[common + self.offsets.common.state])
+    }
+
+    fn ends_of(&self, common: usize) -> Option<(SocketAddr, SocketAddr)> {
+        let common = &self.bytes[common..common + COMMON_LEN];
         let places = &self.offsets.common;
         let v4 = |at| IpAddr::from(Ipv4Addr::from(bytes_at::<4>(common, at)));
         let v6 = |at| Ipv6Addr::from(bytes_at::<16>(common, at)).to_canonical();

@@ -78,16 +78,11 @@ impl Offsets {
         self.globals.iter().map(|(name, value)| (*name, value))
     }
 
-    /// Token of the connection.
-    pub fn token(&self, record: &SocketRecord) -> u32 {
-        u32::from_ne_bytes(bytes_at(&record.context, 0))
-    }
-
-    /// Flags of a subflow, as netlink gives them.
-    pub fn subflow_flags(&self, record: &SocketRecord) -> SubflowFlags {
-        let set = |(byte, mask, flag): &(usize, u8, SubflowFlags)| match byte_at(&record.context, *byte) & mask {
-            0 => 0,
-            _ => flag.0,
+    /// Flags of a subflow, as netlink gives them, by the piece of its context.
+    pub fn subflow_flags(&self, context: &[u8]) -> SubflowFlags {
+        let set = |(byte, mask, flag): &(usize, u8, SubflowFlags)| match context.get(*byte) {
+            Some(byte) if byte & mask != 0 => flag.0,
+            _ => 0,
         };
         SubflowFlags(self.flags.iter().map(set).fold(0, |all, flag| all | flag))
     }
@@ -100,14 +95,9 @@ impl Offsets {
     }
 }
 
-/// The byte at an offset; 0 behind the end.
-pub fn byte_at(words: &[u64], offset: usize) -> u8 {
-    words.get(offset / 8).map_or(0, |word| word.to_ne_bytes()[offset % 8])
-}
-
-/// The bytes from an offset on.
-pub fn bytes_at<const N: usize>(words: &[u64], offset: usize) -> [u8; N] {
-    std::array::from_fn(|index| byte_at(words, offset + index))
+/// The bytes from an offset on; zeroes behind the end.
+pub fn bytes_at<const N: usize>(piece: &[u8], offset: usize) -> [u8; N] {
+    piece.get(offset..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
 }
 
 fn flags(btf: &KernelBtf, start: u32) -> Result<Vec<(usize, u8, SubflowFlags)>, BtfError> {
