@@ -7,8 +7,8 @@ pub const PROGRAM_SOCKETS: &str = "mpsec_sockets";
 
 /// Bytes of `struct sock_common` that are copied: up to and with `skc_v6_rcv_saddr`.
 pub const COMMON_LEN: usize = 88;
-/// The most bytes of `struct mptcp_subflow_context`, from its token to its flags, that are copied.
-pub const CONTEXT_LEN: usize = 64;
+/// The most bytes of `struct mptcp_subflow_context`, from its token over its flags to its identifiers, that are copied.
+pub const CONTEXT_LEN: usize = 96;
 
 shared! {
     /// A subflow, as the kernel's structures have it, in host order where nothing else is said; the agent knows where in the
@@ -20,8 +20,8 @@ shared! {
         pub connection: [u64; COMMON_LEN / 8],
         /// A piece of its `struct mptcp_subflow_context`.
         pub context: [u64; CONTEXT_LEN / 8],
-        /// `icsk_ca_ops->name`: the congestion control, ended by a zero.
-        pub congestion_control: [u8; 16],
+        /// `icsk_ca_ops->name`: the congestion control, ended by a zero, in the order of memory.
+        pub congestion_control: [u64; 2],
         /// `tcp_sock.bytes_sent`
         pub bytes_sent: u64,
         /// `tcp_sock.bytes_acked`
@@ -74,11 +74,5 @@ shared! {
         pub rcv_ooopack: u32,
         /// `tcp_sock.dsack_dups`
         pub dsack_dups: u32,
-        /// The two bytes of `mptcp_subflow_context.local_id`, of which older kernels use one.
-        pub local_id: u16,
-        /// `mptcp_subflow_context.remote_id`
-        pub remote_id: u8,
-        /// 0
-        pub reserved: [u8; 5],
     }
 }

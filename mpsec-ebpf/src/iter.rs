@@ -40,18 +40,22 @@ macro_rules! offsets {
 
 // Offsets in bytes of the members that they are named for; the agent sets them (kernel/sockets_iter/offsets.rs there).
 offsets! {
-    SOCKETS_STATE SOCKETS_ULP_OPS SOCKETS_ULP_DATA SOCKETS_ULP_NAME SOCKETS_CA_OPS SOCKETS_CA_NAME
+    SOCKETS_STATE SOCKETS_IS_MPTCP SOCKETS_ULP_OPS SOCKETS_ULP_DATA SOCKETS_ULP_NAME SOCKETS_CA_OPS SOCKETS_CA_NAME
     SOCKETS_BYTES_SENT SOCKETS_BYTES_ACKED SOCKETS_BYTES_RECEIVED SOCKETS_BYTES_RETRANS SOCKETS_PACING_RATE
     SOCKETS_SRTT SOCKETS_MDEV SOCKETS_RTT_MIN SOCKETS_SND_CWND SOCKETS_MSS_CACHE SOCKETS_PACKETS_OUT SOCKETS_LOST_OUT
     SOCKETS_TOTAL_RETRANS SOCKETS_WRITE_SEQ SOCKETS_SND_NXT SOCKETS_RATE_DELIVERED SOCKETS_RATE_INTERVAL
     SOCKETS_REORDERING SOCKETS_REORD_SEEN SOCKETS_RCV_OOOPACK SOCKETS_DSACK_DUPS
-    SOCKETS_CONTEXT SOCKETS_LOCAL_ID SOCKETS_REMOTE_ID SOCKETS_CONN
+    SOCKETS_CONTEXT SOCKETS_CONN
     SOCKETS_DATA_SENT SOCKETS_DATA_ACKED SOCKETS_DATA_RECEIVED SOCKETS_DATA_RETRANS SOCKETS_CONN_FLAGS
 }
 
 /// Bytes of the piece of the subflow's context that is copied.
 #[unsafe(no_mangle)]
 static SOCKETS_CONTEXT_LEN: Global<u32> = Global::new(0);
+
+/// The bit of `tcp_sock.is_mptcp` in its byte.
+#[unsafe(no_mangle)]
+static SOCKETS_IS_MPTCP_MASK: Global<u32> = Global::new(0);
 
 /// Writes down one socket, if it is a subflow.
 #[inline(always)]
@@ -68,14 +72,12 @@ pub fn list(context: *mut IterTcp) -> Option<()> {
         }
         ((*(*context).meta).seq, tcp)
     };
-    let ulp = member::<u64>(tcp, &SOCKETS_ULP_OPS);
-    if ulp == 0 || member::<u8>(tcp, &SOCKETS_STATE) == TCP_LISTEN {
+    let ulp = member::<u64>(tcp, &SOCKETS_ULP_OPS) as *const u8;
+    if ulp.is_null() || member::<u8>(tcp, &SOCKETS_STATE) == TCP_LISTEN {
         return None;
     }
-    let mut name = 0;
-    copy(&mut name, 8, ulp, &SOCKETS_ULP_NAME);
     let subflow = member::<u64>(tcp, &SOCKETS_ULP_DATA);
-    if name != ULP_NAME || subflow == 0 {
+    if subflow == 0 || !is_mptcp(tcp, ulp) {
         return None;
     }
     let mut record = MaybeUninit::<SocketRecord>::uninit();
@@ -89,11 +91,21 @@ pub fn list(context: *mut IterTcp) -> Option<()> {
     Some(())
 }
 
+/// Whether the upper layer protocol is MPTCP. The socket says so itself until it falls back.
+#[inline(always)]
+fn is_mptcp(tcp: *const u8, ulp: *const u8) -> bool {
+    if member::<u8>(tcp, &SOCKETS_IS_MPTCP) & SOCKETS_IS_MPTCP_MASK.load() as u8 != 0 {
+        return true;
+    }
+    member::<u64>(ulp, &SOCKETS_ULP_NAME) == ULP_NAME
+}
+
 /// What TCP knows.
 #[inline(always)]
 fn write_tcp(record: &mut SocketRecord, tcp: *const u8) {
     copy_from(&mut record.socket, COMMON_LEN as u32, tcp as u64);
-    copy(&mut record.congestion_control, 16, member(tcp, &SOCKETS_CA_OPS), &SOCKETS_CA_NAME);
+    let name = member::<u64>(tcp, &SOCKETS_CA_OPS) as *const u8;
+    record.congestion_control = [member(name, &SOCKETS_CA_NAME), member(name.wrapping_add(8), &SOCKETS_CA_NAME)];
     record.bytes_sent = member(tcp, &SOCKETS_BYTES_SENT);
     record.bytes_acked = member(tcp, &SOCKETS_BYTES_ACKED);
     record.bytes_received = member(tcp, &SOCKETS_BYTES_RECEIVED);
@@ -122,9 +134,6 @@ fn write_tcp(record: &mut SocketRecord, tcp: *const u8) {
 fn write_mptcp(record: &mut SocketRecord, subflow: u64) {
     record.context = [0; CONTEXT_LEN / 8];
     copy(&mut record.context, SOCKETS_CONTEXT_LEN.load(), subflow, &SOCKETS_CONTEXT);
-    copy(&mut record.local_id, 2, subflow, &SOCKETS_LOCAL_ID);
-    copy(&mut record.remote_id, 1, subflow, &SOCKETS_REMOTE_ID);
-    record.reserved = [0; 5];
     let mut connection = 0;
     copy(&mut connection, 8, subflow, &SOCKETS_CONN);
     copy_from(&mut record.connection, COMMON_LEN as u32, connection);
@@ -135,13 +144,14 @@ fn write_mptcp(record: &mut SocketRecord, subflow: u64) {
     copy(&mut record.connection_flags, 8, connection, &SOCKETS_CONN_FLAGS);
 }
 
-/// A member of `struct tcp_sock`, of exactly the size of `T`; 0 if this kernel has none.
+/// A member of exactly the size of `T`, or a piece of an array, of a structure that the verifier knows, which is `struct
+/// tcp_sock` and what it points to by type; 0 if this kernel has none.
 #[inline(always)]
-fn member<T: Copy + Default>(tcp: *const u8, offset: &Global<u32>) -> T {
+fn member<T: Copy + Default>(structure: *const u8, offset: &Global<u32>) -> T {
     match offset.load() {
         ABSENT => T::default(),
         // SAFETY: the verifier knows the type of the pointer, and that there is such a member.
-        offset => unsafe { tcp.add(offset as usize).cast::<T>().read_volatile() },
+        offset => unsafe { structure.add(offset as usize).cast::<T>().read_volatile() },
     }
 }
 

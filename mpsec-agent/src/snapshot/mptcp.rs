@@ -2,8 +2,10 @@
 //!
 //! These types are also the JSON that the API and `mpsec status --json` answer with, and what `mpsec top` reads back.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -163,7 +165,7 @@ pub struct Subflow {
     /// Remote address identifier.
     pub remote_id: Option<u8>,
     /// The interface that its packets take; `None` until one was seen.
-    pub interface: Option<String>,
+    pub interface: Option<Arc<str>>,
     /// State of its TCP socket.
     pub state: TcpState,
     /// True for one that joined by MP_JOIN, false for the one that began by MP_CAPABLE.
@@ -262,7 +264,17 @@ pub struct TcpDetails {
     /// Duplicate selective acknowledgements received: retransmissions that were not needed.
     pub dsack_duplicates: Option<u32>,
     /// Congestion control algorithm; empty if not told.
-    pub congestion_control: String,
+    pub congestion_control: Cow<'static, str>,
+}
+
+/// A name of a congestion control, which takes no memory of its own if it is one of the kernel's.
+pub fn congestion_control(name: &str) -> Cow<'static, str> {
+    const KERNEL: [&str; 18] = [
+        "cubic", "reno", "bbr", "dctcp", "vegas", "westwood", "htcp", "hybla", "highspeed", "illinois", "veno", "yeah",
+        "scalable", "lp", "nv", "cdg", "bic", "",
+    ];
+    let known = KERNEL.into_iter().find(|known| *known == name);
+    known.map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed)
 }
 
 /// A path: the interface and address family that subflows leave by, and where they lead to.

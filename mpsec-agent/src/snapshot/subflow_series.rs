@@ -179,7 +179,7 @@ impl Candidate<'_> {
             token: format!("{:08x}", self.connection.token),
             local: subflow.local.to_string(),
             remote: subflow.remote.to_string(),
-            interface: subflow.interface.clone().unwrap_or_default(),
+            interface: subflow.interface.as_deref().unwrap_or_default().to_owned(),
             rx: subflow.rx,
             tx: subflow.tx,
             srtt_seconds: tcp.map(|tcp| f64::from(tcp.srtt_us) / 1e6),

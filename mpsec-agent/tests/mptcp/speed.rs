@@ -9,10 +9,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use mpsec_agent::kernel::sock_diag::{Extensions, SockDiag, States};
+use mpsec_agent::kernel::sockets_iter::SocketsIter;
 use mpsec_tests::mptcp::{self, Protocol};
 use mpsec_tests::paths::{Family, Host, Paths, Plan, address};
 use mpsec_tests::trial::{Skip, trial};
 use mpsec_tests::{ss, wait};
+
+use crate::iter::program;
 
 const LIMIT: Duration = Duration::from_secs(300);
 const ROUNDS: usize = 11;
@@ -27,12 +30,13 @@ fn lists_beside_ss() -> Result<()> {
     let paths = Paths::new(Plan::wires(PATHS))?;
     paths.add_endpoints(Family::V4)?;
     let _crowd = crowd(&paths, number)?;
-    let mut rounds = [Vec::new(), Vec::new()];
+    let mut rounds = [Vec::new(), Vec::new(), Vec::new()];
+    let mut iter = program(&paths.client)?;
     let ss = paths.client.run(|| -> Result<f64> {
         let mut diag = SockDiag::open()?;
         let before = of_children()?;
         for _ in 0..ROUNDS {
-            for (times, time) in rounds.iter_mut().zip(round(&mut diag, number)?) {
+            for (times, time) in rounds.iter_mut().zip(round(&mut diag, &mut iter, number)?) {
                 times.push(time);
             }
             let status = Command::new("ss").args(["-tniM"]).stdout(Stdio::null()).status().context("ss")?;
@@ -40,7 +44,7 @@ fn lists_beside_ss() -> Result<()> {
         }
         Ok((of_children()? - before) / ROUNDS as f64)
     })?;
-    let [tcp, mptcp] = rounds.map(|mut times| {
+    let [tcp, mptcp, program] = rounds.map(|mut times| {
         times.sort();
         times[times.len() / 2].as_secs_f64() * 1e6
     });
@@ -49,6 +53,7 @@ fn lists_beside_ss() -> Result<()> {
     println!("{number} connections, CPU time, median of {ROUNDS}; of ss the mean:");
     println!("TCP    {tcp:.0} us, {:.2} us a subflow", tcp / subflows);
     println!("MPTCP  {mptcp:.0} us, {:.2} us a connection", mptcp / connections);
+    println!("a program {program:.0} us, {:.2} us a subflow; ratio {:.3}", program / subflows, program / ss);
     println!("both   {:.0} us; ss -tniM {ss:.0} us; ratio {:.3}", tcp + mptcp, (tcp + mptcp) / ss);
     println!("that is, of 10,000 connections with 20,000 subflows: {all:.1} ms");
     Ok(())
@@ -81,9 +86,9 @@ fn crowd(paths: &Paths, number: usize) -> Result<(TcpListener, Vec<TcpStream>)> 
     Ok((listener, streams))
 }
 
-/// Lists everything once. CPU time of TCP and of MPTCP.
-fn round(diag: &mut SockDiag, number: usize) -> Result<[Duration; 2]> {
-    let (mut tcp, mut mptcp, mut sum) = (0, 0, 0);
+/// Lists everything once. CPU time of TCP, of MPTCP, and of the program that lists both.
+fn round(diag: &mut SockDiag, iter: &mut SocketsIter, number: usize) -> Result<[Duration; 3]> {
+    let (mut tcp, mut mptcp, mut listed, mut sum) = (0, 0, 0, 0);
     let start = of_thread()?;
     diag.visit_tcp(States::CONNECTIONS, Extensions::INFO | Extensions::CONGESTION, |socket| {
         let (Some(info), Some(_)) = (socket.tcp_info(), socket.subflow()) else { return };
@@ -96,8 +101,14 @@ fn round(diag: &mut SockDiag, number: usize) -> Result<[Duration; 2]> {
         mptcp += 1;
     })?;
     let end = of_thread()?;
+    iter.read(|socket| {
+        sum += socket.data_bytes().map_or(0, |data| data.sent_bytes) + u64::from(socket.details().srtt_us);
+        listed += 1;
+    })?;
+    let last = of_thread()?;
     ensure!(tcp == number * PATHS && mptcp == number && sum > 0, "{tcp} subflows, {mptcp} connections");
-    Ok([middle - start, end - middle])
+    ensure!(listed == tcp, "{listed} subflows by a program");
+    Ok([middle - start, end - middle, last - end])
 }
 
 /// What this thread has had of a processor.

@@ -87,7 +87,7 @@ pub struct Observation {
     /// Which end of the connection this host is, as far as this subflow tells.
     pub role: Role,
     /// Name of the interface that its packets take, once one was seen.
-    pub interface: Option<std::rc::Rc<str>>,
+    pub interface: Option<std::sync::Arc<str>>,
     /// Received and sent since it began.
     pub traffic: [SubflowTraffic; 2],
     /// Smoothed round-trip time in microseconds, and how often it was measured.

@@ -26,6 +26,8 @@ pub struct Lister {
     iter: Option<SocketsIter>,
     diag: Result<SockDiag, String>,
     known: Known,
+    /// Subflows and connections of the last list.
+    room: [usize; 2],
 }
 
 /// What netlink told of connections that the program does not tell.
@@ -48,7 +50,7 @@ impl Lister {
         if let Err(reason) = &iter {
             tracing::info!(reason, "sockets are listed by netlink, which takes longer");
         }
-        Lister { iter: iter.ok(), diag: SockDiag::open().map_err(text), known: Known::default() }
+        Lister { iter: iter.ok(), diag: SockDiag::open().map_err(text), known: Known::default(), room: [0; 2] }
     }
 
     /// Lists subflows; where they come with them, their connections too.
@@ -58,9 +60,11 @@ impl Lister {
     pub fn subflows(&mut self) -> Result<Sockets, String> {
         let mut sockets = Sockets::default();
         if let Some(iter) = &mut self.iter {
+            sockets.make_room(self.room);
             match iter.read(|listed| sockets.add(listed)) {
                 Ok(()) => {
                     sockets.with_connections = true;
+                    self.room = [sockets.subflows.len(), sockets.connections.len()];
                     return Ok(sockets);
                 }
                 Err(error) => {

@@ -19,7 +19,7 @@ mod view;
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::PathsConfig;
@@ -80,7 +80,7 @@ pub struct Mptcp {
     manager: Result<PathManager, String>,
     lister: Lister,
     /// Names of interfaces, each in one piece of memory.
-    names: HashMap<u32, Rc<str>>,
+    names: HashMap<u32, Arc<str>>,
     /// Subflows whose sockets were not listed the last time, and since when.
     missing: HashMap<u32, Instant>,
     reconciled_at: Option<Instant>,
@@ -154,7 +154,7 @@ impl Mptcp {
             if let Some(known) = names.get(&index) {
                 return Some(known.clone());
             }
-            let new: Rc<str> = Rc::from(name(index)?);
+            let new: Arc<str> = Arc::from(name(index)?);
             names.insert(index, new.clone());
             Some(new)
         };

@@ -1,7 +1,7 @@
 //! From the kernel's words to those of the book.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use mpsec_common::mptcp::{SubflowCounter, SubflowInfo, SubflowKey, SubflowState, flags};
 
@@ -33,7 +33,7 @@ fn interface(view: &View) -> u32 {
 }
 
 /// What a slot says; `None` for one that is being filled.
-pub fn observation(view: &View, name: &mut impl FnMut(u32) -> Option<Rc<str>>) -> Option<Observation> {
+pub fn observation(view: &View, name: &mut impl FnMut(u32) -> Option<Arc<str>>) -> Option<Observation> {
     let info = &view.info;
     let phase = match info.state() {
         SubflowState::Free => return None,

@@ -91,6 +91,12 @@ impl SubflowSocket {
 }
 
 impl Sockets {
+    /// Makes room for so many subflows and connections.
+    pub fn make_room(&mut self, [subflows, connections]: [usize; 2]) {
+        self.subflows.reserve(subflows);
+        self.connections.reserve(connections);
+    }
+
     /// Adds a subflow and its connection.
     pub fn add(&mut self, listed: &Listed<'_>) {
         let token = listed.token();

@@ -147,7 +147,7 @@ fn counted(tracked: &Tracked, socket: Option<&mut SubflowSocket>, connection_sen
         remote: seen.remote,
         local_id: told(seen.ids[0]),
         remote_id: told(seen.ids[1]),
-        interface: seen.interface.as_deref().map(str::to_owned),
+        interface: seen.interface.clone(),
         state: socket.as_ref().map_or(by_phase, |socket| socket.state),
         joined: seen.joined,
         backup: tracked.is_backup(),

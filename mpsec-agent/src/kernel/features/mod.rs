@@ -252,6 +252,7 @@ features! {
         TpBtf "BTF tracepoints" "retransmissions, reordering, scheduler decisions"
         Fentry "fentry" "MPTCP events with little cost"
         Fexit "fexit" "results of kernel functions"
+        IterTcp "iterator over TCP sockets" "lists of subflows at a fraction of what netlink takes"
         FmodRet "fmod_ret on update_socket_protocol" "MPTCP for unmodified programs"
         Kprobe "kprobes" "MPTCP events where there is no fentry"
         StructOps "struct_ops" "congestion control: LIA, OLIA, BALIA, wVegas"

@@ -83,11 +83,12 @@ impl Prober<'_> {
 
     /// Tracepoints with types, and the trampolines.
     fn tracing(&self) -> Verdicts {
-        use bpf_attach_type::{BPF_MODIFY_RETURN, BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_TRACE_RAW_TP};
+        use bpf_attach_type::{BPF_MODIFY_RETURN, BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_TRACE_ITER, BPF_TRACE_RAW_TP};
         [
             (Id::TpBtf, BPF_TRACE_RAW_TP, "btf_trace_inet_sock_set_state", BtfKind::Typedef),
             (Id::Fentry, BPF_TRACE_FENTRY, "tcp_sendmsg", BtfKind::Func),
             (Id::Fexit, BPF_TRACE_FEXIT, "tcp_sendmsg", BtfKind::Func),
+            (Id::IterTcp, BPF_TRACE_ITER, "bpf_iter_tcp", BtfKind::Func),
             (Id::FmodRet, BPF_MODIFY_RETURN, "update_socket_protocol", BtfKind::Func),
         ]
         .into_iter()
@@ -106,6 +107,7 @@ impl Prober<'_> {
         let loaded = syscall::load(bpf_prog_type::BPF_PROG_TYPE_TRACING, Some(attach), id).map(drop);
         let option = match attach {
             bpf_attach_type::BPF_TRACE_RAW_TP => "CONFIG_BPF_EVENTS",
+            bpf_attach_type::BPF_TRACE_ITER => "CONFIG_BPF_EVENTS and CONFIG_PROC_FS",
             _ => "CONFIG_BPF_EVENTS, CONFIG_FUNCTION_TRACER and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS",
         };
         self.loaded(loaded, TRACING, option)

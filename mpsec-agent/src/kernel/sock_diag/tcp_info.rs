@@ -1,7 +1,7 @@
 //! What the kernel tells of a TCP connection.
 
 use super::fields::fields;
-use crate::snapshot::mptcp::TcpDetails;
+use crate::snapshot::mptcp::{TcpDetails, congestion_control as named};
 
 fields! {
     /// `struct tcp_info` (include/uapi/linux/tcp.h, Linux 7.3): 232 bytes in Linux 6.1, 240 from 6.2, 248 from 6.7 and 280 from
@@ -168,7 +168,7 @@ impl TcpInfo<'_> {
             reordering_seen: self.reord_seen(),
             out_of_order_segments: self.rcv_ooopack(),
             dsack_duplicates: self.dsack_dups(),
-            congestion_control: congestion_control.unwrap_or_default().to_owned(),
+            congestion_control: named(congestion_control.unwrap_or_default()),
         })
     }
 

@@ -21,7 +21,7 @@ pub use offsets::Offsets;
 use offsets::bytes_at;
 
 use super::sock_diag::SubflowFlags;
-use crate::snapshot::mptcp::{DataBytes, TcpDetails, TcpState};
+use crate::snapshot::mptcp::{DataBytes, TcpDetails, TcpState, congestion_control as named};
 
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
@@ -33,6 +33,7 @@ const RECORD_LEN: usize = size_of::<SocketRecord>();
 const SOCKET: usize = offset_of!(SocketRecord, socket);
 const CONNECTION: usize = offset_of!(SocketRecord, connection);
 const CONTEXT: usize = offset_of!(SocketRecord, context);
+const CONGESTION_CONTROL: usize = offset_of!(SocketRecord, congestion_control);
 
 /// Lists the sockets of the calling thread's network namespace.
 pub struct SocketsIter {
@@ -132,7 +133,7 @@ impl Listed<'_> {
 
     /// Local and remote address identifier.
     pub fn ids(&self) -> [u8; 2] {
-        self.offsets.ids(self.record)
+        self.offsets.ids(self.context())
     }
 
     /// Ends of its connection.
@@ -184,7 +185,7 @@ impl Listed<'_> {
             reordering_seen: Some(record.reord_seen),
             out_of_order_segments: Some(record.rcv_ooopack),
             dsack_duplicates: Some(record.dsack_dups),
-            congestion_control: congestion_control(&record.congestion_control).to_owned(),
+            congestion_control: named(until_zero(&self.bytes[CONGESTION_CONTROL..CONGESTION_CONTROL + 16])),
         }
     }
 
@@ -218,7 +219,8 @@ fn delivery_rate(record: &SocketRecord) -> u64 {
     bytes.saturating_mul(1_000_000).checked_div(record.rate_interval_us.into()).unwrap_or(0)
 }
 
-fn congestion_control(name: &[u8; 16]) -> &str {
+/// The text before the first zero.
+fn until_zero(name: &[u8]) -> &str {
     let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
     std::str::from_utf8(&name[..end]).unwrap_or_default()
 }

@@ -1,6 +1,6 @@
 //! Where the kernel keeps what a list of sockets tells.
 
-use mpsec_common::sockets::{COMMON_LEN, CONTEXT_LEN, SocketRecord};
+use mpsec_common::sockets::{COMMON_LEN, CONTEXT_LEN};
 
 use super::super::btf::{BtfError, KernelBtf, Member};
 use crate::kernel::sock_diag::SubflowFlags;
@@ -17,6 +17,8 @@ pub struct Offsets {
     pub common: Common,
     /// Byte in the piece of the context, which begins with the token, bits in the byte, and what they mean.
     flags: Vec<(usize, u8, SubflowFlags)>,
+    /// Byte in that piece of the local and of the remote identifier.
+    ids: [usize; 2],
     /// The local identifier has two bytes, the sign among them.
     wide_local_id: bool,
     /// Connections know their bytes (from Linux 6.5 on).
@@ -48,7 +50,14 @@ impl Offsets {
     pub fn resolve(btf: &KernelBtf) -> Result<Offsets, BtfError> {
         let token = btf.offset_of(CONTEXT, "token")?;
         let (start, flags) = (token.byte_offset(), flags(btf, token.byte_offset())?);
-        let last = flags.iter().map(|(byte, ..)| byte + 1).max().unwrap_or_default().max(4);
+        let [local, remote] = [btf.offset_of(CONTEXT, "local_id")?, btf.offset_of(CONTEXT, "remote_id")?];
+        let behind = |member: &Member| member.byte_offset().checked_sub(start).map(|byte| byte as usize);
+        let (Some(local_id), Some(remote_id)) = (behind(&local), behind(&remote)) else {
+            return Err(BtfError::Damaged("the identifiers of a subflow lie before its token"));
+        };
+        let ids = [local_id, remote_id];
+        let ends = flags.iter().map(|(byte, ..)| byte + 1).chain([4, ids[0] + 2, ids[1] + 1]);
+        let last = ends.max().unwrap_or_default();
         if last > CONTEXT_LEN {
             return Err(BtfError::Damaged("the members of a subflow's context lie too far apart"));
         }
@@ -58,6 +67,9 @@ impl Offsets {
         }
         let least = btf.offset_of("tcp_sock", "rtt_min.s")?.byte_offset() + btf.offset_of("minmax_sample", "v")?.byte_offset();
         globals.push(("SOCKETS_RTT_MIN", least));
+        let is_mptcp = btf.offset_of("tcp_sock", "is_mptcp")?;
+        let mask = if is_mptcp.bitfield { 1 << is_mptcp.bit_shift() } else { u32::from(u8::MAX) };
+        globals.extend([("SOCKETS_IS_MPTCP", is_mptcp.byte_offset()), ("SOCKETS_IS_MPTCP_MASK", mask)]);
         let mut has_data_bytes = true;
         for (global, member) in DATA {
             let found = btf.offset_of("mptcp_sock", member);
@@ -68,7 +80,8 @@ impl Offsets {
             globals,
             common: Common::resolve(btf)?,
             flags,
-            wide_local_id: btf.offset_of(CONTEXT, "local_id")?.byte_size() > 1,
+            ids,
+            wide_local_id: local.byte_size() > 1,
             has_data_bytes,
         })
     }
@@ -89,9 +102,13 @@ impl Offsets {
 
     /// Local and remote address identifier. One that is not settled is 0, as netlink has it (subflow_get_local_id,
     /// net/mptcp/protocol.h, Linux 6.18).
-    pub fn ids(&self, record: &SocketRecord) -> [u8; 2] {
-        let [low, high] = record.local_id.to_le_bytes();
-        [if self.wide_local_id && high & 0x80 != 0 { 0 } else { low }, record.remote_id]
+    pub fn ids(&self, context: &[u8]) -> [u8; 2] {
+        let [local, remote] = self.ids;
+        let local = match self.wide_local_id {
+            true => i16::from_ne_bytes(bytes_at(context, local)).max(0) as u8,
+            false => context[local],
+        };
+        [local, context[remote]]
     }
 }
 
@@ -145,7 +162,7 @@ const FLAGS: [(&str, SubflowFlags); 9] = [
 ];
 
 /// What every kernel from 6.1 on has.
-const REQUIRED: [(&str, &str, &str); 29] = [
+const REQUIRED: [(&str, &str, &str); 27] = [
     ("SOCKETS_STATE", "sock_common", "skc_state"),
     ("SOCKETS_ULP_OPS", "inet_connection_sock", "icsk_ulp_ops"),
     ("SOCKETS_ULP_DATA", "inet_connection_sock", "icsk_ulp_data"),
@@ -172,8 +189,6 @@ const REQUIRED: [(&str, &str, &str); 29] = [
     ("SOCKETS_REORD_SEEN", "tcp_sock", "reord_seen"),
     ("SOCKETS_RCV_OOOPACK", "tcp_sock", "rcv_ooopack"),
     ("SOCKETS_DSACK_DUPS", "tcp_sock", "dsack_dups"),
-    ("SOCKETS_LOCAL_ID", CONTEXT, "local_id"),
-    ("SOCKETS_REMOTE_ID", CONTEXT, "remote_id"),
     ("SOCKETS_CONN", CONTEXT, "conn"),
 ];
 
