@@ -269,11 +269,9 @@ pub struct TcpDetails {
 
 /// A name of a congestion control, which takes no memory of its own if it is one of the kernel's.
 pub fn congestion_control(name: &str) -> Cow<'static, str> {
-    const KERNEL: [&str; 18] = [
-        "cubic", "reno", "bbr", "dctcp", "vegas", "westwood", "htcp", "hybla", "highspeed", "illinois", "veno", "yeah",
-        "scalable", "lp", "nv", "cdg", "bic", "",
-    ];
-    let known = KERNEL.into_iter().find(|known| *known == name);
+    const KERNEL: &str =
+        "cubic reno bbr dctcp vegas westwood htcp hybla highspeed illinois veno yeah scalable lp nv cdg bic";
+    let known = KERNEL.split(' ').find(|known| *known == name);
     known.map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed)
 }
 

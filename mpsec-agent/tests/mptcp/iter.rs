@@ -78,7 +78,8 @@ fn told(diag: &mut SockDiag) -> Result<Told> {
         let details = socket.tcp_info().and_then(|info| info.details(socket.congestion_control()));
         if let (Some(info), Some(details)) = (socket.subflow(), details) {
             let token = info.token_local.unwrap_or_default();
-            let what = (socket.state(), token, info.flags.unwrap_or_default(), [info.id_local, info.id_remote], details);
+            let what =
+                (socket.state(), token, info.flags.unwrap_or_default(), [info.id_local, info.id_remote], details);
             told.subflows.insert((socket.local(), socket.remote()), what);
         }
     })?;

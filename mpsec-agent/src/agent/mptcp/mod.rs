@@ -3,7 +3,7 @@
 //! ```text
 //! table of subflows (sock_ops, TC) -> ledger -> paths, totals ┐
 //! path manager's events -> reasons ───────────────────────────┤
-//! sockets_iter, sock_diag -> lister -> sockets ───────────────────────────────────────┼-> snapshot::mptcp::Namespace
+//! sockets_iter, sock_diag -> lister -> sockets ───────────────┼-> snapshot::mptcp::Namespace
 //! netstat -> rises -> findings ───────────────────────────────┘
 //! ```
 

@@ -91,9 +91,8 @@ fn record(bytes: &[u8; RECORD_LEN]) -> SocketRecord {
 /// Calls bpf(2) with a command that takes nothing but numbers and gives a descriptor.
 fn bpf(command: libc::c_long, attributes: &[u32]) -> io::Result<OwnedFd> {
     // SAFETY: the pointer and the length describe `attributes`, which outlives the call and is only read.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes) as libc::c_uint)
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes) as libc::c_uint) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -65,7 +65,8 @@ impl Offsets {
         for (global, structure, member) in REQUIRED {
             globals.push((global, btf.offset_of(structure, member)?.byte_offset()));
         }
-        let least = btf.offset_of("tcp_sock", "rtt_min.s")?.byte_offset() + btf.offset_of("minmax_sample", "v")?.byte_offset();
+        let least =
+            btf.offset_of("tcp_sock", "rtt_min.s")?.byte_offset() + btf.offset_of("minmax_sample", "v")?.byte_offset();
         globals.push(("SOCKETS_RTT_MIN", least));
         let is_mptcp = btf.offset_of("tcp_sock", "is_mptcp")?;
         let mask = if is_mptcp.bitfield { 1 << is_mptcp.bit_shift() } else { u32::from(u8::MAX) };

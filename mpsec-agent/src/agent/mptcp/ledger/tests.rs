@@ -1,6 +1,6 @@
 //! The book of subflows, kept through whatever may happen to them.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -26,7 +26,7 @@ fn subflow(slot: u32, incarnation: u32, bytes: u64) -> Observation {
         backup: false,
         fell_back: false,
         role: Role::Client,
-        interface: Some(Rc::from("wan0")),
+        interface: Some(Arc::from("wan0")),
         traffic: [SubflowTraffic::default(), traffic],
         srtt_us: (1000, 1),
         delivery_rate: Some(1_000_000),
@@ -98,7 +98,7 @@ fn the_path_manager_knows_better_why_it_was_closed() {
 fn a_subflow_that_changes_its_interface_leaves_its_bytes_behind() {
     let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
     ledger.observe(subflow(0, 1, 1000), now);
-    ledger.observe(Observation { interface: Some(Rc::from("wan1")), ..subflow(0, 1, 1700) }, now);
+    ledger.observe(Observation { interface: Some(Arc::from("wan1")), ..subflow(0, 1, 1700) }, now);
     let paths = ledger.paths(|_| false, now);
     let bytes: Vec<_> = paths.iter().map(|path| (path.interface.as_str(), path.tx.bytes)).collect();
     assert_eq!(bytes, [("wan0", 1000), ("wan1", 700)]);
@@ -148,7 +148,7 @@ fn a_subflow_that_rests_is_left_alone_and_has_no_rate() {
 fn a_path_that_is_never_answered_is_silent() {
     let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
     let seconds = |n| now + Duration::from_secs(n);
-    let other = |bytes| Observation { interface: Some(Rc::from("wan1")), ..subflow(1, 1, bytes) };
+    let other = |bytes| Observation { interface: Some(Arc::from("wan1")), ..subflow(1, 1, bytes) };
     ledger.observe(subflow(0, 1, 1000), now);
     ledger.observe(other(1000), now);
     assert!(ledger.paths(|_| false, now).iter().all(|path| path.silent.is_none()));
@@ -234,7 +234,7 @@ proptest! {
                 }
                 Step::Replace { .. } => {}
                 Step::Move { slot, interface } => {
-                    slots[slot as usize].interface = Some(Rc::from(format!("wan{interface}")));
+                    slots[slot as usize].interface = Some(Arc::from(format!("wan{interface}")));
                 }
                 Step::Wait => now += Duration::from_secs(700),
             }
