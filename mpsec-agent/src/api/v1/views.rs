@@ -146,6 +146,8 @@ fn namespaces<'a>(snapshot: &'a Snapshot, query: &Query) -> impl Iterator<Item =
 }
 
 fn is_wanted(connection: &Connection, query: &Query) -> bool {
-    let uses = |wanted: &String| connection.subflows.iter().any(|subflow| subflow.interface.as_deref() == Some(wanted.as_str()));
+    let uses = |wanted: &String| {
+        connection.subflows.iter().any(|subflow| subflow.interface.as_deref() == Some(wanted.as_str()))
+    };
     query.state.is_none_or(|state| connection.state == state) && query.interface.as_ref().is_none_or(uses)
 }
