@@ -452,6 +452,10 @@ fn adopted_and_gone() -> Result<()> {
     let key = key_of(from.ip(), V4, from.port(), PORT);
     let subflows = talk.client.kernel.subflows.as_mut().map_err(|reason| anyhow::anyhow!("{reason}"))?;
     let slot = subflows.adopt(&key, 7, [0, 0], false, false)?;
+    ensure!(subflows.sharing_ports(&key)? == 1, "packets with its ports are not looked at");
+    subflows.release(slot)?;
+    ensure!(subflows.sharing_ports(&key)? == 0, "packets with its ports are still looked at");
+    let slot = subflows.adopt(&key, 7, [0, 0], false, false)?;
     let _listener = pair.right.run(|| Protocol::Mptcp.listen(address))?;
     let _stream = pair.left.run(|| Protocol::Mptcp.connect_from(Some(from), address))?;
     let views = talk.client.poll()?;

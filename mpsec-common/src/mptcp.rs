@@ -30,7 +30,7 @@ impl SubflowKey {
         SubflowKey { local: mapped(local), remote: mapped(remote), local_port, remote_port }
     }
 
-    /// Both ports as they lie in a packet that is sent, read in this machine's byte order.
+    /// Both ports as they lie in a packet that is received, read in this machine's byte order.
     #[inline(always)]
     pub const fn ports(&self) -> u32 {
         ports(self.local_port, self.remote_port)
@@ -66,7 +66,7 @@ const fn halves(a: &[u8; 16]) -> [u64; 2] {
 /// Ports, in host order, as [`SubflowKey::ports`] gives them.
 #[inline(always)]
 pub const fn ports(local: u16, remote: u16) -> u32 {
-    local.to_be() as u32 | (remote.to_be() as u32) << 16
+    remote.to_be() as u32 | (local.to_be() as u32) << 16
 }
 
 /// Entries of the port filter.
@@ -79,18 +79,35 @@ pub const fn port_entry(ports: u32) -> u32 {
     (ports ^ (ports >> 16)) & (PORT_ENTRIES - 1)
 }
 
+shared! {
+    /// How many subflows more, or less, have some ports.
+    pub struct PortsChange {
+        /// [`SubflowKey::ports`].
+        pub ports: u32,
+        /// So many more.
+        pub change: i32,
+    }
+}
+
+/// Bytes in front of the first [`PortsChange`] of a frame that [`crate::maps::PROGRAM_PORTS`] is run on: an Ethernet header
+/// of zeros, and two more.
+pub const PORTS_HEAD: usize = 16;
+/// Changes that one frame tells of, at the most.
+pub const PORTS_BATCH: usize = 64;
+
 /// An entry of a set that is free.
 pub const ENTRY_FREE: u64 = 0;
 /// Set in every tag, so that no entry in use is [`ENTRY_FREE`].
-const TAG_USED: u64 = 1 << 63;
+const TAG_USED: u64 = 1 << 20;
 /// The bits of an entry that hold the slot; they are 0 in a tag. The others tell a subflow from all the rest, but for one in
 /// 2^43, and for that one by its key when it is registered.
 const SLOT_BITS: u64 = (MAX_SLOTS - 1) as u64;
+const _: () = assert!(TAG_USED > SLOT_BITS);
 
 /// A tag of all that a hash tells.
 #[inline(always)]
 const fn tag_of(hash: u64) -> u64 {
-    (hash | TAG_USED) & !SLOT_BITS
+    (hash & !SLOT_BITS) | TAG_USED
 }
 
 /// The entry for a tag and its slot.
@@ -109,7 +126,7 @@ pub const fn slot_in(entry: u64, tag: u64) -> Option<u32> {
 /// Ports that count up, which is how they come, differ in few bits of the word's one half: this brings them to both.
 #[inline(always)]
 const fn fold(ports: u32) -> u64 {
-    (ports ^ (ports >> 16)) as u64
+    (ports as u64).wrapping_mul(0x1_0001)
 }
 
 /// One round, which maps no two numbers to the same one.
@@ -124,20 +141,20 @@ const fn mix(word: u64) -> u64 {
 pub const fn tag(seed: u64, local: [u64; 2], remote: [u64; 2], ports: u32) -> u64 {
     let mapped = local[0] == 0 && remote[0] == 0 && local[1] as u32 == MAPPED && remote[1] as u32 == MAPPED;
     if mapped {
-        tag_v4(seed, (local[1] >> 32) as u32, (remote[1] >> 32) as u32, ports)
+        tag_v4(seed, remote[1] >> 32 | local[1] >> 32 << 32, ports)
     } else {
         tag_v6(seed, local, remote, ports)
     }
 }
 
-/// The tag of an IPv4 subflow: addresses as they lie in the packet, read in this machine's byte order, and
+/// The tag of an IPv4 subflow: both addresses as they lie in a packet that is received, read in this machine's byte order, and
 /// [`SubflowKey::ports`].
 #[inline(always)]
-pub const fn tag_v4(seed: u64, local: u32, remote: u32, ports: u32) -> u64 {
-    tag_of(mix(mix(seed ^ (local as u64 | (remote as u64) << 32)) ^ fold(ports)))
+pub const fn tag_v4(seed: u64, addresses: u64, ports: u32) -> u64 {
+    tag_of(mix(mix(seed ^ addresses) ^ fold(ports)))
 }
 
-/// The tag of an IPv6 subflow, likewise.
+/// The tag of an IPv6 subflow, by the words of each address.
 #[inline(always)]
 pub const fn tag_v6(seed: u64, local: [u64; 2], remote: [u64; 2], ports: u32) -> u64 {
     let local = mix(mix(seed ^ local[0]) ^ local[1]);
@@ -160,8 +177,8 @@ pub const CHOICES: u32 = 2;
 /// The set of a tag, for `choice` in `0..CHOICES`; the number of sets is a power of two, and `mask` one less.
 #[inline(always)]
 pub const fn set_of(tag: u64, choice: u32, mask: u32) -> u32 {
-    // From where multiplication has brought the most bits together.
-    (tag >> (20 * (choice + 1))) as u32 & mask
+    // From where multiplication has brought the most bits together, and none that is the same in all.
+    (tag >> (21 * (CHOICES - choice))) as u32 & mask
 }
 
 /// Which of a subflow's sets takes it, by how many of their entries are in use. The first one as long as it is half empty, so
@@ -416,17 +433,17 @@ mod tests {
         // As they lie in a packet that is sent, and in one that is received.
         let sent = word([0x9c, 0x40, 0x01, 0xbb]);
         let received = word([0x01, 0xbb, 0x9c, 0x40]);
-        assert_eq!(key.ports(), sent);
-        assert_eq!(key.ports(), received.rotate_left(16));
+        assert_eq!(key.ports(), received);
+        assert_eq!(key.ports(), sent.rotate_left(16));
         assert_eq!(port_entry(sent), port_entry(received));
-        assert_eq!(key.tag(7), tag_v4(7, word([10, 0, 0, 1]), word([10, 0, 0, 2]), sent));
+        assert_eq!(key.tag(7), tag_v4(7, u64::from_ne_bytes([10, 0, 0, 2, 10, 0, 0, 1]), received));
         assert_ne!(key.tag(7), key.tag(8));
         let half = u64::from_ne_bytes;
         let v6 = SubflowKey { local: *b"0123456789abcdef", remote: *b"ghijklmnopqrstuv", ..key };
         let (local, remote) = ([half(*b"01234567"), half(*b"89abcdef")], [half(*b"ghijklmn"), half(*b"opqrstuv")]);
-        assert_eq!(v6.tag(7), tag_v6(7, local, remote, sent));
+        assert_eq!(v6.tag(7), tag_v6(7, local, remote, received));
         let mapped = [[10, 0, 0, 1], [10, 0, 0, 2]].map(|address| mapped_halves(word(address)));
-        assert_eq!(key.tag(7), tag(7, mapped[0], mapped[1], sent));
+        assert_eq!(key.tag(7), tag(7, mapped[0], mapped[1], received));
     }
 
     #[test]
@@ -436,7 +453,7 @@ mod tests {
             let tag = SubflowKey::v4([10, 0, 0, 1], [10, 0, 0, 2], port, 443).tag(0);
             let entry = entry_of(tag, MAX_SLOTS - 1);
             assert!(tag != ENTRY_FREE && slot_in(ENTRY_FREE, tag).is_none());
-            assert_eq!((slot_in(entry, tag), slot_in(entry, entry_of(tag ^ 1 << 20, 0))), (Some(MAX_SLOTS - 1), None));
+            assert_eq!((slot_in(entry, tag), slot_in(entry, entry_of(tag ^ 1 << 21, 0))), (Some(MAX_SLOTS - 1), None));
             assert!(tags.insert(tag));
         }
     }

@@ -28,6 +28,12 @@ pub fn mpsec_egress(context: TcContext) -> i32 {
     classify::count(skb(&context), Direction::Tx)
 }
 
+/// Run by the agent only: takes note of the ports of subflows that the agent registers and releases.
+#[aya_ebpf::macros::classifier]
+pub fn mpsec_ports(context: TcContext) -> i32 {
+    subflow::change_ports(skb(&context))
+}
+
 /// Sockets of a control group: registers MPTCP subflows.
 #[aya_ebpf::macros::sock_ops]
 pub fn mpsec_sockops(context: SockOpsContext) -> u32 {

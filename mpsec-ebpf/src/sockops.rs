@@ -96,7 +96,7 @@ fn opened(ops: *mut bpf_sock_ops, op: u32, tcp: &TcpSock) -> Option<()> {
             record::event(Event::SubflowTableFull);
             return subflows::give_slot_back(slot);
         }
-        subflows::add_ports(tuple.ports());
+        subflows::change_ports(tuple.ports(), 1);
     }
     let mut marks = marks(op, &subflow);
     let unseen = match op {

@@ -10,8 +10,8 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use mpsec_common::maps::{
     Event, InterfaceSlot, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_HANDSHAKES, MAP_INTERFACES,
-    MAP_SUBFLOW_COUNTERS, MAP_SUBFLOW_FREE, MAP_SUBFLOW_PORTS, MAP_SUBFLOW_TAGS, MAP_SUBFLOWS, PROGRAM_EGRESS,
-    PROGRAM_INGRESS, PROGRAM_SOCKOPS, WIREGUARD_PORTS,
+    MAP_SUBFLOW_COUNTERS, MAP_SUBFLOW_FREE, MAP_SUBFLOW_TAGS, MAP_SUBFLOWS, PROGRAM_EGRESS, PROGRAM_INGRESS,
+    PROGRAM_PORTS, PROGRAM_SOCKOPS, WIREGUARD_PORTS,
 };
 use mpsec_common::mptcp::{HANDSHAKES, free, sets_for, slots_for};
 use mpsec_common::packet::port_filter;
@@ -294,7 +294,7 @@ fn subflow_maps(object: &mut Ebpf) -> Result<Maps, LoadError> {
         free: array(object, MAP_SUBFLOW_FREE)?,
         infos: array(object, MAP_SUBFLOWS)?,
         counters: array(object, MAP_SUBFLOW_COUNTERS)?,
-        ports: array(object, MAP_SUBFLOW_PORTS)?,
+        ports: load(object, PROGRAM_PORTS)?,
     })
 }
 
