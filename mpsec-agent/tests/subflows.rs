@@ -65,6 +65,7 @@ impl Host {
                 wireguard_ports: [0; 4],
                 max_subflows: 64,
                 netns_cookie: cgroup::netns_cookie()?,
+                probes: mpsec_agent::kernel::probes::Ways::Any,
                 log_level: 0,
             })?;
             match &kernel.subflows {

@@ -79,7 +79,7 @@ impl Sources {
                 lost_events: vec![("rtnetlink", overflows), ("mptcp_pm", pm_overflows)],
                 kernel_events,
                 maps: interfaces.maps(),
-                probes: Vec::new(),
+                probes: kernel.probes.states().to_vec(),
                 programs,
                 collectors: reports,
                 reload: self.reload.clone(),

@@ -61,9 +61,13 @@ impl Namespace {
             max_subflows: if config.mptcp.enabled { config.mptcp.max_subflows } else { 0 },
             netns_cookie: cgroup::netns_cookie().context("cannot tell the network namespace")?,
             log_level: config.log.kernel as u8,
+            probes: config.mptcp.probes.into(),
         })?;
         if let (true, Err(error)) = (config.mptcp.enabled, &kernel.subflows) {
             tracing::warn!(netns = name, "MPTCP subflows are not counted: {error}");
+        }
+        for probe in kernel.probes.states() {
+            tracing::debug!(netns = name, probe = probe.name, entry = probe.entry, error = probe.error, "probe");
         }
         if let Some(log) = kernel.take_log() {
             log.follow().context("cannot follow the log of the eBPF programs")?;
@@ -179,8 +183,9 @@ impl Namespace {
                 subflows: count(Event::SubflowTableFull) + count(Event::SubflowTagTaken),
                 handshakes: count(Event::HandshakeUnseen),
             };
+            let probed = timed(reports, "probes", || this.interfaces.kernel.probes.read()).unwrap_or_default();
             let table = this.interfaces.kernel.subflows.as_mut().ok();
-            this.mptcp.snapshot(&this.name, table, lost, reports)
+            snapshot::mptcp::Namespace { probed, ..this.mptcp.snapshot(&this.name, table, lost, reports) }
         })
     }
 

@@ -22,6 +22,7 @@ use crate::snapshot::Program;
 use super::btf::{BtfError, KernelBtf};
 use super::cgroup;
 use super::counters::Counters;
+use super::probes::{self, Probes, Ways};
 use super::subflows::{self, Maps, Shape, Subflows};
 
 /// The object, as `cargo xtask ebpf` built it.
@@ -76,6 +77,8 @@ pub struct Settings {
     pub max_subflows: u32,
     /// The network namespace whose subflows are counted, as [`cgroup::netns_cookie`] tells it; 0 for those of all.
     pub netns_cookie: u64,
+    /// Which ways into the kernel the probes may take; they need [`Settings::max_subflows`].
+    pub probes: Ways,
     /// How much the programs log: 0 nothing, 1 errors, up to 5, traces. What is not logged is not in the loaded program.
     pub log_level: u8,
 }
@@ -92,6 +95,8 @@ pub struct Kernel {
     capacities: Vec<MapCapacity>,
     /// The MPTCP subflows, or why they are not counted.
     pub subflows: Result<Subflows, String>,
+    /// The probes of the kernel's functions.
+    pub probes: Probes,
     /// Keeps the program on the sockets attached.
     _sockets: Option<FdLink>,
 }
@@ -193,6 +198,11 @@ impl Kernel {
         if sockets.is_ok() {
             capacities.push(MapCapacity { name: MAP_SUBFLOWS, entries: subflows.shape.slots });
         }
+        let probes = match (&sockets, &subflows.probe_offsets) {
+            (Err(reason), _) => Probes::none(reason),
+            (_, Err(reason)) => Probes::none(reason),
+            (Ok(_), Ok(_)) => Probes::attach(&mut object, &btf, settings.probes),
+        };
         let (subflows, sockets) = match sockets {
             Ok(link) => (Ok(Subflows::new(subflow_maps(&mut object)?, subflows.shape)), Some(link)),
             Err(reason) => (Err(reason), None),
@@ -206,6 +216,7 @@ impl Kernel {
             events: take(&mut object, MAP_EVENTS)?.try_into().map_err(other)?,
             capacities,
             subflows,
+            probes,
             _sockets: sockets,
         })
     }
@@ -300,6 +311,7 @@ fn follow_sockets(object: &mut Ebpf) -> anyhow::Result<FdLink> {
 struct SubflowGlobals {
     shape: Shape,
     offsets: Result<subflows::Offsets, String>,
+    probe_offsets: Result<probes::Offsets, String>,
     on: u32,
     set_mask: u32,
     netns_cookie: u64,
@@ -316,6 +328,7 @@ impl SubflowGlobals {
             shape: Shape { slots, cpus, seed: seed() },
             on: u32::from(offsets.is_ok()),
             offsets,
+            probe_offsets: probes::Offsets::resolve(btf).map_err(|error| error.to_string()),
             set_mask: slots / WAYS as u32 - 1,
             netns_cookie: settings.netns_cookie,
         }
@@ -341,6 +354,15 @@ impl SubflowGlobals {
         for (name, place) in self.offsets.iter().flat_map(subflows::Offsets::globals) {
             loader.override_global(name, place, true);
         }
+        let Ok(offsets) = &self.probe_offsets else { return };
+        for (name, place) in offsets.globals() {
+            loader.override_global(name, place, true);
+        }
+        for (name, switch) in offsets.switches() {
+            loader.override_global(name, switch, true);
+        }
+        let (name, registers) = probes::Offsets::registers();
+        loader.override_global(name, registers, true);
     }
 }
 

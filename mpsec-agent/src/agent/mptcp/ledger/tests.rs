@@ -29,6 +29,7 @@ fn subflow(slot: u32, incarnation: u32, bytes: u64) -> Observation {
         traffic: [SubflowTraffic::default(), traffic],
         srtt_us: (1000, 1),
         delivery_rate: Some(1_000_000),
+        closer: None,
         last_state: TcpState::Established,
     }
 }
