@@ -164,6 +164,10 @@ fn data_retransmitted(connection: *const u8) -> Option<()> {
 /// The socket, if it is a subflow of the network namespace that is looked at.
 #[inline(always)]
 fn subflow(sock: *const u8) -> Option<TcpSock> {
+    // The verifier wants to see that it was looked at: a reset may be sent without a socket.
+    if sock.is_null() {
+        return None;
+    }
     let sock = Sock::at(sock);
     if !sock.is_whole() {
         return None;

@@ -198,10 +198,9 @@ impl Kernel {
         if sockets.is_ok() {
             capacities.push(MapCapacity { name: MAP_SUBFLOWS, entries: subflows.shape.slots });
         }
-        let probes = match (&sockets, &subflows.probe_offsets) {
-            (Err(reason), _) => Probes::none(reason),
-            (_, Err(reason)) => Probes::none(reason),
-            (Ok(_), Ok(_)) => Probes::attach(&mut object, &btf, settings.probes),
+        let probes = match subflows.on().and(subflows.probe_offsets.as_ref().map(drop).map_err(Clone::clone)) {
+            Ok(()) => Probes::attach(&mut object, &btf, settings.probes, sockets.as_ref().err().map(String::as_str)),
+            Err(reason) => Probes::none(&reason),
         };
         let (subflows, sockets) = match sockets {
             Ok(link) => (Ok(Subflows::new(subflow_maps(&mut object)?, subflows.shape)), Some(link)),

@@ -150,8 +150,9 @@ impl Probes {
         Probes { states, counts: None, reasons: Reasons::default(), _links: Vec::new() }
     }
 
-    /// Attaches what can be attached. The object's programs that are not used are not loaded.
-    pub(super) fn attach(object: &mut Ebpf, btf: &KernelBtf, ways: Ways) -> Probes {
+    /// Attaches what can be attached. The object's programs that are not used are not loaded. `unfollowed` is why sockets make
+    /// no callbacks, if they do not.
+    pub(super) fn attach(object: &mut Ebpf, btf: &KernelBtf, ways: Ways, unfollowed: Option<&str>) -> Probes {
         let mut probes =
             Probes { states: Vec::new(), counts: None, reasons: Reasons::resolve(btf), _links: Vec::new() };
         for row in TABLE {
@@ -161,7 +162,8 @@ impl Probes {
             };
             probes.states.push(Probe { name: row.name, entry, error });
         }
-        probes.states.push(Probe { name: CLOSE, entry: "sock_ops", error: None });
+        let entry = if unfollowed.is_some() { "none" } else { "sock_ops" };
+        probes.states.push(Probe { name: CLOSE, entry, error: unfollowed.map(str::to_owned) });
         probes.counts = object.take_map(MAP_PROBE_COUNTS).and_then(|map| map.try_into().ok());
         probes
     }
@@ -287,7 +289,10 @@ fn attach(object: &mut Ebpf, btf: &KernelBtf, entry: Entry, target: &str, progra
 fn text(error: ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = &error {
         let log = verifier_log.to_string();
-        let said = log.lines().rev().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("processed"));
+        let said = log.lines().rev().map(str::trim).find(|line| {
+            let statistics = ["processed ", "stack depth ", "verification time "];
+            !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start))
+        });
         return match said {
             Some(said) => format!("the verifier refuses it: {said}"),
             None => format!("the kernel does not take such programs ({io_error})"),
