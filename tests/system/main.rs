@@ -10,6 +10,7 @@ mod hotplug;
 mod http;
 mod lab;
 mod mptcp_life;
+mod mptcp_probes;
 mod mptcp_truth;
 mod mptcp_view;
 mod multipath;
@@ -34,6 +35,7 @@ fn main() {
         lab::trials(),
         mptcp_truth::trials(),
         mptcp_life::trials(),
+        mptcp_probes::trials(),
         classes::trials(),
         devices::trials(),
         bulk::trials(),

@@ -17,7 +17,7 @@ use mpsec_common::mptcp::{HANDSHAKES, WAYS, slots_for};
 use mpsec_common::packet::port_filter;
 use mpsec_common::{Direction, LAYOUT_VERSION};
 
-use crate::snapshot::Program;
+use crate::snapshot::{Probe, Program};
 
 use super::btf::{BtfError, KernelBtf};
 use super::cgroup;
@@ -254,6 +254,23 @@ impl Kernel {
     /// Run time and runs of each program.
     pub fn program_stats(&self) -> io::Result<Vec<Program>> {
         PROGRAMS.iter().zip(&self.programs).map(|(name, program)| stats(name, program.as_fd())).collect()
+    }
+}
+
+/// The way in that each probe would take here: they are attached, and detached at once. Nothing is counted meanwhile.
+pub fn try_probes() -> Vec<Probe> {
+    let settings = Settings {
+        max_interfaces: 1,
+        wireguard_ports: [0; WIREGUARD_PORTS],
+        max_subflows: 1,
+        // No namespace has this cookie.
+        netns_cookie: u64::MAX,
+        probes: Ways::Any,
+        log_level: 0,
+    };
+    match Kernel::load(&settings) {
+        Ok(kernel) => kernel.probes.states().to_vec(),
+        Err(error) => Probes::none(&error.to_string()).states().to_vec(),
     }
 }
 

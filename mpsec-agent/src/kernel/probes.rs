@@ -276,6 +276,10 @@ fn attach(object: &mut Ebpf, btf: &KernelBtf, entry: Entry, target: &str, progra
             if btf.id_of(target, BtfKind::Func).is_err() {
                 return Err("this kernel has no such function".to_owned());
             }
+            // Where aya looks for the way to attach them.
+            if !std::path::Path::new("/sys/bus/event_source/devices/kprobe/type").exists() {
+                return Err("this kernel has no kprobe events".to_owned());
+            }
             let program: &mut KProbe = program.try_into().map_err(text)?;
             program.load().map_err(text)?;
             let link = program.attach(target, 0).map_err(text)?;
