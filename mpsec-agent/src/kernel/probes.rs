@@ -392,3 +392,33 @@ pub(super) const ARGUMENT_REGISTERS: [u32; 4] = if cfg!(target_arch = "aarch64")
     // rdi, rsi, rdx, rcx
     [112, 104, 96, 88]
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_the_number_that_it_has_in_the_kernel() {
+        for id in [1, 2, 140_000] {
+            let btf = only("btf_trace_tcp_send_reset", id, BtfKind::Typedef).unwrap();
+            let kind = aya_obj::btf::BtfKind::Typedef;
+            assert_eq!(btf.id_by_type_name_kind("btf_trace_tcp_send_reset", kind).unwrap(), id);
+            assert!(btf.id_by_type_name_kind("tcp_send_reset", aya_obj::btf::BtfKind::Func).is_err());
+        }
+    }
+
+    #[test]
+    fn reasons_have_the_numbers_of_this_kernel() {
+        let Ok(btf) = KernelBtf::load() else { return eprintln!("skipped: no BTF") };
+        let reasons = Reasons::resolve(&btf);
+        if btf.id_of("sk_rst_reason", BtfKind::Enum).is_err() {
+            return assert_eq!(reasons.name(0), OTHER);
+        }
+        assert_eq!(reasons.name(0), "not_specified");
+        let number = btf.enum_value("sk_rst_reason", "SK_RST_REASON_MPTCP_RST_ERESOURCE").unwrap();
+        assert_eq!(reasons.name(number as usize), "lack_of_resources");
+        assert_eq!(reasons.name(KERNEL_REASONS - 1), OTHER);
+        let labels: std::collections::BTreeSet<_> = reasons.0.values().collect();
+        assert_eq!(labels.len(), reasons.0.len(), "two have one name");
+    }
+}
