@@ -25,10 +25,8 @@ shared! {
         pub received_resets_without_option: u64,
         /// Resets received by subflows that are not followed, so that it is not known what they said.
         pub received_resets_unknown: u64,
-        /// Pieces of data that MPTCP was about to send again.
-        pub data_retransmissions: u64,
-        /// Their bytes.
-        pub data_retransmitted_bytes: u64,
+        /// How often MPTCP's own timer ran out while data was not acknowledged.
+        pub data_timeouts: u64,
     }
 }
 

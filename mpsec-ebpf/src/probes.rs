@@ -1,7 +1,7 @@
 //! Probes: one body for each, and an entry for each way into the kernel, which does no more than fetch the arguments. The
 //! agent loads one entry of each probe, the first that works.
 //!
-//! They run when a segment is sent again, a reset is sent or received, or MPTCP sends data again: hardly ever.
+//! They run when a segment is sent again, a reset is sent or received, or a timer of MPTCP runs out: hardly ever.
 
 use aya_ebpf::Global;
 use aya_ebpf::macros::{btf_tracepoint, fentry, kprobe};
@@ -33,8 +33,9 @@ pub fn mpsec_retransmit_tp(context: BtfTracePointContext) -> Option<()> {
     retransmitted(context.arg(0), context.arg(1), u32::MAX)
 }
 
-/// `__tcp_retransmit_skb(sk, skb, segs)`: before it, so that one that fails is counted too.
-#[fentry(function = "__tcp_retransmit_skb")]
+/// `tcp_retransmit_skb(sk, skb, segs)`: before it, so that one that fails is counted too, and without probes for the loss of
+/// the last segments, which go past it. `__tcp_retransmit_skb`, which they do not, is inlined into its callers in some kernels.
+#[fentry(function = "tcp_retransmit_skb")]
 pub fn mpsec_retransmit_fe(context: FEntryContext) -> Option<()> {
     retransmitted(context.arg(0), context.arg(1), context.arg::<c_int>(2) as u32)
 }
@@ -66,19 +67,17 @@ pub fn mpsec_reset_sent_tp(context: BtfTracePointContext) -> Option<()> {
     sent_reset(context.arg(0), reason)
 }
 
-/// `tcp_send_active_reset(sk, priority[, reason])`: on the host's own account only.
+/// `tcp_send_active_reset(sk, ...)`: on the host's own account only. The kernel's reason is left alone: the type information of
+/// some kernels leaves the argument before it out, and then it is not where it should be.
 #[fentry(function = "tcp_send_active_reset")]
 pub fn mpsec_reset_sent_fe(context: FEntryContext) -> Option<()> {
-    let reason = if RESET_TELLS_REASON.load() != 0 { Some(context.arg::<u32>(2)) } else { None };
-    sent_reset(context.arg(0), reason)
+    sent_reset(context.arg(0), None)
 }
 
 /// As [`mpsec_reset_sent_fe`].
 #[kprobe]
 pub fn mpsec_reset_sent_kp(context: ProbeContext) -> Option<()> {
-    let context = context.as_ptr();
-    let reason = if RESET_TELLS_REASON.load() != 0 { Some(argument(context, 2)? as u32) } else { None };
-    sent_reset(argument(context, 0)? as _, reason)
+    sent_reset(argument(context.as_ptr(), 0)? as _, None)
 }
 
 #[inline(always)]
@@ -137,27 +136,26 @@ fn received_reset(sock: *const u8) -> Option<()> {
 
 /// `__mptcp_retrans(sk)`, of the connection: MPTCP's timer has run out (net/mptcp/protocol.c).
 #[fentry(function = "__mptcp_retrans")]
-pub fn mpsec_data_retransmit_fe(context: FEntryContext) -> Option<()> {
-    data_retransmitted(context.arg(0))
+pub fn mpsec_data_timeout_fe(context: FEntryContext) -> Option<()> {
+    data_timed_out(context.arg(0))
 }
 
-/// As [`mpsec_data_retransmit_fe`].
+/// As [`mpsec_data_timeout_fe`].
 #[kprobe]
-pub fn mpsec_data_retransmit_kp(context: ProbeContext) -> Option<()> {
-    data_retransmitted(argument(context.as_ptr(), 0)? as _)
+pub fn mpsec_data_timeout_kp(context: ProbeContext) -> Option<()> {
+    data_timed_out(argument(context.as_ptr(), 0)? as _)
 }
 
 #[inline(always)]
-fn data_retransmitted(connection: *const u8) -> Option<()> {
+fn data_timed_out(connection: *const u8) -> Option<()> {
     let connection = Sock::at(connection);
     if !is_ours(connection) {
         return None;
     }
-    let bytes = connection.oldest_unacknowledged()?;
-    // SAFETY: the pointers are to a whole value.
-    add(1, |counts| unsafe { &raw mut (*counts).data_retransmissions });
-    // SAFETY: as above.
-    add(bytes as u64, |counts| unsafe { &raw mut (*counts).data_retransmitted_bytes });
+    if connection.has_unacknowledged() {
+        // SAFETY: the pointer is to a whole value.
+        add(1, |counts| unsafe { &raw mut (*counts).data_timeouts });
+    }
     Some(())
 }
 

@@ -2,17 +2,21 @@
 //!
 //! | probe | what it tells | tp_btf | fentry, else kprobe |
 //! | --- | --- | --- | --- |
-//! | `retransmit` | segments sent again, by the state of congestion control | `tcp_retransmit_skb` | `__tcp_retransmit_skb` |
+//! | `retransmit` | segments sent again, by the state of congestion control | `tcp_retransmit_skb` | the same |
 //! | `reset_sent` | resets sent, and why | `tcp_send_reset` | `tcp_send_active_reset` |
 //! | `reset_received` | resets received, and what they say | `tcp_receive_reset` | `tcp_reset` |
-//! | `data_retransmit` | what MPTCP itself sends again | | `__mptcp_retrans` |
+//! | `data_timeout` | that MPTCP's own timer ran out while data was not acknowledged | | `__mptcp_retrans` |
 //! | `close` | who began to end a subflow | the socket's callbacks (sock_ops) | |
 //!
-//! The tracepoints are in every kernel since 6.1, so there the functions are for kernels that were built without BPF events
-//! for tracepoints. `tcp_retransmit_skb` tells since 6.18 of failures too, and `tcp_send_reset` since 6.10 of reasons
-//! (include/trace/events/tcp.h). No tracepoint is in MPTCP's own retransmission: `mptcp_sendmsg_frag` runs for every segment
-//! and does not tell old data from new. Who closes a subflow is told by the states that its socket goes through and the
-//! state that its connection is in meanwhile; its callbacks, which are made anyhow, see both.
+//! The tracepoints are in every kernel since 6.1 that has BPF events, so the functions beside them are for kernels that were
+//! built without; they tell a little less, as is said in mpsec-ebpf/src/probes.rs. `tcp_retransmit_skb` tells since 6.18 of
+//! failures too, and `tcp_send_reset` since 6.10 of reasons (include/trace/events/tcp.h).
+//!
+//! No tracepoint is in MPTCP's own retransmission: `mptcp_sendmsg_frag` runs for every segment and does not tell old data from
+//! new. What is sent again after a timeout, if a subflow is fit for it, the kernel counts itself (`MPTCPRetrans`).
+//!
+//! Who closes a subflow is told by the states that its socket goes through, and the state that its connection is in meanwhile
+//! (`sock.sk_state` of `mptcp_subflow_context.conn`): the socket's callbacks, which are made anyhow, see both.
 //!
 //! Left alone: `mptcp_subflow_get_send`, which runs for each subflow whenever there is something to send, so for small
 //! messages at every one, and says which subflows were looked at but not which was chosen.
@@ -33,7 +37,7 @@ use mpsec_common::maps::MAP_PROBE_COUNTS;
 use mpsec_common::probes::{KERNEL_REASONS, ProbeCounts};
 
 use crate::snapshot::Probe;
-use crate::snapshot::mptcp::{DataRetransmissions, Probed};
+use crate::snapshot::mptcp::Probed;
 
 use super::btf::{BtfKind, KernelBtf};
 use super::mptcp_pm::ResetReason;
@@ -82,7 +86,7 @@ struct Row {
 const RETRANSMIT: &str = "retransmit";
 const RESET_SENT: &str = "reset_sent";
 const RESET_RECEIVED: &str = "reset_received";
-const DATA_RETRANSMIT: &str = "data_retransmit";
+const DATA_TIMEOUT: &str = "data_timeout";
 const CLOSE: &str = "close";
 
 const TABLE: &[Row] = &[
@@ -90,8 +94,8 @@ const TABLE: &[Row] = &[
         name: RETRANSMIT,
         entries: &[
             (Entry::TpBtf, "tcp_retransmit_skb", "mpsec_retransmit_tp"),
-            (Entry::Fentry, "__tcp_retransmit_skb", "mpsec_retransmit_fe"),
-            (Entry::Kprobe, "__tcp_retransmit_skb", "mpsec_retransmit_kp"),
+            (Entry::Fentry, "tcp_retransmit_skb", "mpsec_retransmit_fe"),
+            (Entry::Kprobe, "tcp_retransmit_skb", "mpsec_retransmit_kp"),
         ],
     },
     Row {
@@ -111,10 +115,10 @@ const TABLE: &[Row] = &[
         ],
     },
     Row {
-        name: DATA_RETRANSMIT,
+        name: DATA_TIMEOUT,
         entries: &[
-            (Entry::Fentry, "__mptcp_retrans", "mpsec_data_retransmit_fe"),
-            (Entry::Kprobe, "__mptcp_retrans", "mpsec_data_retransmit_kp"),
+            (Entry::Fentry, "__mptcp_retrans", "mpsec_data_timeout_fe"),
+            (Entry::Kprobe, "__mptcp_retrans", "mpsec_data_timeout_kp"),
         ],
     },
 ];
@@ -241,10 +245,8 @@ impl Probes {
             let unknown = one(|counts| std::slice::from_ref(&counts.received_resets_unknown));
             probed.add_reset("received", "unknown", unknown);
         }
-        probed.data_retransmissions = self.has(DATA_RETRANSMIT).then(|| DataRetransmissions {
-            pieces: one(|counts| std::slice::from_ref(&counts.data_retransmissions)),
-            bytes: one(|counts| std::slice::from_ref(&counts.data_retransmitted_bytes)),
-        });
+        let timeouts = one(|counts| std::slice::from_ref(&counts.data_timeouts));
+        probed.data_timeouts = self.has(DATA_TIMEOUT).then_some(timeouts);
         Ok(probed)
     }
 

@@ -144,23 +144,11 @@ pub const MPTCP: &[Metric] = &[
         },
     },
     total(
-        "mpsec_mptcp_data_retransmissions",
-        "How often MPTCP's own timer ran out and it sent data again, on whatever subflow. Only where functions of the kernel can \
-         be probed.",
-        |snapshot, sample| {
-            each(snapshot, sample, |namespace| namespace.probed.data_retransmissions.map(|data| data.pieces))
-        },
+        "mpsec_mptcp_data_timeouts",
+        "How often MPTCP's own timer ran out while data was not acknowledged. What it then sends again, if a subflow is fit for \
+         it, is counted by mpsec_mptcp_mib_retrans_total. Only where functions of the kernel can be probed.",
+        |snapshot, sample| each(snapshot, sample, |namespace| namespace.probed.data_timeouts),
     ),
-    Metric {
-        name: "mpsec_mptcp_data_retransmitted_bytes",
-        help: "Bytes that were due to be sent again by MPTCP then.",
-        kind: Kind::Counter,
-        unit: Unit::Bytes,
-        labels: &["netns"],
-        samples: |snapshot, sample| {
-            each(snapshot, sample, |namespace| namespace.probed.data_retransmissions.map(|data| data.bytes));
-        },
-    },
     Metric {
         name: "mpsec_tcp_reordering",
         help: "Signs of reordering in all of TCP, by kind: detected_by_sack, detected_by_timestamp, detected_by_reno (the \

@@ -51,8 +51,8 @@ pub struct Probed {
     pub retransmissions: BTreeMap<String, u64>,
     /// Resets of subflows.
     pub resets: Vec<Resets>,
-    /// What MPTCP itself sent again.
-    pub data_retransmissions: Option<DataRetransmissions>,
+    /// How often MPTCP's own timer ran out while data was not acknowledged.
+    pub data_timeouts: Option<u64>,
 }
 
 /// Resets of one kind.
@@ -65,16 +65,6 @@ pub struct Resets {
     pub reason: String,
     /// How many.
     pub count: u64,
-}
-
-/// Data that MPTCP sent again, on whatever subflow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct DataRetransmissions {
-    /// How often its timer ran out while data was not acknowledged.
-    pub pieces: u64,
-    /// Bytes that were due then.
-    pub bytes: u64,
 }
 
 impl Probed {

@@ -7,7 +7,7 @@ use super::mptcp::{
     Connection, DataBytes, Endpoint, Finding, Histogram, Limits, Namespace, Path, Role, Subflow, SubflowCounts,
     SubflowTraffic, TcpDetails, TcpState, Totals,
 };
-use super::mptcp::{DataRetransmissions, Probed, Resets};
+use super::mptcp::{Probed, Resets};
 use super::{Agent, Hook, Interface, InterfaceStates, Snapshot};
 
 /// A snapshot with two namespaces; every `Option` is there once with a value and once without.
@@ -88,7 +88,7 @@ pub(crate) fn namespace() -> Namespace {
         probed: Probed {
             retransmissions: [("recovery".to_owned(), 4)].into(),
             resets: vec![Resets { direction: "received".into(), reason: "without_option".into(), count: 1 }],
-            data_retransmissions: Some(DataRetransmissions { pieces: 1, bytes: 1400 }),
+            data_timeouts: Some(1),
         },
         findings: vec![
             Finding {

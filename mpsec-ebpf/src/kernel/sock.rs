@@ -11,8 +11,8 @@ places! {
     SOCK_FAMILY;
     /// `sock_common.skc_state`
     SOCK_STATE;
-    /// `sock_common.skc_num`
-    SOCK_NUM;
+    /// `inet_sock.inet_sport`; `skc_num` is the same until a port is given back, which is before the last reset is sent.
+    SOCK_SPORT;
     /// `sock_common.skc_dport`
     SOCK_DPORT;
     /// `sock_common.skc_rcv_saddr`
@@ -35,8 +35,6 @@ places! {
     SKB_TCP_SEGMENTS;
     /// `mptcp_sock.rtx_queue`
     MPTCP_RTX_QUEUE;
-    /// `mptcp_data_frag.already_sent`
-    DATA_FRAG_ALREADY_SENT;
 }
 
 /// States of TCP (include/net/tcp_states.h).
@@ -107,26 +105,21 @@ impl Sock {
         } else {
             (read(self.0, &SOCK_V6_RCV_SADDR)?, read(self.0, &SOCK_V6_DADDR)?)
         };
-        let local_port = read(self.0, &SOCK_NUM)?;
+        let local_port = u16::from_be(read(self.0, &SOCK_SPORT)?);
         let remote_port = u16::from_be(read(self.0, &SOCK_DPORT)?);
         Some(Tuple { local, remote, local_port, remote_port })
     }
 
-    /// Of an MPTCP socket: bytes of the oldest piece of data that has been sent and is not acknowledged yet; `None` if there
-    /// is none.
+    /// Of an MPTCP socket: whether data was sent that is not acknowledged yet.
     #[inline(always)]
-    pub fn oldest_unacknowledged(self) -> Option<u16> {
+    pub fn has_unacknowledged(self) -> bool {
         let queue = MPTCP_RTX_QUEUE.load()[0];
         if queue == ABSENT {
-            return None;
+            return false;
         }
         // A list begins with the address of its first element; that of an empty one is its own.
-        let first: u64 = read(self.0, &MPTCP_RTX_QUEUE)?;
-        if first == self.0.wrapping_add(queue as usize) as u64 {
-            return None;
-        }
-        // The element is a `mptcp_data_frag`, which begins with its place in the list.
-        read(first as *const u8, &DATA_FRAG_ALREADY_SENT)
+        let own = self.0.wrapping_add(queue as usize) as u64;
+        read::<u64>(self.0, &MPTCP_RTX_QUEUE).is_some_and(|first| first != own)
     }
 }
 

@@ -13,8 +13,8 @@ use anyhow::Result;
 use mpsec_agent::metrics::MIB;
 use mpsec_agent::publish::prometheus::{Dialect, render};
 use mpsec_agent::snapshot::mptcp::{
-    Connection, DELIVERY_RATE_BOUNDS, DataRetransmissions, Endpoint, Finding, Histogram, Limits, Namespace, OTHER,
-    Path, Probed, RTT_BOUNDS, Resets, Role, Subflow, SubflowCounts, SubflowTraffic, TcpDetails, TcpState, Totals,
+    Connection, DELIVERY_RATE_BOUNDS, Endpoint, Finding, Histogram, Limits, Namespace, OTHER, Path, Probed, RTT_BOUNDS,
+    Resets, Role, Subflow, SubflowCounts, SubflowTraffic, TcpDetails, TcpState, Totals,
 };
 use mpsec_agent::snapshot::subflow_series::Folding;
 use mpsec_agent::snapshot::{Agent, InterfaceStates, Probe, Snapshot};
@@ -87,7 +87,7 @@ fn namespace(netns: &str, since: Duration) -> Namespace {
                     count: seconds,
                 })
                 .into(),
-            data_retransmissions: Some(DataRetransmissions { pieces: seconds, bytes: 1400 * seconds }),
+            data_timeouts: Some(seconds),
         },
         findings: vec![Finding { kind: "path_silent".into(), about: String::new(), text: String::new(), remedy: None }],
     }

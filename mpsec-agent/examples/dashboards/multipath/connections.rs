@@ -2,9 +2,9 @@
 
 use super::{NAMESPACE, PATH_NAME, WINDOW, chosen, shown};
 use crate::metric::{
-    BLACKHOLE, CONNECTIONS, CONNECTIONS_CLOSED, CONNECTIONS_OPENED, DATA_RETRANSMISSIONS, DATA_RETRANSMITTED,
-    FALLBACKS, FINDINGS, JOIN_FAILURES, MIB_DUPLICATE, MIB_OFO_MERGE, MIB_OFO_QUEUE, MIB_OFO_QUEUE_TAIL, MIB_RETRANS,
-    PATH_CLOSED, PATH_OPENED, REORDERING, SUBFLOW_RESETS, SUBFLOW_RETRANSMISSIONS, SUBFLOWS_CLOSED, SUBFLOWS_OPENED,
+    BLACKHOLE, CONNECTIONS, CONNECTIONS_CLOSED, CONNECTIONS_OPENED, DATA_TIMEOUTS, FALLBACKS, FINDINGS, JOIN_FAILURES,
+    MIB_DUPLICATE, MIB_OFO_MERGE, MIB_OFO_QUEUE, MIB_OFO_QUEUE_TAIL, MIB_RETRANS, PATH_CLOSED, PATH_OPENED, REORDERING,
+    SUBFLOW_RESETS, SUBFLOW_RETRANSMISSIONS, SUBFLOWS_CLOSED, SUBFLOWS_OPENED,
 };
 use crate::panel::Kind::{Lines, Stack};
 use crate::panel::{Panel, panel};
@@ -103,14 +103,9 @@ pub fn order() -> Vec<Panel> {
             .query(speed(MIB_RETRANS), &format!("{NAMESPACE_NAME} sent again"))
             .query(speed(MIB_DUPLICATE), &format!("{NAMESPACE_NAME} came twice"))
             .within(0.0, None),
-        panel(Lines, "Data sent again by MPTCP", "Bps", 12)
-            .about("What was due when MPTCP's own timer ran out; only where functions of the kernel can be probed.")
-            .query(speed(DATA_RETRANSMITTED), NAMESPACE_NAME)
-            .within(0.0, None)
-            .when_empty("not probed here"),
         panel(Lines, "Timeouts of MPTCP", "ops", 12)
-            .about("How often that timer ran out while data was not acknowledged; only where functions can be probed.")
-            .query(speed(DATA_RETRANSMISSIONS), NAMESPACE_NAME)
+            .about("How often its own timer ran out while data was not acknowledged; only where functions can be probed.")
+            .query(speed(DATA_TIMEOUTS), NAMESPACE_NAME)
             .within(0.0, None)
             .when_empty("not probed here"),
         panel(Lines, "Sent again by subflows", "ops", 12)

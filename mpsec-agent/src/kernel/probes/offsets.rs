@@ -15,7 +15,7 @@ type Row = (&'static str, &'static str, &'static str);
 const NEEDED: &[Row] = &[
     ("SOCK_FAMILY", "sock_common", "skc_family"),
     ("SOCK_STATE", "sock_common", "skc_state"),
-    ("SOCK_NUM", "sock_common", "skc_num"),
+    ("SOCK_SPORT", "inet_sock", "inet_sport"),
     ("SOCK_DPORT", "sock_common", "skc_dport"),
     ("SOCK_RCV_SADDR", "sock_common", "skc_rcv_saddr"),
     ("SOCK_DADDR", "sock_common", "skc_daddr"),
@@ -32,7 +32,6 @@ const OPTIONAL: &[Row] = &[
     ("SUBFLOW_RESET_REASON", "mptcp_subflow_context", "reset_reason"),
     ("SUBFLOW_CONNECTION", "mptcp_subflow_context", "conn"),
     ("MPTCP_RTX_QUEUE", "mptcp_sock", "rtx_queue"),
-    ("DATA_FRAG_ALREADY_SENT", "mptcp_data_frag", "already_sent"),
 ];
 
 /// Members of kernel structures, as the kernel side's globals.
