@@ -43,7 +43,7 @@ fn probed(agent: &Agent) -> Result<Value> {
 fn need_probe(agent: &Agent, name: &str) -> Result<()> {
     let metrics = agent.scrape()?;
     if metrics.sum("mpsec_probe_info", &[("probe", name), ("entry", "none")])? == 1 {
-        return Err(Skip::because(&format!("the probe {name} has no way into this kernel")));
+        return Err(Skip::because(format!("the probe {name} has no way into this kernel")));
     }
     Ok(())
 }
