@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use mpsec_agent::snapshot::{Agent, Hook, Interface, InterfaceStates, Snapshot};
-use mpsec_common::traffic::{CLASS_SLOTS, Counter};
+use mpsec_common::traffic::Counter;
 use mpsec_common::{Class, Direction};
 
 /// Interfaces that give a hundred thousand series: two directions, fifteen classes, three metrics.
@@ -29,7 +29,7 @@ pub fn snapshot() -> Snapshot {
     Snapshot {
         taken_at: SystemTime::now(),
         interfaces: (0..INTERFACES).map(interface).collect(),
-        other: [[Counter::default(); CLASS_SLOTS]; 2],
+        others: Vec::new(),
         interface_states: InterfaceStates { counted: INTERFACES as u64, folded: 0, excluded: 0 },
         namespaces: Vec::new(),
         per_subflow: None,
@@ -46,6 +46,7 @@ fn interface(number: usize) -> Interface {
     };
     let hook = || Hook { method: "tcx", error: None };
     Interface {
+        netns: String::new(),
         name: format!("veth{number:04}"),
         index: number as u32 + 2,
         kind: "veth".into(),

@@ -9,7 +9,7 @@ use mpsec_common::{Class, Direction};
 
 use crate::classify::per_packet;
 use crate::frames::{self, Frame};
-use crate::measure::{cpus, interleave, median, pairs, pin};
+use crate::measure::{cpu_time, cpus, interleave, median, pairs, pin};
 use crate::program::{Anchors, Walk, load_agent_for, walked};
 use crate::report::{Row, Section};
 use crate::{Options, net};
@@ -19,6 +19,8 @@ const FLOWS: [(u32, Option<f64>, Option<f64>); 3] =
     [(1, Some(11.0), Some(0.35)), (10_000, None, None), (100_000, Some(90.0), Some(0.55))];
 /// A program with a subflow's packet against an empty one, at the most.
 const AGAINST_EMPTY: f64 = 1.3;
+/// Subflows that are read at once, and the milliseconds that it may take.
+const POLLED: (u32, f64) = (20_000, 3.0);
 /// Two CPUs with the same subflow against one, at the most.
 const TWO_CPUS: f64 = 2.0;
 /// Copies of the programs, which take turns round by round: what a program costs depends on where the kernel puts it.
@@ -56,7 +58,7 @@ pub fn run(options: &Options) -> Result<Vec<Section>> {
         against: "empty program",
         rows,
     };
-    let mut sections = vec![hot, many(options, mptcp)?, plain(options, &frames)?];
+    let mut sections = vec![hot, many(options, mptcp)?, plain(options, &frames)?, reading(options, mptcp)?];
     match cpus.as_slice() {
         [first, second, ..] => sections.push(two_cpus(options, mptcp, [*first, *second])?),
         _ => sections[0].rows.push(Row::skipped("two CPUs at once", "there is one CPU")),
@@ -134,7 +136,7 @@ impl<'a> Bench<'a> {
 
 impl Copy {
     fn load(frame: &Frame, direction: Direction, flows: u32) -> Result<Copy> {
-        let mut kernel = load_agent_for(&[LOOPBACK], (2 * flows).max(32_768))?;
+        let mut kernel = load_agent_for(&[LOOPBACK], flows.max(32_768))?;
         let subflows = kernel.subflows.as_mut().map_err(|reason| anyhow!("{reason}"))?;
         for flow in 0..flows {
             let (walked, server) = (walked(flow), SERVER);
@@ -205,6 +207,31 @@ fn plain(options: &Options, frames: &[Frame]) -> Result<Section> {
         unit: "ns more",
         against: "loaded without",
         rows,
+    })
+}
+
+/// What reading all subflows costs the agent.
+fn reading(options: &Options, frame: &Frame) -> Result<Section> {
+    let mut copy = Copy::load(frame, Direction::Rx, POLLED.0)?;
+    per_packet(copy.walks[1].program(), frame, POLLED.0)?;
+    let subflows = copy.kernel.subflows.as_mut().map_err(|reason| anyhow!("{reason}"))?;
+    let mut times = Vec::new();
+    // The first time maps the memory.
+    for _ in 0..=options.rounds {
+        let mut packets = 0;
+        let (time, result) = cpu_time(|| subflows.poll(|view| packets += view.rx.packets));
+        result?;
+        ensure!(packets >= u64::from(POLLED.0), "{packets} packets were seen");
+        times.push(time.as_secs_f64() * 1e3);
+    }
+    let row = Row::new(format!("{} subflows", POLLED.0), median(&times[1..])).at_most(POLLED.1);
+    Ok(Section {
+        bench: "subflow",
+        title: "CPU time of reading all MPTCP subflows".into(),
+        method: "`Subflows::poll`, with what is known of each and the sums of all CPUs. Medians over rounds.".into(),
+        unit: "ms",
+        against: "",
+        rows: vec![row],
     })
 }
 

@@ -6,6 +6,7 @@
 //! rtnetlink ──────────────────┴-> kernel -> agent::collect -> Snapshot -> metrics -> publish -> api | control
 //! ```
 //! Only [`kernel`] does privileged input and output; handlers of [`api`] and [`control`] send a [`control::Command`].
+//! [`top`] is a client of the control socket like any other.
 
 pub mod agent;
 pub mod api;

@@ -20,7 +20,7 @@ use mpsec_agent::kernel::btf::KernelBtf;
 use mpsec_agent::kernel::{ebpf::OBJECT, possible_cpus};
 use mpsec_common::maps::{
     Event, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_INTERFACES, PROGRAM_EGRESS, PROGRAM_INGRESS, counter_index,
-    slot_index,
+    interface_flags, slot_index,
 };
 use mpsec_common::packet::{Context, classify_slice};
 use mpsec_common::traffic::{CLASS_SLOTS, Counter};
@@ -342,6 +342,8 @@ fn load_object(cpus: u32) -> Result<Ebpf> {
         ("SKB_INNER_NETWORK", offset("inner_network_header")),
         ("SKB_MAC_HEADER", offset("mac_header")),
         ("SKB_NETWORK_HEADER", offset("network_header")),
+        // Looking for subflows changes nothing of what is counted for the interface.
+        ("SUBFLOWS_ON", 1),
     ];
     let mut loader = EbpfLoader::new();
     loader.map_max_entries(MAP_COUNTERS, (SLOT as u32 + 1) * cpus * 2);
@@ -374,5 +376,6 @@ fn interface(link: Link, cpus: u32) -> [u8; 12] {
     bytes[..4].copy_from_slice(&IFINDEX.to_ne_bytes());
     bytes[4..8].copy_from_slice(&counter_index(SLOT as u32, cpus, 0, Direction::Rx).to_ne_bytes());
     bytes[8] = link as u8;
+    bytes[11] = interface_flags::COUNTS_SUBFLOWS;
     bytes
 }

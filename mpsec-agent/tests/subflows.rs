@@ -12,6 +12,7 @@ use libtest_mimic::Arguments;
 use mpsec_agent::kernel::attach::{Attacher, Attachment};
 use mpsec_agent::kernel::cgroup;
 use mpsec_agent::kernel::ebpf::{Kernel, Settings};
+use mpsec_agent::kernel::probes::Ways;
 use mpsec_agent::kernel::subflows::View;
 use mpsec_common::maps::{Event, InterfaceSlot, interface_flags, slot_index};
 use mpsec_common::mptcp::{SubflowKey, SubflowState, flags};
@@ -20,6 +21,7 @@ use mpsec_common::traffic::Counter;
 use mpsec_common::{Class, Direction, Link};
 use mpsec_tests::link::{self, Offload};
 use mpsec_tests::mptcp_socket::Protocol;
+use mpsec_tests::need;
 use mpsec_tests::netns::Netns;
 use mpsec_tests::topology::Pair;
 use mpsec_tests::trial::{Skip, trial};
@@ -37,17 +39,36 @@ const DOWN: usize = 2_000_003;
 
 fn main() {
     let arguments = Arguments::from_args();
-    let tests: [(&str, fn() -> Result<()>); 7] = [
+    let tests: [(&str, Body); 11] = [
         ("ipv4_segments_one_by_one", || one_connection(V4, Offload::Off)),
         ("ipv4_super_packets", || one_connection(V4, Offload::Full)),
         ("ipv6_segments_one_by_one", || one_connection(V6, Offload::Off)),
         ("a_joined_subflow_on_another_interface", joined),
         ("a_peer_without_mptcp", fallen_back),
         ("what_is_no_subflow", plain),
+        ("segments_sent_again", sent_again),
+        ("the_same_addresses_and_ports_again", the_same_again),
         ("an_adopted_subflow", adopted),
+        ("an_adopted_subflow_that_is_gone", adopted_and_gone),
+        ("a_host_without_control_groups", without_cgroups),
     ];
     let trials = tests.map(|(name, body)| trial(name, LIMIT, body));
     libtest_mimic::run(&arguments, trials.into()).exit();
+}
+
+type Body = fn() -> Result<()>;
+
+/// Those for this thread's network namespace.
+fn settings() -> Result<Settings> {
+    let netns_cookie = cgroup::netns_cookie()?;
+    Ok(Settings {
+        max_interfaces: 4,
+        wireguard_ports: [0; 4],
+        max_subflows: 64,
+        netns_cookie,
+        probes: Ways::Any,
+        log_level: 0,
+    })
 }
 
 /// The kernel side, in a namespace and on some of its interfaces.
@@ -61,14 +82,7 @@ struct Host {
 impl Host {
     fn new(netns: &Arc<Netns>, devices: &[&str]) -> Result<Host> {
         let load = || -> Result<(Kernel, Vec<Attachment>)> {
-            let mut kernel = Kernel::load(&Settings {
-                max_interfaces: 4,
-                wireguard_ports: [0; 4],
-                max_subflows: 64,
-                netns_cookie: cgroup::netns_cookie()?,
-                probes: mpsec_agent::kernel::probes::Ways::Any,
-                log_level: 0,
-            })?;
+            let mut kernel = Kernel::load(&settings()?)?;
             match &kernel.subflows {
                 Err(reason) if reason.contains("this kernel has no MPTCP") => return Err(Skip::because(reason)),
                 Err(reason) => anyhow::bail!("{reason}"),
@@ -252,20 +266,22 @@ fn is_whole(view: &View, sent: usize, received: usize) -> Result<()> {
     let info = &view.info;
     let new = view.tx.payload_bytes - view.tx.retransmitted_bytes;
     ensure!(new >= sent as u64, "{sent} bytes were sent: {view:?}");
-    ensure!(view.rx.payload_bytes - view.rx.retransmitted_bytes >= received as u64, "{received} received: {view:?}");
+    ensure!(view.rx.payload_bytes >= received as u64, "{received} received: {view:?}");
     agrees_with_tcp(view)?;
     ensure!(info.srtt_us > 0 && info.rtt_reports > 0 && info.mss > 0, "{view:?}");
     ensure!(info.delivery_rate_bytes_per_second().is_some_and(|rate| rate > 0), "{view:?}");
     Ok(())
 }
 
-/// TCP counts the same bytes; what it received in order may have a FIN in it.
+/// TCP counts the same bytes. What it received in order may have a FIN in it; what came below the highest sequence number was
+/// sent again, or overtaken on the way from one CPU to another, and then it is new.
 fn agrees_with_tcp(view: &View) -> Result<()> {
     let info = &view.info;
     ensure!(view.tx.payload_bytes == info.bytes_sent, "{view:?}");
     ensure!(view.tx.retransmitted_bytes == info.bytes_retrans, "{view:?}");
-    let received = view.rx.payload_bytes - view.rx.retransmitted_bytes;
-    ensure!(info.bytes_received == received || info.bytes_received == received + 1, "{view:?}");
+    let all = view.rx.payload_bytes;
+    let new = all - view.rx.retransmitted_bytes..=all + 1;
+    ensure!(new.contains(&info.bytes_received), "{view:?}");
     ensure!(info.has(flags::HAS_FIGURES) && info.closed_ns >= info.established_ns, "{view:?}");
     ensure!(info.established_ns >= info.opened_ns && info.opened_ns > 0, "{view:?}");
     Ok(())
@@ -342,6 +358,77 @@ fn plain() -> Result<()> {
     Ok(())
 }
 
+/// What is received is dropped now and then, behind the programs: each end then sees all that the other one sends, twice
+/// where it is sent again.
+fn sent_again() -> Result<()> {
+    need::command("nft")?;
+    let pair = Pair::addressed()?;
+    for (netns, device) in pair.ends() {
+        Offload::Off.set(netns, device)?;
+        for rule in [
+            "add table ip lossy",
+            "add chain ip lossy input { type filter hook input priority 0; }",
+            "add rule ip lossy input ip length > 500 numgen random mod 50 == 0 drop",
+        ] {
+            let done = netns.output("nft", &[rule]);
+            done.map_err(|error| Skip::because(format!("needs nftables with numgen: {error:#}")))?;
+        }
+    }
+    let mut talk = Talk::between(&pair, &[Pair::WEST], &[Pair::EAST])?;
+    talk.hold((V4, Protocol::Mptcp), Protocol::Mptcp, |_| Ok(()))?;
+    let [client, server] = talk.closed(1)?.map(|views| views[0]);
+    ensure!(client.info.total_retrans > 0 && client.tx.retransmitted_bytes > 0, "nothing was sent again: {client:?}");
+    for (sender, receiver) in [(&client, &server), (&server, &client)] {
+        agrees_with_tcp(sender)?;
+        let told = |view: &View| format!("{sender:?} {view:?}");
+        ensure!(sender.tx.payload_bytes == receiver.rx.payload_bytes, "{}", told(receiver));
+        // Some packets may be overtaken beside.
+        let (sent, seen) = (sender.tx.retransmitted_bytes, receiver.rx.retransmitted_bytes);
+        ensure!((sent..=sent + receiver.rx.payload_bytes / 10).contains(&seen), "{}", told(receiver));
+    }
+    talk.client.has_all(1, &client)?;
+    talk.server.has_all(1, &server)
+}
+
+/// A connection that ends without TIME_WAIT, and the next one with the same addresses and ports: each has its own counts.
+fn the_same_again() -> Result<()> {
+    let pair = Pair::addressed()?;
+    let mut talk = Talk::between(&pair, &[Pair::WEST], &[Pair::EAST])?;
+    let (from, address) = (SocketAddr::new("192.0.2.1".parse()?, 40_001), SocketAddr::new(V4, PORT));
+    let listener = pair.right.run(|| Protocol::Mptcp.listen(address))?;
+    let mut wire = Counter::default();
+    for number in 0..3 {
+        let mut stream = pair.left.run(|| Protocol::Mptcp.connect_from(Some(from), address))?;
+        let (mut accepted, _) = listener.accept()?;
+        stream.write_all(&[0; 1000])?;
+        take(&mut accepted, 1000)?;
+        accepted.write_all(&[0; 500])?;
+        take(&mut stream, 499)?;
+        // A byte that nobody reads makes the end abrupt.
+        drop(stream);
+        talk.client.wait_for(number + 1, SubflowState::Closed)?;
+        drop(accepted);
+        let views = talk.server.wait_for(number + 1, SubflowState::Closed)?;
+        ensure!(views.iter().all(|view| view.info.key.remote_port == 40_001 && view.info.incarnation == 1));
+        thread::sleep(Duration::from_millis(100));
+        let all = talk.client.tcp(1, Direction::Tx);
+        let own = talk.client.poll()?.iter().map(|view| view.tx.packets).max().unwrap_or(0);
+        ensure!(all.since(&wire).packets <= own, "{:?} of {all:?}", talk.client.poll()?);
+        wire = all;
+        let packets: u64 = talk.client.poll()?.iter().map(|view| view.tx.packets).sum();
+        ensure!(packets == all.packets, "{packets} of {all:?}");
+    }
+    for view in talk.client.poll()? {
+        ensure!(view.tx.payload_bytes == 1000 && view.rx.payload_bytes == 500, "{view:?}");
+    }
+    slots_are_given_back(&mut talk)?;
+    let stream = pair.left.run(|| Protocol::Mptcp.connect_from(Some(from), address))?;
+    let view = talk.client.wait_for(1, SubflowState::Established)?[0];
+    ensure!(view.info.incarnation == 2 && view.tx.payload_bytes == 0, "the slot is not given out again: {view:?}");
+    drop(stream);
+    Ok(())
+}
+
 fn adopted() -> Result<()> {
     let pair = Pair::addressed()?;
     let mut talk = Talk::between(&pair, &[Pair::WEST], &[Pair::EAST])?;
@@ -364,8 +451,51 @@ fn adopted() -> Result<()> {
     stream.write_all(&[0; 1000])?;
     take(&mut accepted, 1000)?;
     let subflows = talk.client.kernel.subflows.as_mut().map_err(|reason| anyhow::anyhow!("{reason}"))?;
-    ensure!(subflows.adopt(&key, 7, [1, 2], true, false)? == slot);
+    ensure!(subflows.adopt(&key, 7, [1, 2], true, false)? == slot, "the slot is not given out again");
     let view = talk.client.poll()?[0];
     ensure!(view.tx.packets == 0 && view.rx.packets == 0, "it has what was counted for others: {view:?}");
+    Ok(())
+}
+
+/// Of an adopted subflow nobody tells the end; a new socket with its addresses and ports does.
+fn adopted_and_gone() -> Result<()> {
+    let pair = Pair::addressed()?;
+    let mut talk = Talk::between(&pair, &[Pair::WEST], &[Pair::EAST])?;
+    let (from, address) = (SocketAddr::new("192.0.2.1".parse()?, 40_002), SocketAddr::new(V4, PORT));
+    let key = key_of(from.ip(), V4, from.port(), PORT);
+    let subflows = talk.client.kernel.subflows.as_mut().map_err(|reason| anyhow::anyhow!("{reason}"))?;
+    let slot = subflows.adopt(&key, 7, [0, 0], false, false)?;
+    let _listener = pair.right.run(|| Protocol::Mptcp.listen(address))?;
+    let _stream = pair.left.run(|| Protocol::Mptcp.connect_from(Some(from), address))?;
+    let views = talk.client.poll()?;
+    ensure!(views.len() == 2 && views.iter().all(|view| view.info.key == key), "{views:?}");
+    let (old, new): (Vec<View>, Vec<View>) = views.iter().partition(|view| view.slot == slot);
+    ensure!(old[0].info.state() == SubflowState::Closed && old[0].tx.packets == 0, "{views:?}");
+    ensure!(new[0].info.state() == SubflowState::Established && new[0].tx.packets > 1, "{views:?}");
+    Ok(())
+}
+
+/// Packets are counted for the interface as ever, and nobody looks for their subflows.
+fn without_cgroups() -> Result<()> {
+    let pair = Pair::addressed()?;
+    let mounts = pair.left.read("/proc/thread-self/mountinfo")?;
+    let of_cgroups = mounts.lines().filter(|line| line.contains(" - cgroup2 "));
+    for point in of_cgroups.filter_map(|line| line.split(' ').nth(4)) {
+        // One that lies under another mount cannot be had anyway.
+        let _ = pair.left.output("umount", &["-l", point]);
+    }
+    let (kernel, attached) = pair.left.run(|| {
+        let kernel = Kernel::load(&settings()?)?;
+        let mut attacher = Attacher::new(None, kernel.program(Direction::Rx))?;
+        let attached = attacher.attach(kernel.program(Direction::Tx), pair.left.ifindex(Pair::WEST)?, Direction::Tx)?;
+        anyhow::Ok((kernel, attached))
+    })?;
+    let reason = kernel.subflows.as_ref().err().context("sockets are followed without control groups")?;
+    ensure!(reason.contains("cgroup2"), "{reason}");
+    let _listener = pair.right.run(|| Protocol::Mptcp.listen(SocketAddr::new(V4, PORT)))?;
+    let _stream = pair.left.run(|| Protocol::Mptcp.connect(SocketAddr::new(V4, PORT)))?;
+    let counted = kernel.counters.sum(0, Direction::Tx)[Class::Mptcp as usize];
+    ensure!(counted.packets >= 2, "{counted:?}");
+    drop(attached);
     Ok(())
 }

@@ -14,15 +14,16 @@ pub const MAP_COUNTERS: &str = "COUNTERS";
 pub const MAP_INTERFACES: &str = "INTERFACES";
 /// What happened off the usual path: a per-CPU array of `u64`, indexed by [`Event`].
 pub const MAP_EVENTS: &str = "EVENTS";
-/// The tags of subflows: a memory-mapped array of [`crate::mptcp::TagSet`], indexed by [`crate::mptcp::set_of`].
+/// Which tag has which slot: a memory-mapped array of [`crate::mptcp::TagSet`], indexed by [`crate::mptcp::set_of`].
 pub const MAP_SUBFLOW_TAGS: &str = "SUBFLOW_TAGS";
+/// Slots that are free: a memory-mapped array of `u64`, with the words of [`crate::mptcp::free`].
+pub const MAP_SUBFLOW_FREE: &str = "SUBFLOW_FREE";
 /// What is known of each subflow: a memory-mapped array of [`crate::mptcp::SubflowInfo`], indexed by slot.
 pub const MAP_SUBFLOWS: &str = "SUBFLOWS";
 /// What is counted of each: a memory-mapped array of [`crate::mptcp::SubflowCounters`], indexed by
 /// [`crate::mptcp::subflow_counter_index`].
 pub const MAP_SUBFLOW_COUNTERS: &str = "SUBFLOW_COUNTERS";
-/// How many subflows have which ports: a memory-mapped array of [`crate::mptcp::PortPair`], of which
-/// [`crate::mptcp::port_entry`] is an element.
+/// How many subflows have which ports: a memory-mapped array of `u64`, indexed by [`crate::mptcp::port_entry`].
 pub const MAP_SUBFLOW_PORTS: &str = "SUBFLOW_PORTS";
 /// Handshakes that this host answers: a hash that forgets the oldest, from tag to [`crate::mptcp::Handshake`].
 pub const MAP_HANDSHAKES: &str = "HANDSHAKES";
@@ -90,7 +91,7 @@ pub enum Event {
     NoSlot = 1,
     /// A counter could not be reached: the packet is not counted.
     NoCounter = 2,
-    /// A subflow found both of its sets full: it is not counted.
+    /// A subflow found no free slot, or both of its sets full: it is not counted.
     SubflowTableFull = 3,
     /// A subflow has the tag of another one that is still there: it is not counted.
     SubflowTagTaken = 4,

@@ -1,8 +1,9 @@
 //! MPTCP subflows: what the kernel side registers and counts of each, and how one is found by its addresses and ports.
 //!
-//! A subflow lies in a *slot*. [`set_of`] gives the two sets of eight slots that it may lie in, by its *tag*, a seeded hash
-//! of addresses and ports: a packet's subflow is found by comparing tags, one cache line a set. What is known of the
-//! subflow ([`SubflowInfo`]) and what is counted ([`SubflowCounters`]) lies in the slot's places of two other maps.
+//! A subflow has a *slot*, in which lies what is known of it ([`SubflowInfo`]) and what is counted ([`SubflowCounters`]).
+//! Slots are given out from the first one on, and those given back first of all, so that what is in use lies close together.
+//! A packet's slot is found by a *tag*, a seeded hash of addresses and ports: [`set_of`] gives the two sets of eight entries
+//! that it may lie in, one cache line each.
 
 use crate::{Direction, shared};
 
@@ -69,11 +70,7 @@ pub const fn ports(local: u16, remote: u16) -> u32 {
 }
 
 /// Entries of the port filter.
-pub const PORT_ENTRIES: u32 = 1 << 16;
-
-/// Two neighbouring entries of the port filter: values of an array are 8 bytes apart at the least (array_map_alloc,
-/// kernel/bpf/arraymap.c).
-pub type PortPair = [u32; 2];
+pub const PORT_ENTRIES: u32 = 1 << 15;
 
 /// The entry of the port filter for [`SubflowKey::ports`], the same for both directions. It counts the subflows in it: what
 /// has 0 there is none.
@@ -82,12 +79,32 @@ pub const fn port_entry(ports: u32) -> u32 {
     (ports ^ (ports >> 16)) & (PORT_ENTRIES - 1)
 }
 
-/// The tag of a slot that is free.
-pub const TAG_FREE: u64 = 0;
-/// The tag of a slot whose subflow has ended and whose addresses and ports another one has got.
-pub const TAG_RETIRED: u64 = 1;
-/// Set in every tag of a subflow, so that it is neither of those.
+/// An entry of a set that is free.
+pub const ENTRY_FREE: u64 = 0;
+/// Set in every tag, so that no entry in use is [`ENTRY_FREE`].
 const TAG_USED: u64 = 1 << 63;
+/// The bits of an entry that hold the slot; they are 0 in a tag. The others tell a subflow from all the rest, but for one in
+/// 2^43, and for that one by its key when it is registered.
+const SLOT_BITS: u64 = (MAX_SLOTS - 1) as u64;
+
+/// A tag of all that a hash tells.
+#[inline(always)]
+const fn tag_of(hash: u64) -> u64 {
+    (hash | TAG_USED) & !SLOT_BITS
+}
+
+/// The entry for a tag and its slot.
+#[inline(always)]
+pub const fn entry_of(tag: u64, slot: u32) -> u64 {
+    tag | (slot as u64 & SLOT_BITS)
+}
+
+/// The slot in an entry, if its tag is this one.
+#[inline(always)]
+pub const fn slot_in(entry: u64, tag: u64) -> Option<u32> {
+    let differs = entry ^ tag;
+    if differs <= SLOT_BITS { Some(differs as u32) } else { None }
+}
 
 /// Ports that count up, which is how they come, differ in few bits of the word's one half: this brings them to both.
 #[inline(always)]
@@ -117,20 +134,25 @@ pub const fn tag(seed: u64, local: [u64; 2], remote: [u64; 2], ports: u32) -> u6
 /// [`SubflowKey::ports`].
 #[inline(always)]
 pub const fn tag_v4(seed: u64, local: u32, remote: u32, ports: u32) -> u64 {
-    mix(mix(seed ^ (local as u64 | (remote as u64) << 32)) ^ fold(ports)) | TAG_USED
+    tag_of(mix(mix(seed ^ (local as u64 | (remote as u64) << 32)) ^ fold(ports)))
 }
 
 /// The tag of an IPv6 subflow, likewise.
 #[inline(always)]
 pub const fn tag_v6(seed: u64, local: [u64; 2], remote: [u64; 2], ports: u32) -> u64 {
     let local = mix(mix(seed ^ local[0]) ^ local[1]);
-    mix(mix(mix(local ^ remote[0]) ^ remote[1]) ^ fold(ports)) | TAG_USED
+    tag_of(mix(mix(mix(local ^ remote[0]) ^ remote[1]) ^ fold(ports)))
 }
 
-/// Slots in a set.
+/// Entries of a set.
 pub const WAYS: usize = 8;
-/// The tags of a set: one cache line.
+/// The entries of a set: one cache line.
 pub type TagSet = [u64; WAYS];
+
+/// Sets for so many slots, a power of two: twice as many entries as there are slots, so that those run out first.
+pub const fn sets_for(slots: u32) -> u32 {
+    slots * 2 / WAYS as u32
+}
 
 /// Sets that a subflow may lie in.
 pub const CHOICES: u32 = 2;
@@ -142,20 +164,32 @@ pub const fn set_of(tag: u64, choice: u32, mask: u32) -> u32 {
     (tag >> (20 * (choice + 1))) as u32 & mask
 }
 
-/// Which of a subflow's sets takes it, by how many of their slots are in use. The first one as long as it is half empty, so
+/// Which of a subflow's sets takes it, by how many of their entries are in use. The first one as long as it is half empty, so
 /// that a packet's subflow is found in one cache line, and then the emptier one, so that the table can be filled.
 #[inline(always)]
 pub const fn choose(used: [u32; CHOICES as usize]) -> u32 {
     if used[0] < WAYS as u32 / 2 || used[0] <= used[1] { 0 } else { 1 }
 }
 
-/// The slot of a way of a set.
-#[inline(always)]
-pub const fn slot_of(set: u32, way: u32) -> u32 {
-    set * WAYS as u32 + way
+/// Words of the map that holds the slots that were given back: the latest one of them, how many slots were ever given out,
+/// and for each slot that was given back the one that was before it.
+pub mod free {
+    /// The word of the latest slot that was given back, see [`link`](super::link).
+    pub const LATEST: u32 = 0;
+    /// The word that counts the slots ever given out; those from there on are free.
+    pub const GIVEN: u32 = 1;
+    /// The word that belongs to slot 0: the slot that had been given back before it, plus 1, and 0 for none.
+    pub const BEFORE: u32 = 2;
 }
 
-/// Slots for at least so many subflows: a power of two, and one set at the least.
+/// The word at [`free::LATEST`] that comes behind `latest` and says that `slot` (plus 1, and 0 for none) is the latest one.
+/// It counts in its upper half, so that a word that was read is known to be still the same.
+#[inline(always)]
+pub const fn link(latest: u64, slot: u32) -> u64 {
+    ((latest >> 32).wrapping_add(1)) << 32 | slot as u64
+}
+
+/// Slots for at least so many subflows: a power of two, and 8 at the least.
 pub const fn slots_for(subflows: u32) -> u32 {
     let most = if subflows > MAX_SLOTS { MAX_SLOTS } else { subflows };
     let slots = most.next_power_of_two();
@@ -338,10 +372,10 @@ impl SubflowCounters {
     }
 }
 
-/// The index of a slot's counters of a CPU (of `cpus`).
+/// The index of a slot's counters (of `slots`) of a CPU: what one CPU writes lies close together.
 #[inline(always)]
-pub const fn subflow_counter_index(slot: u32, cpus: u32, cpu: u32) -> u32 {
-    slot.wrapping_mul(cpus).wrapping_add(cpu)
+pub const fn subflow_counter_index(slot: u32, slots: u32, cpu: u32) -> u32 {
+    cpu.wrapping_mul(slots).wrapping_add(slot)
 }
 
 shared! {
@@ -398,11 +432,13 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_neither_free_nor_retired_and_differ() {
+    fn tags_differ_and_leave_room_for_a_slot() {
         let mut tags = std::collections::BTreeSet::new();
         for port in 0..=u16::MAX {
             let tag = SubflowKey::v4([10, 0, 0, 1], [10, 0, 0, 2], port, 443).tag(0);
-            assert!(tag != TAG_FREE && tag != TAG_RETIRED);
+            let entry = entry_of(tag, MAX_SLOTS - 1);
+            assert!(tag != ENTRY_FREE && slot_in(ENTRY_FREE, tag).is_none());
+            assert_eq!((slot_in(entry, tag), slot_in(entry, entry_of(tag ^ 1 << 20, 0))), (Some(MAX_SLOTS - 1), None));
             assert!(tags.insert(tag));
         }
     }
@@ -419,12 +455,13 @@ mod tests {
     }
 
     #[test]
-    fn a_table_with_20000_of_32768_slots_in_use_has_room() {
-        const SETS: u32 = (1 << 15) / WAYS as u32;
+    fn there_is_an_entry_for_every_slot() {
+        const SLOTS: u32 = 1 << 15;
+        const SETS: u32 = sets_for(SLOTS);
         for seed in [0, 0x1234_5678, 0xdead_beef_cafe_f00d] {
             for shape in 0..3 {
                 let mut used = vec![0; SETS as usize];
-                for number in 0..20_000 {
+                for number in 0..SLOTS {
                     let tag = shapes(number)[shape].tag(seed);
                     let sets = [0, 1].map(|choice| set_of(tag, choice, SETS - 1) as usize);
                     let set = sets[choose(sets.map(|set| used[set])) as usize];

@@ -60,8 +60,8 @@ fn count_usual(skb: *mut __sk_buff, direction: Direction) -> Option<()> {
         Counter { packets: segments as u64, bytes: bytes as u64, l3_bytes: l3_bytes as u64 }
     };
     record::traffic(interface.first_counter, direction, layout.class, &amount);
-    if subflow::is_counted(skb, interface, &layout) {
-        subflow::count_usual(skb, &packet, direction, &layout, &amount);
+    if subflow::is_wanted(interface, &layout) {
+        subflow::count_usual(skb, &packet, direction, &layout, &amount, stripped_tag != 0);
     }
     Some(())
 }
@@ -80,8 +80,8 @@ pub extern "C" fn mpsec_count(skb: *mut __sk_buff, direction: u32) -> i32 {
         log_malformed(skb);
     }
     record::traffic(interface.first_counter, direction, layout.class, &amount);
-    if subflow::is_counted(skb, interface, &layout) {
-        subflow::count_slowly(skb, direction, &layout, &amount);
+    if subflow::is_wanted(interface, &layout) {
+        subflow::count_slowly(skb, interface, direction, &layout, &amount);
     }
     0
 }

@@ -82,13 +82,13 @@ fn opened(ops: *mut bpf_sock_ops, op: u32, tcp: &TcpSock) -> Option<()> {
     let subflow = tcp.subflow()?;
     let tuple = Tuple::of(ops);
     let tag = tuple.tag();
-    let (slot, is_new) = match known(&tuple, tag) {
+    let (slot, is_new) = match known(&tuple, tag, op) {
         Known::Same(slot) => (slot, false),
         Known::Other => {
             record::event(Event::SubflowTagTaken);
             return None;
         }
-        Known::None => match subflows::claim(tag) {
+        Known::None => match subflows::take_slot() {
             Some(slot) => (slot, true),
             None => {
                 record::event(Event::SubflowTableFull);
@@ -99,6 +99,10 @@ fn opened(ops: *mut bpf_sock_ops, op: u32, tcp: &TcpSock) -> Option<()> {
     let info = subflows::info(slot)?;
     if is_new {
         begin(info, &tuple);
+        if !subflows::enter(tag, slot) {
+            record::event(Event::SubflowTableFull);
+            return subflows::give_slot_back(slot);
+        }
         subflows::add_ports(tuple.ports());
     }
     let mut marks = marks(op, &subflow);
@@ -126,20 +130,36 @@ enum Known {
     Other,
 }
 
-/// Looks a subflow up. One that has ended and had the same addresses and ports makes room.
+/// Looks a subflow up. A socket that connects, or that a handshake has just made, is always new: another one that had the
+/// same addresses and ports has ended, told of it or not, and makes room.
 #[inline(always)]
-fn known(tuple: &Tuple, tag: u64) -> Known {
+fn known(tuple: &Tuple, tag: u64, op: u32) -> Known {
     let Some(slot) = subflows::find(tag) else { return Known::None };
     let Some(info) = subflows::info(slot) else { return Known::Other };
     // SAFETY: the map returned a pointer to a whole value; volatile, because others write it.
     let state = unsafe { (&raw const (*info).state).read_volatile() };
     if !tuple.is_key_of(info) || state == SubflowState::Free as u8 {
-        Known::Other
-    } else if state == SubflowState::Closed as u8 {
-        subflows::retire(slot, tag);
-        Known::None
-    } else {
-        Known::Same(slot)
+        return Known::Other;
+    }
+    let is_closed = state == SubflowState::Closed as u8;
+    if op == op::ACTIVE_ESTABLISHED && !is_closed {
+        return Known::Same(slot);
+    }
+    subflows::leave(tag, slot);
+    if !is_closed {
+        close(info, 0);
+    }
+    Known::None
+}
+
+#[inline(always)]
+fn close(info: *mut SubflowInfo, last_tcp_state: u8) {
+    // SAFETY: the map returned a pointer to a whole value, which only its socket's callbacks write, and those of another one
+    // that has the same addresses and ports when it is gone.
+    unsafe {
+        (*info).last_tcp_state = last_tcp_state;
+        (*info).closed_ns = bpf_ktime_get_ns();
+        (&raw mut (*info).state).write_volatile(SubflowState::Closed as u8);
     }
 }
 
@@ -221,12 +241,7 @@ fn state_changed(ops: *mut bpf_sock_ops) -> Option<()> {
         return None;
     }
     tell(ops, &tcp, info);
-    // SAFETY: the map returned a pointer to a whole value, which only this socket's callbacks write.
-    unsafe {
-        (*info).last_tcp_state = old as u8;
-        (*info).closed_ns = bpf_ktime_get_ns();
-        (&raw mut (*info).state).write_volatile(SubflowState::Closed as u8);
-    }
+    close(info, old as u8);
     Some(())
 }
 

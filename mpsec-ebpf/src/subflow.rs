@@ -14,63 +14,72 @@ use crate::record::subflows::{self, Segment};
 /// interface's own.
 const VLAN_ID: u32 = 0xfff;
 
-/// True when subflows' packets are counted where this one came by: it is TCP, and not on its way to or from another interface
-/// of this host that counts it.
+/// True when subflows' packets are counted where this one came by, and it may be one.
 #[inline(always)]
-pub fn is_counted(skb: *mut __sk_buff, interface: &InterfaceSlot, layout: &Layout) -> bool {
-    if !subflows::on() || !matches!(layout.class, Class::Tcp | Class::Mptcp) {
-        return false;
-    }
-    if interface.flags & interface_flags::COUNTS_SUBFLOWS == 0 || layout.l4_offset == layout.l3_offset {
-        return false;
-    }
-    // SAFETY: the context of a TC program is valid for as long as the program runs.
-    let buffer = unsafe { &*skb };
-    let tagged = buffer.vlan_present != 0 && buffer.vlan_tci & VLAN_ID != 0;
-    !tagged && (interface.link != Link::Ethernet as u8 || layout.l3_offset == ETHERNET_LEN)
+pub fn is_wanted(interface: &InterfaceSlot, layout: &Layout) -> bool {
+    matches!(layout.class, Class::Tcp | Class::Mptcp)
+        && subflows::on()
+        && interface.flags & interface_flags::COUNTS_SUBFLOWS != 0
 }
 
-/// Counts a packet for its subflow: usual headers right here, others in [`mpsec_subflow`].
+/// True when the packet is on its way to or from another interface of this host, which counts it.
 #[inline(always)]
-pub fn count_usual<P: Packet>(
+fn is_of_vlan(skb: *mut __sk_buff) -> bool {
+    // SAFETY: the context of a TC program is valid for as long as the program runs.
+    let buffer = unsafe { &*skb };
+    buffer.vlan_present != 0 && buffer.vlan_tci & VLAN_ID != 0
+}
+
+/// Counts a packet for its subflow that came by on an Ethernet interface: usual headers right here, others in
+/// [`mpsec_subflow`].
+#[inline(always)]
+pub fn count_usual(
     skb: *mut __sk_buff,
-    packet: &P,
+    packet: &impl Packet,
     direction: Direction,
     layout: &Layout,
     amount: &Counter,
+    tag_was_stripped: bool,
 ) {
+    // Where a TCP header begins tells what is in front of it: a tag, or another header, would move it elsewhere.
     const V4: u32 = ETHERNET_LEN + IPV4_LEN;
     const V6: u32 = ETHERNET_LEN + IPV6_LEN;
+    if tag_was_stripped && is_of_vlan(skb) {
+        return;
+    }
+    let at = |l4_offset| Layout { l3_offset: ETHERNET_LEN, l4_offset, ..*layout };
     let outcome = match layout.l4_offset {
-        V4 => count::<P, true>(
-            skb,
-            packet,
-            direction,
-            &Layout { l3_offset: ETHERNET_LEN, l4_offset: V4, ..*layout },
-            amount,
-        ),
-        V6 => count::<P, false>(
-            skb,
-            packet,
-            direction,
-            &Layout { l3_offset: ETHERNET_LEN, l4_offset: V6, ..*layout },
-            amount,
-        ),
+        V4 => count::<_, true>(skb, packet, direction, &at(V4), amount),
+        V6 => count::<_, false>(skb, packet, direction, &at(V6), amount),
         _ => Err(Short),
     };
-    if outcome.is_err() {
-        count_slowly(skb, direction, layout, amount);
+    if outcome.is_err() && layout.l3_offset == ETHERNET_LEN {
+        mpsec_subflow(skb, pack(layout, direction), amount.packets, amount.bytes);
     }
+}
+
+#[inline(always)]
+fn pack(layout: &Layout, direction: Direction) -> u64 {
+    super::classify::pack(layout) | (direction as u64) << 56
 }
 
 /// Counts a packet of any kind for its subflow.
 #[inline(always)]
-pub fn count_slowly(skb: *mut __sk_buff, direction: Direction, layout: &Layout, amount: &Counter) {
-    let packed = super::classify::pack(layout) | (direction as u64) << 56;
-    mpsec_subflow(skb, packed, amount.packets, amount.bytes);
+pub fn count_slowly(
+    skb: *mut __sk_buff,
+    interface: &InterfaceSlot,
+    direction: Direction,
+    layout: &Layout,
+    amount: &Counter,
+) {
+    let tagged = interface.link == Link::Ethernet as u8 && layout.l3_offset != ETHERNET_LEN;
+    // Of a later fragment no transport header was read.
+    if !tagged && !is_of_vlan(skb) && layout.l4_offset != layout.l3_offset {
+        mpsec_subflow(skb, pack(layout, direction), amount.packets, amount.bytes);
+    }
 }
 
-/// [`count_slowly`] by copying headers out. A global function, so that the verifier follows it once.
+/// Counts a packet for its subflow by copying headers out. A global function, so that the verifier follows it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn mpsec_subflow(skb: *mut __sk_buff, layout: u64, packets: u64, bytes: u64) -> i32 {
@@ -96,28 +105,25 @@ fn count<P: Packet, const V4: bool>(
     layout: &Layout,
     amount: &Counter,
 ) -> Result<(), Short> {
-    let head = packet.view(layout.l4_offset, |head: &TcpHead| *head)?;
-    let ports = match direction {
-        Direction::Rx => head.ports.rotate_left(16),
-        Direction::Tx => head.ports,
-    };
+    let ports = packet.view(layout.l4_offset, |head: &TcpHead| head.ports)?;
     // A packet without any MPTCP option is a subflow's now and then; that of another connection is told here, as a rule.
     if layout.class as u32 == Class::Tcp as u32 && !subflows::may_have_ports(ports) {
         return Ok(());
     }
+    let (sequence, is_first) = packet.view(layout.l4_offset, |head: &TcpHead| (head.sequence(), head.is_first()))?;
+    let ports = match direction {
+        Direction::Rx => ports.rotate_left(16),
+        Direction::Tx => ports,
+    };
     let tag = if V4 { v4(packet, direction, layout, ports)? } else { v6(packet, direction, layout, ports)? };
-    // SAFETY: as in `is_counted`.
+    // SAFETY: as in `is_of_vlan`.
     let buffer = unsafe { &*skb };
     let end = if buffer.gso_size != 0 { packet.len() } else { ip_end::<P, V4>(packet, layout)? };
-    let segment = Segment {
-        payload: end.saturating_sub(layout.payload_offset),
-        sequence: head.sequence(),
-        ifindex: buffer.ifindex,
-    };
+    let segment = Segment { payload: end.saturating_sub(layout.payload_offset), sequence, ifindex: buffer.ifindex };
     match subflows::find(tag) {
         Some(slot) => subflows::count(slot, direction, amount, segment),
         None if layout.class as u32 == Class::Mptcp as u32 => {
-            subflows::unknown(tag, direction, amount, segment, head.is_first());
+            subflows::unknown(tag, direction, amount, segment, is_first);
         }
         None => {}
     }

@@ -82,7 +82,8 @@ impl Classes {
         let mut classes = BTreeMap::new();
         for (labels, packets) in exposition.select(PACKETS, &wanted) {
             let class = labels.get("class").context("a series without a class")?;
-            let exact = [wanted[0], wanted[1], ("class", class.as_str())];
+            let netns = labels.get("netns").map(String::as_str).unwrap_or_default();
+            let exact = [("netns", netns), wanted[0], wanted[1], ("class", class.as_str())];
             let other = |name: &str| exposition.get(name, &exact).with_context(|| format!("no {name} of {class}"));
             let (bytes, l3_bytes) = (other(BYTES)?.whole()?, other(L3_BYTES)?.whole()?);
             let counted = Counted { packets: packets.whole()?, bytes, l3_bytes };

@@ -290,6 +290,7 @@ impl Bottleneck {
         let Self { mbit, queue_bytes } = self;
         for port in ports {
             middle.ip(&format!("link set dev {port} master {bridge}"))?;
+            in_order(middle, port)?;
             let shape = format!("rate {mbit}mbit burst {BURST_BYTES} limit {queue_bytes}");
             middle.tc(&format!("qdisc add dev {port} root tbf {shape}"))?;
         }

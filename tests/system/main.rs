@@ -4,6 +4,7 @@ mod api;
 mod bulk;
 mod classes;
 mod devices;
+mod doctor;
 mod flood;
 mod harness;
 mod hotplug;
@@ -13,8 +14,10 @@ mod mptcp_life;
 mod mptcp_probes;
 mod mptcp_truth;
 mod mptcp_view;
+mod mptcp_wrong;
 mod multipath;
 mod names;
+mod netns;
 mod overflow;
 mod prometheus;
 mod refuse;
@@ -36,6 +39,7 @@ fn main() {
         mptcp_truth::trials(),
         mptcp_life::trials(),
         mptcp_probes::trials(),
+        mptcp_wrong::trials(),
         classes::trials(),
         devices::trials(),
         bulk::trials(),
@@ -51,6 +55,8 @@ fn main() {
         flood::trials(),
         prometheus::trials(),
         multipath::trials(),
+        netns::trials(),
+        doctor::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

@@ -149,7 +149,7 @@ fn adopted() -> Result<()> {
         wait::until(SHOWN, || {
             let view = view(&agent)?;
             let connection = view.connection(token)?;
-            ensure!(connection["role"] == "unknown", "{connection:#}");
+            ensure!(connection["role"] == "client", "{connection:#}");
             ensure!(list(&connection["subflows"])?.len() == 2, "{connection:#}");
             Ok(())
         })?;

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::api::HttpStats;
 use crate::kernel::host::HostReader;
 use crate::snapshot::host::Host;
 use crate::snapshot::subflow_series::Folding;
-use crate::snapshot::{self, Collector, HttpCount, HttpWhat, Reload, Snapshot};
+use crate::snapshot::{self, Collector, HttpCount, HttpWhat, InterfaceStates, Reload, Snapshot};
 
 use super::namespace::Namespace;
 
@@ -29,8 +29,8 @@ pub struct Sources {
 pub struct Wanted {
     /// Run time of the programs.
     pub program_stats: bool,
-    /// At most so many series of single subflows.
-    pub subflow_series: usize,
+    /// At most so many subflows with series of their own; without it there are no such series.
+    pub subflow_series: Option<usize>,
 }
 
 impl Sources {
@@ -42,50 +42,34 @@ impl Sources {
 
     /// Reads everything.
     pub fn collect(&mut self, namespaces: &mut [Namespace], wanted: Wanted) -> Snapshot {
-        let mut reports = Vec::new();
-        let overflows = namespaces.iter().map(|namespace| namespace.overflows).sum();
-        let mptcp: Vec<_> = namespaces.iter_mut().map(|namespace| namespace.mptcp(&mut reports)).collect();
-        let per_subflow = self.folding.choose(&mptcp, wanted.subflow_series);
-        let pm_overflows = namespaces.iter().map(|namespace| namespace.mptcp.overflows).sum();
-        let interfaces = &namespaces[0].interfaces;
-        let kernel = &interfaces.kernel;
-        let (traffic, other) =
-            timed(&mut reports, "counters", || Ok::<_, String>(interfaces.traffic())).unwrap_or_default();
-        let kernel_events = timed(&mut reports, "ebpf_events", || kernel.events()).unwrap_or_default();
-        let programs = if wanted.program_stats {
-            timed(&mut reports, "ebpf_programs", || kernel.program_stats()).unwrap_or_default()
-        } else {
-            Vec::new()
+        let mut snapshot = Snapshot {
+            taken_at: SystemTime::now(),
+            interfaces: Vec::new(),
+            others: Vec::new(),
+            interface_states: InterfaceStates::default(),
+            namespaces: Vec::new(),
+            per_subflow: None,
+            host: Host::default(),
+            agent: snapshot::Agent { reload: self.reload.clone(), http: self.http_counts(), ..Default::default() },
         };
-        let mut host = Host::default();
-        timed(&mut reports, "host", || {
+        for namespace in namespaces {
+            let mut reports = Vec::new();
+            let mptcp = namespace.mptcp(&mut reports);
+            snapshot.namespaces.push(mptcp);
+            namespace.collect(&mut snapshot, wanted, &mut reports);
+            merge(&mut snapshot.agent.collectors, reports, &namespace.name);
+        }
+        snapshot.per_subflow = self.folding.choose(&snapshot.namespaces, wanted.subflow_series);
+        timed(&mut snapshot.agent.collectors, "host", || {
             let outcome;
-            (host, outcome) = self.host.read();
+            (snapshot.host, outcome) = self.host.read();
             outcome
         });
-        let troubles = interfaces.troubles;
-        Snapshot {
-            taken_at: SystemTime::now(),
-            interfaces: traffic,
-            other,
-            interface_states: interfaces.states(),
-            namespaces: mptcp,
-            per_subflow,
-            host,
-            agent: snapshot::Agent {
-                folded_total: troubles.folded,
-                attach_failures_total: troubles.attach_failures,
-                attachments_lost_total: troubles.attachments_lost,
-                lost_events: vec![("rtnetlink", overflows), ("mptcp_pm", pm_overflows)],
-                kernel_events,
-                maps: interfaces.maps(),
-                probes: kernel.probes.states().to_vec(),
-                programs,
-                collectors: reports,
-                reload: self.reload.clone(),
-                http: self.http_counts(),
-            },
+        for (netns, reason) in &self.unwatched {
+            let reports = vec![Collector { source: "netns", duration: Duration::ZERO, error: Some(reason.clone()) }];
+            merge(&mut snapshot.agent.collectors, reports, netns);
         }
+        snapshot
     }
 
     fn http_counts(&self) -> Vec<HttpCount> {
@@ -127,4 +111,30 @@ pub fn timed<T, E: std::fmt::Display>(
     let error = result.as_ref().err().map(ToString::to_string);
     reports.push(Collector { source, duration: start.elapsed(), error });
     result.ok()
+}
+
+/// One report a source: what it took in all namespaces, and the first error, with where it happened.
+fn merge(all: &mut Vec<Collector>, reports: Vec<Collector>, netns: &str) {
+    for mut report in reports {
+        if let (Some(error), false) = (&mut report.error, netns.is_empty()) {
+            *error = format!("{netns}: {error}");
+        }
+        match all.iter_mut().find(|known| known.source == report.source) {
+            Some(known) => {
+                known.duration += report.duration;
+                known.error = known.error.take().or(report.error);
+            }
+            None => all.push(report),
+        }
+    }
+}
+
+/// Adds counts to those of the same key.
+pub fn add<K: PartialEq>(all: &mut Vec<(K, u64)>, counts: impl IntoIterator<Item = (K, u64)>) {
+    for (key, count) in counts {
+        match all.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, sum)) => *sum += count,
+            None => all.push((key, count)),
+        }
+    }
 }

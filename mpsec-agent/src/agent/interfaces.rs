@@ -195,6 +195,12 @@ impl Interfaces {
         self.watched.values().all(|watched| watched.hooks.iter().all(Result::is_ok))
     }
 
+    /// Names of the interfaces that are down.
+    pub fn down(&self) -> BTreeSet<String> {
+        let all = self.watched.values().map(|watched| &watched.interface).chain(self.excluded.values());
+        all.filter(|interface| !interface.is_up).map(|interface| interface.name.clone()).collect()
+    }
+
     /// The table of MPTCP subflows, and what interfaces are called.
     pub fn subflows_and_names(&mut self) -> (Result<&mut Subflows, &mut String>, impl Fn(u32) -> Option<String>) {
         let (watched, excluded) = (&self.watched, &self.excluded);

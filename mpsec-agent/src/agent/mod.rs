@@ -266,7 +266,7 @@ impl Agent {
         let mptcp = &self.config.mptcp;
         let wanted = Wanted {
             program_stats: self.kernel_stats.is_some(),
-            subflow_series: if mptcp.subflow_series { mptcp.max_subflow_series as usize } else { 0 },
+            subflow_series: mptcp.subflow_series.then_some(mptcp.max_subflow_series as usize),
         };
         let snapshot = Arc::new(self.sources.collect(&mut self.namespaces, wanted));
         for command in std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok())) {

@@ -10,9 +10,10 @@ use crate::kernel::ebpf::{Kernel, Settings};
 use crate::kernel::link::{self, Events};
 use crate::kernel::netlink::NetlinkError;
 use crate::kernel::netns::Netns;
-use crate::snapshot::{self, Collector};
+use crate::kernel::possible_cpus;
+use crate::snapshot::{self, Collector, OtherInterfaces, Snapshot};
 
-use super::collect::timed;
+use super::collect::{Wanted, add, timed};
 use super::interfaces::Interfaces;
 use super::mptcp::{Lost, Mptcp, PathManagerNews};
 
@@ -58,7 +59,7 @@ impl Namespace {
         let mut kernel = Kernel::load(&Settings {
             max_interfaces: config.interfaces.max_interfaces,
             wireguard_ports: config.classify.wireguard_ports.padded(),
-            max_subflows: if config.mptcp.enabled { config.mptcp.max_subflows } else { 0 },
+            max_subflows: config.mptcp.slots(possible_cpus().context("cannot count the CPUs")?),
             netns_cookie: cgroup::netns_cookie().context("cannot tell the network namespace")?,
             log_level: config.log.kernel as u8,
             probes: config.mptcp.probes.into(),
@@ -184,9 +185,52 @@ impl Namespace {
                 handshakes: count(Event::HandshakeUnseen),
             };
             let probed = timed(reports, "probes", || this.interfaces.kernel.probes.read()).unwrap_or_default();
+            let down = this.interfaces.down();
             let table = this.interfaces.kernel.subflows.as_mut().ok();
-            snapshot::mptcp::Namespace { probed, ..this.mptcp.snapshot(&this.name, table, lost, reports) }
+            let seen = this.mptcp.snapshot(&this.name, table, lost, |name| down.contains(name), reports);
+            snapshot::mptcp::Namespace { probed, ..seen }
         })
+    }
+
+    /// Adds what is known of interfaces and programs to a snapshot.
+    pub fn collect(&self, snapshot: &mut Snapshot, wanted: Wanted, reports: &mut Vec<Collector>) {
+        let (interfaces, kernel) = (&self.interfaces, &self.interfaces.kernel);
+        let counters = timed(reports, "counters", || Ok::<_, String>(interfaces.traffic()));
+        let (mut list, traffic) = counters.unwrap_or_default();
+        list.iter_mut().for_each(|interface| interface.netns.clone_from(&self.name));
+        snapshot.interfaces.append(&mut list);
+        snapshot.others.push(OtherInterfaces { netns: self.name.clone(), traffic });
+        snapshot.interface_states.add(interfaces.states());
+        let agent = &mut snapshot.agent;
+        add(&mut agent.kernel_events, timed(reports, "ebpf_events", || kernel.events()).unwrap_or_default());
+        add(&mut agent.lost_events, [("rtnetlink", self.overflows), ("mptcp_pm", self.mptcp.overflows)]);
+        // The same ways lead into the kernel from all namespaces.
+        if agent.probes.is_empty() {
+            agent.probes = kernel.probes.states().to_vec();
+        }
+        let troubles = interfaces.troubles;
+        agent.folded_total += troubles.folded;
+        agent.attach_failures_total += troubles.attach_failures;
+        agent.attachments_lost_total += troubles.attachments_lost;
+        for map in interfaces.maps() {
+            match agent.maps.iter_mut().find(|known| known.name == map.name) {
+                Some(known) => {
+                    (known.entries, known.capacity) = (known.entries + map.entries, known.capacity + map.capacity)
+                }
+                None => agent.maps.push(map),
+            }
+        }
+        if wanted.program_stats {
+            for program in timed(reports, "ebpf_programs", || kernel.program_stats()).unwrap_or_default() {
+                match agent.programs.iter_mut().find(|known| known.name == program.name) {
+                    Some(known) => {
+                        known.run_time_seconds += program.run_time_seconds;
+                        known.runs += program.runs;
+                    }
+                    None => agent.programs.push(program),
+                }
+            }
+        }
     }
 
     /// Detaches everything, and lets others run between one interface and the next.

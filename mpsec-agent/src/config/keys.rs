@@ -180,10 +180,11 @@ pub static KEYS: &[Key] = &[
         env: "MPSEC_MAX_SUBFLOWS",
         kind: Kind::Number,
         placeholder: "N",
-        doc: "Subflows counted at a time in each network namespace, from 1024 to 1048576; rounded up to a power of two. Each \
-              takes about 200 bytes, and 128 more for each CPU. What is beyond it is counted as lost.",
+        doc: "Subflows counted at a time in each network namespace, up to 1048576, rounded up to a power of two. Each takes 152 \
+              bytes of the kernel's memory, and 128 more for each CPU. 0 means as many as fit into 64 MiB, from 4096 to 32768. \
+              What is beyond it is counted as lost.",
         restart: true,
-        set: |config, value| value.number(1024..=1 << 20).map(|n| config.mptcp.max_subflows = n),
+        set: |config, value| value.number(0..=1 << 20).map(|n| config.mptcp.max_subflows = n),
         get: |config| Value::Number(config.mptcp.max_subflows.into()),
     },
     Key {
@@ -363,13 +364,7 @@ impl Default for ClassifyConfig {
 
 impl Default for MptcpConfig {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            max_subflows: 32_768,
-            probes: Probes::Auto,
-            subflow_series: false,
-            max_subflow_series: 256,
-        }
+        Self { enabled: true, max_subflows: 0, probes: Probes::Auto, subflow_series: false, max_subflow_series: 256 }
     }
 }
 

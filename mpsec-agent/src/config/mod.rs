@@ -88,12 +88,26 @@ pub struct MptcpConfig {
     pub enabled: bool,
     /// Which ways into the kernel probes may take.
     pub probes: Probes,
-    /// Subflows counted at a time in a network namespace.
+    /// Subflows counted at a time in a network namespace; 0 for as many as [`MptcpConfig::slots`] finds fit.
     pub max_subflows: u32,
     /// Whether metrics have series of single subflows.
     pub subflow_series: bool,
     /// At most so many subflows have series of their own.
     pub max_subflow_series: u32,
+}
+
+impl MptcpConfig {
+    /// Subflows that can be counted at a time on a host with so many CPUs.
+    #[must_use]
+    pub fn slots(&self, cpus: u32) -> u32 {
+        /// Memory that the tables take of a host without being asked, in bytes.
+        const MODEST: u32 = 64 << 20;
+        match (self.enabled, self.max_subflows) {
+            (false, _) => 0,
+            (true, 0) => 1 << (MODEST / (152 + 128 * cpus.min(1 << 16))).clamp(4096, 32_768).ilog2(),
+            (true, asked) => asked,
+        }
+    }
 }
 
 /// `[agent]`.

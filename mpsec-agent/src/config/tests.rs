@@ -103,6 +103,14 @@ fn every_key_is_read_from_a_file() {
 }
 
 #[test]
+fn the_table_of_subflows_fits_the_host() {
+    let slots =
+        |enabled, max_subflows, cpus| MptcpConfig { enabled, max_subflows, ..MptcpConfig::default() }.slots(cpus);
+    assert_eq!([1, 2, 8, 16, 128, 4096].map(|cpus| slots(true, 0, cpus)), [32_768, 32_768, 32_768, 16_384, 4096, 4096]);
+    assert_eq!((slots(true, 50_000, 128), slots(false, 50_000, 2)), (50_000, 0));
+}
+
+#[test]
 fn namespaces_are_tables_of_their_own() {
     let config = parse("[[netns]]\nname = \"blue\"\n[[netns]]\nname = \"pod\"\npath = \"/proc/7/ns/net\"\n").unwrap();
     assert_eq!(config.netns, ["blue".parse().unwrap(), "pod=/proc/7/ns/net".parse().unwrap()]);

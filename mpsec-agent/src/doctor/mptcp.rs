@@ -356,8 +356,15 @@ fn joins(facts: &Facts) -> Option<Diagnosis> {
             sent - answered
         ));
     }
+    let resets = [("MPRstTx", "this host"), ("MPRstRx", "the peer")];
+    causes.extend(
+        resets
+            .iter()
+            .filter(|(name, _)| count(name) > 0)
+            .map(|(name, who)| format!("{} reset by {who}, as one that is refused is", count(name))),
+    );
     (!causes.is_empty()).then(|| {
-        let text = format!("joins that failed since boot: {}", causes.join("; "));
+        let text = format!("joins and subflows that failed since boot: {}", causes.join("; "));
         diagnosis("joins", Verdict::Noteworthy, text, None)
     })
 }

@@ -160,6 +160,7 @@ mod tests {
         let found = route(&mut client, lo.address, lo.address).expect("a route to oneself");
         assert_eq!(found, Route { ifindex: 1, gateway: None });
         let foreign = route(&mut client, IpAddr::from([192, 0, 2, 77]), lo.address).expect_err("not our address");
-        assert_eq!(foreign.errno(), Some(libc::EINVAL), "{foreign}");
+        // By rules of the host, which may also be that there is no such route.
+        assert!(matches!(foreign.errno(), Some(libc::EINVAL | libc::ENETUNREACH)), "{foreign}");
     }
 }

@@ -10,10 +10,10 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use mpsec_common::maps::{
     Event, InterfaceSlot, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_HANDSHAKES, MAP_INTERFACES,
-    MAP_SUBFLOW_COUNTERS, MAP_SUBFLOW_PORTS, MAP_SUBFLOW_TAGS, MAP_SUBFLOWS, PROGRAM_EGRESS, PROGRAM_INGRESS,
-    PROGRAM_SOCKOPS, WIREGUARD_PORTS,
+    MAP_SUBFLOW_COUNTERS, MAP_SUBFLOW_FREE, MAP_SUBFLOW_PORTS, MAP_SUBFLOW_TAGS, MAP_SUBFLOWS, PROGRAM_EGRESS,
+    PROGRAM_INGRESS, PROGRAM_SOCKOPS, WIREGUARD_PORTS,
 };
-use mpsec_common::mptcp::{HANDSHAKES, WAYS, slots_for};
+use mpsec_common::mptcp::{HANDSHAKES, free, sets_for, slots_for};
 use mpsec_common::packet::port_filter;
 use mpsec_common::{Direction, LAYOUT_VERSION};
 
@@ -72,7 +72,7 @@ pub struct Settings {
     pub max_interfaces: u32,
     /// UDP ports of WireGuard; 0 for none.
     pub wireguard_ports: [u16; WIREGUARD_PORTS],
-    /// MPTCP subflows that can be counted at once, rounded up to a power of two; 0 to count none. Each takes 136 bytes of
+    /// MPTCP subflows that can be counted at once, rounded up to a power of two; 0 to count none. Each takes 152 bytes of
     /// the kernel's memory, and 128 more for every CPU.
     pub max_subflows: u32,
     /// The network namespace whose subflows are counted, as [`cgroup::netns_cookie`] tells it; 0 for those of all.
@@ -164,8 +164,21 @@ unsafe impl aya::Pod for Slot {}
 const PROGRAMS: [&str; 2] = [PROGRAM_INGRESS, PROGRAM_EGRESS];
 
 impl Kernel {
-    /// Loads the object into the kernel. Nothing is attached yet.
+    /// Loads the object into the kernel. Nothing is attached to interfaces yet. If sockets cannot be followed, subflows are
+    /// not counted, and [`Kernel::subflows`] says why.
     pub fn load(settings: &Settings) -> Result<Kernel, LoadError> {
+        let kernel = Self::load_once(settings)?;
+        let reason = match kernel.subflows {
+            Err(reason) if settings.max_subflows > 0 => reason,
+            subflows => return Ok(Kernel { subflows, ..kernel }),
+        };
+        // The programs that look subflows up are of no use then.
+        drop((kernel.programs, kernel.counters, kernel.probes));
+        let without = Self::load_once(&Settings { max_subflows: 0, ..settings.clone() })?;
+        Ok(Kernel { probes: Probes::none(&reason), subflows: Err(reason), ..without })
+    }
+
+    fn load_once(settings: &Settings) -> Result<Kernel, LoadError> {
         let btf = KernelBtf::load().map_err(LoadError::NoBtf)?;
         let offsets = Offsets::resolve(&btf);
         let cpus = super::possible_cpus().map_err(other)?;
@@ -198,9 +211,9 @@ impl Kernel {
         if sockets.is_ok() {
             capacities.push(MapCapacity { name: MAP_SUBFLOWS, entries: subflows.shape.slots });
         }
-        let probes = match subflows.on().and(subflows.probe_offsets.as_ref().map(drop).map_err(Clone::clone)) {
-            Ok(()) => Probes::attach(&mut object, &btf, settings.probes, sockets.as_ref().err().map(String::as_str)),
-            Err(reason) => Probes::none(&reason),
+        let probes = match (&sockets, &subflows.probe_offsets) {
+            (Ok(_), Ok(_)) => Probes::attach(&mut object, &btf, settings.probes),
+            (Err(reason), _) | (_, Err(reason)) => Probes::none(reason),
         };
         let (subflows, sockets) = match sockets {
             Ok(link) => (Ok(Subflows::new(subflow_maps(&mut object)?, subflows.shape)), Some(link)),
@@ -305,6 +318,7 @@ fn array(object: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
 fn subflow_maps(object: &mut Ebpf) -> Result<Maps, LoadError> {
     Ok(Maps {
         tags: array(object, MAP_SUBFLOW_TAGS)?,
+        free: array(object, MAP_SUBFLOW_FREE)?,
         infos: array(object, MAP_SUBFLOWS)?,
         counters: array(object, MAP_SUBFLOW_COUNTERS)?,
         ports: array(object, MAP_SUBFLOW_PORTS)?,
@@ -345,7 +359,7 @@ impl SubflowGlobals {
             on: u32::from(offsets.is_ok()),
             offsets,
             probe_offsets: probes::Offsets::resolve(btf).map_err(|error| error.to_string()),
-            set_mask: slots / WAYS as u32 - 1,
+            set_mask: sets_for(slots) - 1,
             netns_cookie: settings.netns_cookie,
         }
     }
@@ -358,13 +372,15 @@ impl SubflowGlobals {
     fn set<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
         let Shape { slots, cpus, seed } = &self.shape;
         loader
-            .map_max_entries(MAP_SUBFLOW_TAGS, slots / WAYS as u32)
+            .map_max_entries(MAP_SUBFLOW_TAGS, sets_for(*slots))
+            .map_max_entries(MAP_SUBFLOW_FREE, slots + free::BEFORE)
             .map_max_entries(MAP_SUBFLOWS, *slots)
             .map_max_entries(MAP_SUBFLOW_COUNTERS, slots * cpus)
             .map_max_entries(MAP_HANDSHAKES, HANDSHAKES.min(*slots))
             .override_global("SUBFLOWS_ON", &self.on, true)
             .override_global("SUBFLOW_SEED", seed, true)
             .override_global("SUBFLOW_SET_MASK", &self.set_mask, true)
+            .override_global("SUBFLOW_SLOTS", slots, true)
             .override_global("CPUS", cpus, true)
             .override_global("NETNS_COOKIE", &self.netns_cookie, true);
         for (name, place) in self.offsets.iter().flat_map(subflows::Offsets::globals) {

@@ -154,9 +154,8 @@ impl Probes {
         Probes { states, counts: None, reasons: Reasons::default(), _links: Vec::new() }
     }
 
-    /// Attaches what can be attached. The object's programs that are not used are not loaded. `unfollowed` is why sockets make
-    /// no callbacks, if they do not.
-    pub(super) fn attach(object: &mut Ebpf, btf: &KernelBtf, ways: Ways, unfollowed: Option<&str>) -> Probes {
+    /// Attaches what can be attached. The object's programs that are not used are not loaded. Sockets must make callbacks.
+    pub(super) fn attach(object: &mut Ebpf, btf: &KernelBtf, ways: Ways) -> Probes {
         let mut probes =
             Probes { states: Vec::new(), counts: None, reasons: Reasons::resolve(btf), _links: Vec::new() };
         for row in TABLE {
@@ -166,8 +165,7 @@ impl Probes {
             };
             probes.states.push(Probe { name: row.name, entry, error });
         }
-        let entry = if unfollowed.is_some() { "none" } else { "sock_ops" };
-        probes.states.push(Probe { name: CLOSE, entry, error: unfollowed.map(str::to_owned) });
+        probes.states.push(Probe { name: CLOSE, entry: "sock_ops", error: None });
         probes.counts = object.take_map(MAP_PROBE_COUNTS).and_then(|map| map.try_into().ok());
         probes
     }

@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 
 use mpsec_common::Direction;
 use mpsec_common::mptcp::{
-    CHOICES, SubflowCounter, SubflowCounters, SubflowInfo, SubflowKey, SubflowState, TAG_FREE, TagSet, WAYS, choose,
-    flags, port_entry, set_of, slot_of, subflow_counter_index,
+    CHOICES, ENTRY_FREE, PORT_ENTRIES, SubflowCounter, SubflowCounters, SubflowInfo, SubflowKey, SubflowState, TagSet,
+    WAYS, choose, entry_of, flags, free, link, port_entry, set_of, sets_for, slot_in, subflow_counter_index,
 };
 
 pub use memory::Memory;
@@ -40,7 +40,7 @@ pub struct View {
 /// Why a subflow cannot be adopted.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
-    /// Both of its sets are full.
+    /// There is no free slot, or both of its sets are full.
     #[error("the table of subflows is full")]
     Full,
     /// The maps cannot be reached.
@@ -52,6 +52,8 @@ pub enum AdoptError {
 pub struct Maps {
     /// [`mpsec_common::maps::MAP_SUBFLOW_TAGS`]
     pub tags: OwnedFd,
+    /// [`mpsec_common::maps::MAP_SUBFLOW_FREE`]
+    pub free: OwnedFd,
     /// [`mpsec_common::maps::MAP_SUBFLOWS`]
     pub infos: OwnedFd,
     /// [`mpsec_common::maps::MAP_SUBFLOW_COUNTERS`]
@@ -75,6 +77,7 @@ pub struct Shape {
 const INFO_WORDS: usize = size_of::<SubflowInfo>() / 8;
 /// The word that holds [`SubflowInfo::state`].
 const STATE_WORD: usize = std::mem::offset_of!(SubflowInfo, state) / 8;
+const _: () = assert!(std::mem::offset_of!(SubflowInfo, state).is_multiple_of(8), "it is the word's first byte");
 /// Words of what one CPU counts of a subflow.
 const COUNTER_WORDS: usize = size_of::<SubflowCounter>() / 8;
 /// The counts among those of one direction: packets, bytes, payload and retransmitted bytes.
@@ -90,6 +93,7 @@ type Counts = [u64; 2 * COUNTS];
 pub struct Subflows {
     shape: Shape,
     tags: Memory,
+    free: Memory,
     infos: Memory,
     counters: Memory,
     ports: Memory,
@@ -105,13 +109,14 @@ impl Subflows {
         let bytes = |entries: u32, size: usize| entries as usize * size;
         Subflows {
             shape,
-            tags: Memory::new(maps.tags, bytes(slots / WAYS as u32, size_of::<TagSet>())),
+            tags: Memory::new(maps.tags, bytes(sets_for(slots), size_of::<TagSet>())),
+            free: Memory::new(maps.free, bytes(slots + free::BEFORE, size_of::<u64>())),
             infos: Memory::new(maps.infos, bytes(slots, size_of::<SubflowInfo>())),
             counters: Memory::new(
                 maps.counters,
-                bytes(subflow_counter_index(slots, cpus, 0), size_of::<SubflowCounters>()),
+                bytes(subflow_counter_index(0, slots, cpus), size_of::<SubflowCounters>()),
             ),
-            ports: Memory::new(maps.ports, bytes(mpsec_common::mptcp::PORT_ENTRIES, size_of::<u32>())),
+            ports: Memory::new(maps.ports, bytes(PORT_ENTRIES, size_of::<u64>())),
             base: vec![[0; 2 * COUNTS]; slots as usize],
             used: 0,
         }
@@ -133,17 +138,19 @@ impl Subflows {
     /// What `mmap(2)` says.
     pub fn poll(&mut self, mut visit: impl FnMut(&View)) -> io::Result<()> {
         self.used = 0;
-        for set in 0..self.shape.slots / WAYS as u32 {
-            let tags = self.tags.words(set as usize * WAYS, WAYS)?;
-            let used: [bool; WAYS] = std::array::from_fn(|way| tags[way].load(Ordering::Relaxed) != TAG_FREE);
-            for way in (0..WAYS as u32).filter(|way| used[*way as usize]) {
-                if let Some(view) = self.view(slot_of(set, way))? {
-                    visit(&view);
-                }
+        for slot in 0..self.given()? {
+            if let Some(view) = self.view(slot)? {
+                visit(&view);
                 self.used += 1;
             }
         }
         Ok(())
+    }
+
+    /// How many slots were ever given out: the first ones.
+    fn given(&mut self) -> io::Result<u32> {
+        let given = self.free.words(free::GIVEN as usize, 1)?[0].load(Ordering::Acquire);
+        Ok(given.min(u64::from(self.shape.slots)) as u32)
     }
 
     /// Takes a slot back, whatever its subflow does. What packets of it still come is counted no more; so wait until a
@@ -152,10 +159,11 @@ impl Subflows {
     /// # Errors
     /// What `mmap(2)` says.
     pub fn release(&mut self, slot: u32) -> io::Result<()> {
-        let Some(info) = self.info(slot)?.filter(|_| slot < self.shape.slots) else { return Ok(()) };
+        let Some(info) = self.info(slot)? else { return Ok(()) };
+        self.replace(info.key.tag(self.shape.seed), |entry, tag| slot_in(entry, tag) == Some(slot), ENTRY_FREE)?;
+        self.count_ports(&info.key, -1)?;
         let state = self.infos.words(slot as usize * INFO_WORDS, INFO_WORDS)?;
         state[STATE_WORD].store(0, Ordering::Relaxed);
-        self.count_ports(&info.key, -1)?;
         let counts = self.counts(slot)?;
         self.base[slot as usize] = counts;
         for cpu in 0..self.shape.cpus {
@@ -165,8 +173,7 @@ impl Subflows {
                 counter[INTERFACE_WORD].store(0, Ordering::Relaxed);
             }
         }
-        // The next owner may take it from here on.
-        self.tags.words(slot as usize, 1)?[0].store(TAG_FREE, Ordering::Release);
+        self.give_back(slot)?;
         self.used = self.used.saturating_sub(1);
         Ok(())
     }
@@ -187,7 +194,7 @@ impl Subflows {
         if let Some(slot) = self.find(key)? {
             return Ok(slot);
         }
-        let slot = self.claim(key.tag(self.shape.seed))?.ok_or(AdoptError::Full)?;
+        let slot = self.take_slot()?.ok_or(AdoptError::Full)?;
         let mut marks = flags::ADOPTED;
         marks |= if joined { flags::JOINED } else { 0 };
         marks |= if backup { flags::BACKUP } else { 0 };
@@ -204,6 +211,11 @@ impl Subflows {
             established_ns: now,
             ..SubflowInfo::default()
         };
+        let tag = key.tag(self.shape.seed);
+        if !self.replace(tag, |entry, _| entry == ENTRY_FREE, entry_of(tag, slot))? {
+            self.give_back(slot)?;
+            return Err(AdoptError::Full);
+        }
         self.count_ports(key, 1)?;
         self.write_info(slot, &info)?;
         self.used += 1;
@@ -218,37 +230,73 @@ impl Subflows {
         let tag = key.tag(self.shape.seed);
         for choice in 0..CHOICES {
             let set = set_of(tag, choice, self.mask());
-            let tags = self.tags.words(set as usize * WAYS, WAYS)?;
-            if let Some(way) = tags.iter().position(|word| word.load(Ordering::Relaxed) == tag) {
-                return Ok(Some(slot_of(set, way as u32)));
+            let entries = self.tags.words(set as usize * WAYS, WAYS)?;
+            let slot = entries.iter().find_map(|entry| slot_in(entry.load(Ordering::Relaxed), tag));
+            if slot.is_some() {
+                return Ok(slot);
             }
         }
         Ok(None)
     }
 
     fn mask(&self) -> u32 {
-        self.shape.slots / WAYS as u32 - 1
+        sets_for(self.shape.slots) - 1
     }
 
-    /// Takes a free slot for a tag, as the kernel side does at the same time.
-    fn claim(&mut self, tag: u64) -> io::Result<Option<u32>> {
+    /// Replaces an entry in one of a tag's sets, while the kernel side may do the same; false if there is no such entry.
+    fn replace(&mut self, tag: u64, from: impl Fn(u64, u64) -> bool, to: u64) -> io::Result<bool> {
         let sets = [0, 1].map(|choice| set_of(tag, choice, self.mask()));
         let mut used = [0; CHOICES as usize];
         for (set, used) in sets.iter().zip(&mut used) {
-            let tags = self.tags.words(*set as usize * WAYS, WAYS)?;
-            *used = tags.iter().filter(|word| word.load(Ordering::Relaxed) != TAG_FREE).count() as u32;
+            let entries = self.tags.words(*set as usize * WAYS, WAYS)?;
+            *used = entries.iter().filter(|entry| entry.load(Ordering::Relaxed) != ENTRY_FREE).count() as u32;
         }
         let first = choose(used) as usize;
         for set in [sets[first], sets[1 - first]] {
-            let tags = self.tags.words(set as usize * WAYS, WAYS)?;
-            let take = |word: &std::sync::atomic::AtomicU64| {
-                word.compare_exchange(TAG_FREE, tag, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-            };
-            if let Some(way) = tags.iter().position(take) {
-                return Ok(Some(slot_of(set, way as u32)));
+            let entries = self.tags.words(set as usize * WAYS, WAYS)?;
+            let replaced = entries.iter().any(|entry| {
+                let seen = entry.load(Ordering::Relaxed);
+                from(seen, tag) && entry.compare_exchange(seen, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            });
+            if replaced {
+                return Ok(true);
             }
         }
-        Ok(None)
+        Ok(false)
+    }
+
+    /// Takes a free slot, as the kernel side does at the same time.
+    fn take_slot(&mut self) -> io::Result<Option<u32>> {
+        loop {
+            let seen = self.free.words(free::LATEST as usize, 1)?[0].load(Ordering::Acquire);
+            let Some(slot) = (seen as u32).checked_sub(1) else { break };
+            let before = self.free.words((free::BEFORE + slot) as usize, 1)?[0].load(Ordering::Acquire);
+            if self.set_latest(seen, before as u32)? {
+                return Ok(Some(slot));
+            }
+        }
+        let given = &self.free.words(free::GIVEN as usize, 1)?[0];
+        if given.load(Ordering::Relaxed) >= u64::from(self.shape.slots) {
+            return Ok(None);
+        }
+        let slot = given.fetch_add(1, Ordering::AcqRel);
+        Ok((slot < u64::from(self.shape.slots)).then_some(slot as u32))
+    }
+
+    /// Lets the next subflow have a slot.
+    fn give_back(&mut self, slot: u32) -> io::Result<()> {
+        loop {
+            let seen = self.free.words(free::LATEST as usize, 1)?[0].load(Ordering::Acquire);
+            self.free.words((free::BEFORE + slot) as usize, 1)?[0].store(seen & u64::from(u32::MAX), Ordering::Release);
+            if self.set_latest(seen, slot + 1)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn set_latest(&mut self, seen: u64, slot: u32) -> io::Result<bool> {
+        let latest = &self.free.words(free::LATEST as usize, 1)?[0];
+        Ok(latest.compare_exchange(seen, link(seen, slot), Ordering::AcqRel, Ordering::Relaxed).is_ok())
     }
 
     fn view(&mut self, slot: u32) -> io::Result<Option<View>> {
@@ -276,8 +324,13 @@ impl Subflows {
 
     /// What is known of the subflow in a slot; `None` while there is none, or it is being filled.
     fn info(&mut self, slot: u32) -> io::Result<Option<SubflowInfo>> {
-        let info = self.raw_info(slot)?;
-        Ok((info.state() != SubflowState::Free).then_some(info))
+        let words = self.infos.words(slot as usize * INFO_WORDS, INFO_WORDS)?;
+        // One look is enough for a slot that is free.
+        let [state, ..] = words[STATE_WORD].load(Ordering::Relaxed).to_ne_bytes();
+        if state == SubflowState::Free as u8 {
+            return Ok(None);
+        }
+        self.raw_info(slot).map(Some)
     }
 
     fn raw_info(&mut self, slot: u32) -> io::Result<SubflowInfo> {
@@ -333,13 +386,13 @@ impl Subflows {
         cpu: u32,
         direction: Direction,
     ) -> io::Result<&'a [std::sync::atomic::AtomicU64]> {
-        let index = subflow_counter_index(slot, shape.cpus, cpu) as usize * 2 + direction as usize;
+        let index = subflow_counter_index(slot, shape.slots, cpu) as usize * 2 + direction as usize;
         counters.words(index * COUNTER_WORDS, COUNTER_WORDS)
     }
 
-    fn count_ports(&mut self, key: &SubflowKey, change: i32) -> io::Result<()> {
-        let entry = self.ports.half_word(port_entry(key.ports()) as usize)?;
-        entry.fetch_add(change as u32, Ordering::Relaxed);
+    fn count_ports(&mut self, key: &SubflowKey, change: i64) -> io::Result<()> {
+        let entry = &self.ports.words(port_entry(key.ports()) as usize, 1)?[0];
+        entry.fetch_add(change as u64, Ordering::Relaxed);
         Ok(())
     }
 }

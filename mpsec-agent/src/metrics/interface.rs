@@ -6,7 +6,8 @@ use mpsec_common::{Class, Direction};
 use super::{Kind, Metric, Sample, Unit, Value};
 use crate::snapshot::{OTHER_INTERFACE, Snapshot};
 
-const TRAFFIC_LABELS: &[&str] = &["interface", "direction", "class"];
+/// `netns` is empty for the agent's own namespace, which is as if it were not there.
+const TRAFFIC_LABELS: &[&str] = &["netns", "interface", "direction", "class"];
 
 /// Metrics of interfaces.
 pub const INTERFACE: &[Metric] = &[
@@ -43,7 +44,7 @@ pub const INTERFACE: &[Metric] = &[
         help: "1 if the interface's traffic in this direction is counted, 0 if the program could not be attached.",
         kind: Kind::Gauge,
         unit: Unit::None,
-        labels: &["interface", "direction", "method"],
+        labels: &["netns", "interface", "direction", "method"],
         samples: attached,
     },
     Metric {
@@ -86,13 +87,14 @@ pub const INTERFACE: &[Metric] = &[
 
 /// One sample for every interface, direction and class that has seen a packet.
 fn traffic<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>, value: fn(&Counter) -> u64) {
-    let own = snapshot.interfaces.iter().map(|interface| (interface.name.as_str(), &interface.traffic));
-    for (name, traffic) in own.chain([(OTHER_INTERFACE, &snapshot.other)]) {
+    let own = snapshot.interfaces.iter().map(|own| (own.netns.as_str(), own.name.as_str(), &own.traffic));
+    let others = snapshot.others.iter().map(|others| (others.netns.as_str(), OTHER_INTERFACE, &others.traffic));
+    for (netns, name, traffic) in own.chain(others) {
         for direction in Direction::ALL {
             for class in Class::ALL {
                 let counter = &traffic[direction as usize][*class as usize];
                 if !counter.is_zero() {
-                    sample(&[name, direction.name(), class.name()], Value::Integer(value(counter)));
+                    sample(&[netns, name, direction.name(), class.name()], Value::Integer(value(counter)));
                 }
             }
         }
@@ -105,14 +107,15 @@ fn attached<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>) {
     for interface in own {
         for direction in Direction::ALL {
             let hook = interface.hook(direction);
-            sample(&[&interface.name, direction.name(), hook.method], hook.error.is_none().into());
+            sample(&[&interface.netns, &interface.name, direction.name(), hook.method], hook.error.is_none().into());
         }
     }
-    for direction in Direction::ALL {
-        let mut hooks = others.iter().map(|interface| interface.hook(direction)).peekable();
-        if let Some(method) = hooks.peek().map(|hook| hook.method) {
-            let all_attached = hooks.all(|hook| hook.error.is_none());
-            sample(&[OTHER_INTERFACE, direction.name(), method], all_attached.into());
+    for others in others.chunk_by(|a, b| a.netns == b.netns) {
+        for direction in Direction::ALL {
+            let hooks = || others.iter().map(|interface| interface.hook(direction));
+            let (method, all_attached) =
+                (hooks().next().map_or("", |hook| hook.method), hooks().all(|h| h.error.is_none()));
+            sample(&[&others[0].netns, OTHER_INTERFACE, direction.name(), method], all_attached.into());
         }
     }
 }
@@ -125,6 +128,7 @@ mod tests {
     fn interface(name: &str, has_counters: bool, error: Option<&str>) -> Interface {
         let hook = |error: Option<&str>| Hook { method: "tcx", error: error.map(str::to_owned) };
         Interface {
+            netns: String::new(),
             name: name.into(),
             index: 1,
             kind: String::new(),
@@ -147,7 +151,7 @@ mod tests {
         };
         let mut seen = Vec::new();
         attached(&snapshot, &mut |labels, value| seen.push((labels.join(" "), value)));
-        let expected = [("a rx tcx", 1), ("a tx tcx", 0), ("_other rx tcx", 1), ("_other tx tcx", 0)];
+        let expected = [(" a rx tcx", 1), (" a tx tcx", 0), (" _other rx tcx", 1), (" _other tx tcx", 0)];
         assert_eq!(seen, expected.map(|(labels, value)| (labels.to_owned(), Value::Integer(value))));
     }
 }

@@ -41,15 +41,22 @@ fn family(text: &mut Vec<u8>, metric: &Metric, snapshot: &Snapshot, dialect: Dia
     }
     let mut line: Option<Line<'_>> = None;
     (metric.samples)(snapshot, &mut |values, value| {
-        let line = line.get_or_insert_with(|| {
-            let name = metric.sample_name();
-            let family = if dialect == Dialect::OpenMetrics { metric.name } else { &name };
-            head(text, family, metric.help, metric.kind, metric.unit, dialect);
-            Line::new(&name, metric.labels)
-        });
+        let line = match &mut line {
+            Some(line) => line,
+            None => line.insert(start(text, metric, dialect)),
+        };
         line.begin(text, values);
         number(text, value);
     });
+}
+
+/// Writes what stands in front of a family's first sample. Most families of a host without MPTCP never have one.
+#[cold]
+fn start<'a>(text: &mut Vec<u8>, metric: &Metric, dialect: Dialect) -> Line<'a> {
+    let name = metric.sample_name();
+    let family = if dialect == Dialect::OpenMetrics { metric.name } else { &name };
+    head(text, family, metric.help, metric.kind, metric.unit, dialect);
+    Line::new(&name, metric.labels)
 }
 
 /// What a family's lines begin with. Neighbouring samples differ in their last label alone, as a rule, so what is in front

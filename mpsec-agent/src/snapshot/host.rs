@@ -44,7 +44,7 @@ pub struct HostInterface {
     pub mac: Option<String>,
     /// Addresses, each with the length of its prefix.
     pub addresses: Vec<String>,
-    /// Speed of the link in bits per second; null where the device does not tell.
+    /// Speed of the link in bits per second; null where the device does not tell, or is a virtual one.
     pub speed_bits_per_second: Option<u64>,
     /// Operational state (RFC 2863): `up`, `down`, `dormant`, `lowerlayerdown`, `testing`, `notpresent`, `unknown`, or a
     /// number that has no name yet.

@@ -26,6 +26,8 @@ struct Document<'a> {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct InterfaceView {
+    /// Name of its network namespace; empty for the agent's own.
+    pub netns: String,
     /// Name.
     pub name: String,
     /// Index in its network namespace.
@@ -96,9 +98,12 @@ impl Snapshot {
     /// The interfaces that are counted, `_other` last if there are any without counters of their own.
     pub fn interface_views(&self) -> Vec<InterfaceView> {
         let mut interfaces: Vec<InterfaceView> = self.interfaces.iter().map(interface).collect();
-        if self.interface_states.folded > 0 || self.other.iter().flatten().any(|counter| !counter.is_zero()) {
-            let traffic = traffic(&self.other);
-            interfaces.push(InterfaceView { name: OTHER_INTERFACE.into(), traffic, ..InterfaceView::default() });
+        for others in &self.others {
+            if self.interface_states.folded > 0 || others.traffic.iter().flatten().any(|counter| !counter.is_zero()) {
+                let (netns, traffic) = (others.netns.clone(), traffic(&others.traffic));
+                let name = OTHER_INTERFACE.into();
+                interfaces.push(InterfaceView { netns, name, traffic, ..InterfaceView::default() });
+            }
         }
         interfaces
     }
@@ -153,6 +158,7 @@ fn interface(interface: &Interface) -> InterfaceView {
     };
     let counted_as = if interface.has_counters { interface.name.as_str() } else { OTHER_INTERFACE };
     InterfaceView {
+        netns: interface.netns.clone(),
         name: interface.name.clone(),
         index: Some(interface.index),
         kind: Some(interface.kind.clone()),

@@ -24,8 +24,8 @@ pub struct Snapshot {
     pub taken_at: SystemTime,
     /// Interfaces that the configuration asks for, by name.
     pub interfaces: Vec<Interface>,
-    /// What interfaces without counters of their own carried, received and sent.
-    pub other: [Classes; 2],
+    /// What interfaces without counters of their own carried, in each network namespace, the agent's own first.
+    pub others: Vec<OtherInterfaces>,
     /// How many interfaces there are of each state.
     pub interface_states: InterfaceStates,
     /// MPTCP in each network namespace that is watched, the agent's own first.
@@ -38,14 +38,13 @@ pub struct Snapshot {
     pub agent: Agent,
 }
 
-#[cfg(test)]
 impl Snapshot {
-    /// Of a host on which there is nothing.
+    /// Of a host of which nothing is known: what measurements and tests begin with.
     pub fn empty() -> Snapshot {
         Snapshot {
             taken_at: SystemTime::UNIX_EPOCH,
             interfaces: Vec::new(),
-            other: Default::default(),
+            others: Vec::new(),
             interface_states: InterfaceStates::default(),
             namespaces: Vec::new(),
             per_subflow: None,
@@ -58,9 +57,20 @@ impl Snapshot {
 /// One counter a class, indexed by the class's number.
 pub type Classes = [Counter; CLASS_SLOTS];
 
+/// What the interfaces of a network namespace carried that have no counters of their own.
+#[derive(Clone, Debug, Default)]
+pub struct OtherInterfaces {
+    /// Name of the network namespace; empty for the agent's own.
+    pub netns: String,
+    /// Received and sent.
+    pub traffic: [Classes; 2],
+}
+
 /// An interface that is counted.
 #[derive(Clone, Debug)]
 pub struct Interface {
+    /// Name of its network namespace; empty for the agent's own.
+    pub netns: String,
     /// Name.
     pub name: String,
     /// Index in its network namespace.
@@ -101,6 +111,15 @@ pub struct InterfaceStates {
     pub folded: u64,
     /// Left out by the configuration.
     pub excluded: u64,
+}
+
+impl InterfaceStates {
+    /// Adds those of another network namespace.
+    pub const fn add(&mut self, other: InterfaceStates) {
+        self.counted += other.counted;
+        self.folded += other.folded;
+        self.excluded += other.excluded;
+    }
 }
 
 /// The agent's own condition.

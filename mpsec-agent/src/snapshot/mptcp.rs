@@ -114,7 +114,7 @@ pub enum Role {
     Client,
     /// It accepted the connection.
     Server,
-    /// The connection is older than the agent.
+    /// Neither the agent nor the first subflow, which may be gone, tells.
     #[default]
     Unknown,
 }

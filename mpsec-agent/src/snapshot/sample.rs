@@ -21,12 +21,12 @@ pub(crate) fn snapshot() -> Snapshot {
             }
         }
         let hooks = [hook(None), hook(error)];
-        Interface { name: name.into(), index, kind: "veth".into(), hooks, has_counters, traffic }
+        Interface { netns: String::new(), name: name.into(), index, kind: "veth".into(), hooks, has_counters, traffic }
     };
     Snapshot {
         taken_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         interfaces: vec![interface("wan0", 2, None, true), interface("wan1", 3, Some("no room"), false)],
-        other: Default::default(),
+        others: vec![super::OtherInterfaces::default()],
         interface_states: InterfaceStates { counted: 1, folded: 1, excluded: 0 },
         namespaces: vec![namespace(), Namespace { netns: "guest".into(), ..Namespace::default() }],
         per_subflow: None,

@@ -92,15 +92,15 @@ struct Candidate<'a> {
 
 impl Folding {
     /// Chooses at most `cap` subflows, the largest of all namespaces by bytes, and adds up what the others carried since the
-    /// last call. Between equals the one that had series before keeps them. A cap of 0 means that none are wanted: what
-    /// was remembered is forgotten.
+    /// last call. Between equals the one that had series before keeps them. Without a cap none are wanted: what was
+    /// remembered is forgotten.
     ///
     /// What a subflow carries between the last call that saw it and its end is not in here; the paths have it.
-    pub fn choose(&mut self, namespaces: &[Namespace], cap: usize) -> Option<PerSubflow> {
-        if cap == 0 {
+    pub fn choose(&mut self, namespaces: &[Namespace], cap: Option<usize>) -> Option<PerSubflow> {
+        let Some(cap) = cap else {
             *self = Self::default();
             return None;
-        }
+        };
         let mut candidates = self.candidates(namespaces);
         candidates.sort_by_key(|candidate| {
             (std::cmp::Reverse(candidate.bytes()), !candidate.was_chosen, candidate.netns, candidate.key())

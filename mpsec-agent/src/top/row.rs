@@ -137,7 +137,7 @@ impl Row {
         .with_haystack(subflow.state.name())
     }
 
-    /// A path, and what it was `since` seconds ago.
+    /// A path; `before` is what it was, and how many seconds ago.
     pub fn path(netns: &str, path: &Path, before: Option<(&Path, f64)>) -> Row {
         let (rx, tx) = rates((path.rx.bytes, path.tx.bytes), before.map(|(p, s)| ((p.rx.bytes, p.tx.bytes), s)));
         let name = format!("{} {} {}", path.interface, path.family, path.remote);
@@ -168,7 +168,7 @@ impl Row {
         .with_haystack("")
     }
 
-    /// An interface, what the host says of it, and what it was `since` seconds ago.
+    /// An interface and what the host says of it; `before` is what it was, and how many seconds ago.
     pub fn interface(view: &InterfaceView, host: Option<&HostInterface>, before: Option<(&InterfaceView, f64)>) -> Row {
         let now = (bytes(view, "rx", |_| true), bytes(view, "tx", |_| true));
         let was = before.map(|(view, span)| ((bytes(view, "rx", |_| true), bytes(view, "tx", |_| true)), span));

@@ -115,7 +115,7 @@ fn events() -> Result<()> {
         let (west, east) = (Recorder::new(&paths.client)?, Recorder::new(&paths.server)?);
         let mut server = paths.server.run(PathManager::open)?;
         paths.add_endpoint(1, family, "")?;
-        let mut talk = Conversation::open(&paths, family)?;
+        let talk = Conversation::open(&paths, family)?;
         talk.joined(2)?;
         // The server takes no third subflow, and says why.
         paths.server.ip("mptcp limits set subflow 1")?;

@@ -30,7 +30,7 @@ fn from_start_to_end(family: Family) -> Result<()> {
     let paths = Paths::new(Plan::wires(2))?;
     paths.add_endpoint(1, family, "")?;
     let (west, east) = (Watcher::new(&paths.client)?, Watcher::new(&paths.server)?);
-    let mut talk = Conversation::open(&paths, family)?;
+    let talk = Conversation::open(&paths, family)?;
     talk.joined(2)?;
     let token = talk.token()?;
     let ends = (talk.client.stream.local_addr()?, talk.client.stream.peer_addr()?);

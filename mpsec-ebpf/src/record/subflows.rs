@@ -9,21 +9,24 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap};
 use mpsec_common::Direction;
 use mpsec_common::mptcp::{
-    CHOICES, HANDSHAKES as HANDSHAKE_ENTRIES, Handshake, HandshakeCounter, PORT_ENTRIES, PortPair, SubflowCounter,
-    SubflowCounters, SubflowInfo, TAG_FREE, TAG_RETIRED, TagSet, WAYS, choose, extend_sequence, first_sequence,
-    port_entry, set_of, slot_of, subflow_counter_index,
+    CHOICES, ENTRY_FREE, HANDSHAKES as HANDSHAKE_ENTRIES, Handshake, HandshakeCounter, PORT_ENTRIES, SubflowCounter,
+    SubflowCounters, SubflowInfo, TagSet, WAYS, choose, entry_of, extend_sequence, first_sequence, free, link,
+    port_entry, set_of, slot_in, subflow_counter_index,
 };
 use mpsec_common::traffic::Counter;
 
 /// 0 when no subflows are counted: nothing that has to do with them is in the loaded programs then.
 #[unsafe(no_mangle)]
 static SUBFLOWS_ON: Global<u32> = Global::new(0);
-/// What tags begin with.
+/// What hashes begin with.
 #[unsafe(no_mangle)]
 static SUBFLOW_SEED: Global<u64> = Global::new(0);
 /// Sets of tags less one.
 #[unsafe(no_mangle)]
 static SUBFLOW_SET_MASK: Global<u32> = Global::new(0);
+/// Slots there are.
+#[unsafe(no_mangle)]
+static SUBFLOW_SLOTS: Global<u32> = Global::new(WAYS as u32);
 /// Possible CPUs.
 #[unsafe(no_mangle)]
 static CPUS: Global<u32> = Global::new(1);
@@ -32,11 +35,13 @@ static CPUS: Global<u32> = Global::new(1);
 #[map]
 static SUBFLOW_TAGS: Array<TagSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
+static SUBFLOW_FREE: Array<u64> = Array::with_max_entries(WAYS as u32 + free::BEFORE, BPF_F_MMAPABLE);
+#[map]
 static SUBFLOWS: Array<SubflowInfo> = Array::with_max_entries(WAYS as u32, BPF_F_MMAPABLE);
 #[map]
 static SUBFLOW_COUNTERS: Array<SubflowCounters> = Array::with_max_entries(WAYS as u32, BPF_F_MMAPABLE);
 #[map]
-static SUBFLOW_PORTS: Array<PortPair> = Array::with_max_entries(PORT_ENTRIES / 2, BPF_F_MMAPABLE);
+static SUBFLOW_PORTS: Array<u64> = Array::with_max_entries(PORT_ENTRIES, BPF_F_MMAPABLE);
 #[map]
 static HANDSHAKES: LruHashMap<u64, Handshake> = LruHashMap::with_max_entries(HANDSHAKE_ENTRIES, 0);
 
@@ -52,27 +57,19 @@ pub fn seed() -> u64 {
     SUBFLOW_SEED.load()
 }
 
-/// Whether any subflow may have these ports, [`mpsec_common::mptcp::SubflowKey::ports`].
+/// Whether any subflow may have these ports, as they lie in a packet of either direction.
 #[inline(always)]
 pub fn may_have_ports(ports: u32) -> bool {
     // SAFETY: the map returned a pointer to a whole value; volatile, because others write it.
-    count_of(ports).is_some_and(|count| unsafe { count.read_volatile() } != 0)
-}
-
-#[inline(always)]
-fn count_of(ports: u32) -> Option<*mut u32> {
-    let entry = port_entry(ports);
-    let pair = SUBFLOW_PORTS.get_ptr_mut(entry >> 1)?;
-    // SAFETY: the map returned a pointer to a whole value, which has two elements.
-    Some(unsafe { pair.cast::<u32>().add(entry as usize & 1) })
+    SUBFLOW_PORTS.get_ptr(port_entry(ports)).is_some_and(|count| unsafe { count.read_volatile() } != 0)
 }
 
 /// Counts one subflow more with these ports.
 #[inline(always)]
 pub fn add_ports(ports: u32) {
-    if let Some(count) = count_of(ports) {
+    if let Some(count) = SUBFLOW_PORTS.get_ptr_mut(port_entry(ports)) {
         // SAFETY: the map returned a pointer to a whole value.
-        unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(count, 1) };
+        unsafe { add(count, 1) };
     }
 }
 
@@ -84,8 +81,9 @@ pub fn find(tag: u64) -> Option<u32> {
         let tags = tags(set)?;
         for way in 0..WAYS {
             // SAFETY: `tags` points to a whole set. Volatile, because others write it.
-            if unsafe { tags.add(way).read_volatile() } == tag {
-                return Some(slot_of(set, way as u32));
+            let slot = slot_in(unsafe { tags.add(way).read_volatile() }, tag);
+            if slot.is_some() {
+                return slot;
             }
         }
     }
@@ -97,14 +95,68 @@ fn tags(set: u32) -> Option<*mut u64> {
     SUBFLOW_TAGS.get_ptr_mut(set).map(|tags| tags.cast())
 }
 
-/// Takes a free slot for a tag. The agent may do the same at the same time.
+/// Takes a free slot. The agent may do the same at the same time, and gives slots back.
 #[inline(always)]
-pub fn claim(tag: u64) -> Option<u32> {
+pub fn take_slot() -> Option<u32> {
+    let latest = SUBFLOW_FREE.get_ptr_mut(free::LATEST)?;
+    for _ in 0..ATTEMPTS {
+        // SAFETY: the map returned a pointer to a whole value; volatile, because others write it.
+        let seen = unsafe { latest.read_volatile() };
+        let Some(slot) = (seen as u32).checked_sub(1) else { break };
+        let before = SUBFLOW_FREE.get_ptr_mut(free::BEFORE + slot)?;
+        // SAFETY: as above.
+        if unsafe { exchange(latest, seen, link(seen, before.read_volatile() as u32)) } {
+            return Some(slot);
+        }
+    }
+    let given = SUBFLOW_FREE.get_ptr_mut(free::GIVEN)?;
+    // SAFETY: as above.
+    unsafe {
+        if given.read_volatile() >= SUBFLOW_SLOTS.load() as u64 {
+            return None;
+        }
+        let slot = atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(given, 1);
+        if slot < SUBFLOW_SLOTS.load() as u64 { Some(slot as u32) } else { None }
+    }
+}
+
+/// How often to try to get a slot that others are after as well.
+const ATTEMPTS: u32 = 4;
+
+/// Gives back a slot that was taken in vain.
+#[inline(always)]
+pub fn give_slot_back(slot: u32) -> Option<()> {
+    let latest = SUBFLOW_FREE.get_ptr_mut(free::LATEST)?;
+    let before = SUBFLOW_FREE.get_ptr_mut(free::BEFORE + slot)?;
+    for _ in 0..ATTEMPTS {
+        // SAFETY: as in `take_slot`.
+        unsafe {
+            let seen = latest.read_volatile();
+            before.write_volatile(seen & u32::MAX as u64);
+            if exchange(latest, seen, link(seen, slot + 1)) {
+                break;
+            }
+        }
+    }
+    Some(())
+}
+
+/// Has packets with a tag counted in a slot, from now on; false if there is no room.
+#[inline(always)]
+pub fn enter(tag: u64, slot: u32) -> bool {
     let mask = SUBFLOW_SET_MASK.load();
     let sets = [set_of(tag, 0, mask), set_of(tag, 1, mask)];
     let first = choose([used(sets[0]), used(sets[1])]);
     let (first, second) = if first == 0 { (sets[0], sets[1]) } else { (sets[1], sets[0]) };
-    claim_in(first, tag).or_else(|| claim_in(second, tag))
+    let entry = entry_of(tag, slot);
+    replace_in(first, ENTRY_FREE, entry) || replace_in(second, ENTRY_FREE, entry)
+}
+
+/// Has packets with a tag no longer counted in a slot, which keeps what it has until the agent has seen it.
+#[inline(always)]
+pub fn leave(tag: u64, slot: u32) {
+    let (mask, entry) = (SUBFLOW_SET_MASK.load(), entry_of(tag, slot));
+    let _ = replace_in(set_of(tag, 0, mask), entry, ENTRY_FREE) || replace_in(set_of(tag, 1, mask), entry, ENTRY_FREE);
 }
 
 #[inline(always)]
@@ -113,30 +165,22 @@ fn used(set: u32) -> u32 {
     let mut used = 0;
     for way in 0..WAYS {
         // SAFETY: as in `find`.
-        used += (unsafe { tags.add(way).read_volatile() } != TAG_FREE) as u32;
+        used += (unsafe { tags.add(way).read_volatile() } != ENTRY_FREE) as u32;
     }
     used
 }
 
+/// Replaces an entry of a set; true when it was there.
 #[inline(always)]
-fn claim_in(set: u32, tag: u64) -> Option<u32> {
-    let tags = tags(set)?;
+fn replace_in(set: u32, from: u64, to: u64) -> bool {
+    let Some(tags) = tags(set) else { return false };
     for way in 0..WAYS {
         // SAFETY: as in `find`.
-        if unsafe { exchange(tags.add(way), TAG_FREE, tag) } {
-            return Some(slot_of(set, way as u32));
+        if unsafe { exchange(tags.add(way), from, to) } {
+            return true;
         }
     }
-    None
-}
-
-/// Lets the packets of a tag no longer be counted in a slot, which keeps what it has until the agent has seen it.
-#[inline(always)]
-pub fn retire(slot: u32, tag: u64) {
-    if let Some(tags) = tags(slot / WAYS as u32) {
-        // SAFETY: as in `find`, and the index is masked.
-        unsafe { exchange(tags.add(slot as usize & (WAYS - 1)), tag, TAG_RETIRED) };
-    }
+    false
 }
 
 /// Replaces a word if it is what it is thought to be; true when it was.
@@ -195,7 +239,7 @@ fn this_cpu() -> u32 {
 
 #[inline(always)]
 fn counter(slot: u32, cpu: u32, direction: Direction) -> Option<*mut SubflowCounter> {
-    let counters = SUBFLOW_COUNTERS.get_ptr_mut(subflow_counter_index(slot, CPUS.load(), cpu))?;
+    let counters = SUBFLOW_COUNTERS.get_ptr_mut(subflow_counter_index(slot, SUBFLOW_SLOTS.load(), cpu))?;
     // SAFETY: the map returned a pointer to a whole value, and the array has an element for each direction.
     Some(unsafe { (&raw mut (*counters).directions).cast::<SubflowCounter>().add(direction as usize) })
 }

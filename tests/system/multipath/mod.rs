@@ -1,5 +1,6 @@
 //! Metrics, dashboard and rules of paths and MPTCP, on a real Prometheus.
 
+mod real;
 mod synthetic;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("multipath::promtool_accepts_the_metrics", LIMIT, metrics),
         trial("multipath::every_panel_shows_what_is_published", LIMIT, dashboard),
         trial("multipath::rules_evaluate_and_alerts_fire", LIMIT, rules),
+        trial("multipath::every_panel_shows_real_connections", LIMIT, real::every_panel_shows_real_connections),
     ]
 }
 

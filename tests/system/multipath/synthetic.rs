@@ -17,7 +17,7 @@ use mpsec_agent::snapshot::mptcp::{
     Resets, Role, Subflow, SubflowCounts, SubflowTraffic, TcpDetails, TcpState, Totals,
 };
 use mpsec_agent::snapshot::subflow_series::Folding;
-use mpsec_agent::snapshot::{Agent, InterfaceStates, Probe, Snapshot};
+use mpsec_agent::snapshot::{Agent, Probe, Snapshot};
 use mpsec_tests::agent::LISTEN;
 use mpsec_tests::netns::Netns;
 
@@ -31,16 +31,14 @@ const DOWN: Duration = Duration::from_secs(10);
 /// What there is this long after the start.
 pub(super) fn snapshot(since: Duration) -> Snapshot {
     let namespaces = vec![namespace("", since), namespace("blue", since)];
-    let per_subflow = Folding::default().choose(&namespaces, 2);
+    let per_subflow = Folding::default().choose(&namespaces, Some(2));
     Snapshot {
         taken_at: SystemTime::now(),
-        interfaces: Vec::new(),
-        other: Default::default(),
-        interface_states: InterfaceStates::default(),
         namespaces,
         host: Default::default(),
         per_subflow,
         agent: Agent { probes: vec![Probe { name: "rtt", entry: "tp_btf", error: None }], ..Agent::default() },
+        ..Snapshot::empty()
     }
 }
 

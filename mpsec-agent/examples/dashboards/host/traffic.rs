@@ -11,8 +11,8 @@ use crate::panel::Kind::{Bars, Lines, Stack, Stat};
 use crate::panel::{Limit, Panel, panel};
 use crate::promql::number;
 
-const FLOW: &[&str] = &["instance", "interface", "direction"];
-const FLOW_NAME: &str = "{{instance}} {{interface}} {{direction}}";
+const FLOW: &[&str] = &["instance", "netns", "interface", "direction"];
+const FLOW_NAME: &str = "{{instance}} {{netns}} {{interface}} {{direction}}";
 
 /// Red until nearly all is encrypted: the little that is left is ICMP and name resolution on most hosts.
 const SHARE: &[Limit] = &[(0.0, "red"), (0.9, "orange"), (0.99, "green")];
@@ -49,7 +49,7 @@ pub fn verdict() -> Vec<Panel> {
             .when_empty("none"),
         panel(Stat, "Worst interface", "percentunit", 4)
             .about("The interface and direction with the smallest encrypted share now.")
-            .query(coverage(FLOW).smallest(1), "{{interface}} {{direction}}")
+            .query(coverage(FLOW).smallest(1), "{{netns}} {{interface}} {{direction}}")
             .limits(SHARE)
             .within(0.0, Some(1.0))
             .when_empty(QUIET),
@@ -70,7 +70,7 @@ pub fn verdict() -> Vec<Panel> {
 
 /// What is in clear, and where.
 pub fn leaks() -> Vec<Panel> {
-    const LEAK: &[&str] = &["instance", "interface", "direction", "class"];
+    const LEAK: &[&str] = &["instance", "netns", "interface", "direction", "class"];
     vec![
         panel(Lines, "Encrypted share by interface", "percentunit", 12)
             .about(
@@ -88,7 +88,7 @@ pub fn leaks() -> Vec<Panel> {
             )
             .query(
                 bits(&cleartext(BYTES), LEAK).op(">", number(0)).largest(10),
-                "{{instance}} {{interface}} {{direction}} {{class}}",
+                "{{instance}} {{netns}} {{interface}} {{direction}} {{class}}",
             )
             .limits(&[(0.0, "orange"), (100_000.0, "red")])
             .within(0.0, None)

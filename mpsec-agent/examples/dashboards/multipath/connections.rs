@@ -49,17 +49,18 @@ pub fn failures() -> Vec<Panel> {
     vec![
         panel(Stack, "Fallbacks by cause", "short", 12)
             .about(
-                "Connections that became plain TCP, in five minutes. no_mp_capable_in_syn_ack: the server, or something on \
-                 the way, does without MPTCP. syn_dropped: something on the way drops MP_CAPABLE. blackhole: MPTCP was \
-                 not tried because of that.",
+                "Connections that became plain TCP, in five minutes. no_mp_capable_in_syn_ack: the server, or \
+                 something on the way, does without MPTCP. syn_dropped: something on the way drops MP_CAPABLE. \
+                 blackhole: MPTCP was not tried because of that.",
             )
             .query(causes(FALLBACKS), "{{cause}}")
             .within(0.0, None)
             .when_empty("none so far"),
         panel(Stack, "Join failures by cause", "short", 12)
             .about(
-                "Subflows that did not join, in five minutes. rejected: a limit of the path manager was reached. token: the \
-                 connection was gone, or another host answered. create_socket, bind, connect: this host's own failures.",
+                "Subflows that did not join, in five minutes. rejected: a limit of the path manager was reached. \
+                 token: the connection was gone, or another host answered. create_socket, bind, connect: this host's \
+                 own failures.",
             )
             .query(causes(JOIN_FAILURES), "{{cause}}")
             .within(0.0, None)
@@ -91,8 +92,8 @@ pub fn order() -> Vec<Panel> {
     vec![
         panel(Lines, "Out of order between subflows", "ops", 12)
             .about(
-                "Segments that MPTCP had to queue because one on another path was late. Some are normal; many mean that \
-                 paths differ much in delay.",
+                "Segments that MPTCP had to queue because one on another path was late. Some are normal; many mean \
+                 that paths differ much in delay.",
             )
             .query(speed(MIB_OFO_QUEUE), &format!("{NAMESPACE_NAME} queued"))
             .query(speed(MIB_OFO_QUEUE_TAIL), &format!("{NAMESPACE_NAME} queued at the end"))

@@ -46,8 +46,8 @@ pub fn sight() -> Vec<Panel> {
             .within(0.0, Some(1.0)),
         panel(Lines, "Not seen", "short", 8)
             .about(
-                "In five minutes. lost: subflows without room, whose bytes are missing. late: subflows whose first packets \
-                 are. folded: paths that are counted as _other.",
+                "In five minutes. lost: subflows without room, whose bytes are missing. late: subflows whose first \
+                 packets are. folded: paths that are counted as _other.",
             )
             .query(rise(SUBFLOWS_LOST), &format!("{NAMESPACE_NAME} lost"))
             .query(rise(HANDSHAKES_LOST), &format!("{NAMESPACE_NAME} late"))

@@ -1,5 +1,5 @@
-//! The dashboard "MPSec / Multipath": first whether every path carries; then what and how well; then why connections and
-//! subflows fail; then how the kernel is set, what it counts, and whether all of that can be seen.
+//! The dashboard "MPSec / Multipath": first whether every path carries; then what and how well; then why connections
+//! and subflows fail; then how the kernel is set, what it counts, and whether all of that can be seen.
 
 mod connections;
 mod kernel;

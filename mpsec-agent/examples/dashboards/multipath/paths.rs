@@ -43,8 +43,8 @@ pub fn verdict() -> Vec<Panel> {
             .limits(&[(0.0, "green"), (1.0, "orange")]),
         panel(Stat, "Blackhole", "none", 2)
             .about(
-                "Whether a host makes connections as plain TCP because an earlier MP_CAPABLE got no answer. Writing to \
-                 net.mptcp.blackhole_timeout lets it try again at once.",
+                "Whether a host makes connections as plain TCP because an earlier MP_CAPABLE got no answer. Writing \
+                 to net.mptcp.blackhole_timeout lets it try again at once.",
             )
             .query(chosen(BLACKHOLE).now().max_by(&[]), "")
             .words(&[(0, "none", "green"), (1, "in force", "red")])

@@ -14,7 +14,8 @@ pub fn alerts() -> anyhow::Result<String> {
     let comment = "Made by `cargo xtask dashboards`.\n\
                    severity critical: something leaks, or nothing is known of a host. warning: the numbers have a gap,\n\
                        or will have one, or paths and MPTCP do not do what they could.";
-    yaml(comment, Group { name: "mpsec-alerts", rules: rules().into_iter().chain(multipath::alerts()).collect() })
+    let rules = rules().into_iter().chain(multipath::alerts()).collect();
+    yaml(comment, Group { name: "mpsec-alerts", rules })
 }
 
 /// THE table of alerts.

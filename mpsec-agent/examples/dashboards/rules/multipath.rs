@@ -46,9 +46,9 @@ fn silent() -> Rule {
         "3m",
         of(PATH_SILENT).now().op("==", number(1)),
         "{{ $labels.interface }} of {{ $labels.instance }} carries nothing to {{ $labels.remote }}",
-        "Subflows on this path are established and data is sent, but none of it here. mpsec status on the host says why. \
-         Usual reasons: the path is far slower than the others, its subflows are backup, or packets are dropped on the \
-         way (ping -I {{ $labels.interface }}, firewall, MTU, reverse path filter).",
+        "Subflows on this path are established and data is sent, but none of it here. mpsec status on the host says \
+         why. Usual reasons: the path is far slower than the others, its subflows are backup, or packets are dropped \
+         on the way (ping -I {{ $labels.interface }}, firewall, MTU, reverse path filter).",
     )
 }
 
@@ -63,9 +63,9 @@ fn down() -> Rule {
         "2m",
         gone.where_there_is(&peer, others),
         "{{ $labels.interface }} of {{ $labels.instance }} has no subflow to {{ $labels.remote }} any more",
-        "It had some in the last quarter of an hour, and other paths to the same place still have. On the host: ip link \
-         show {{ $labels.interface }}, ip route, mpsec status for why the last ones were closed, and ip mptcp endpoint \
-         show for whether new ones may be made. Harmless if the connections that used it have just ended.",
+        "It had some in the last quarter of an hour, and other paths to the same place still have. On the host: ip \
+         link show {{ $labels.interface }}, ip route, mpsec status for why the last ones were closed, and ip mptcp \
+         endpoint show for whether new ones may be made. Harmless if the connections that used it have just ended.",
     )
 }
 
@@ -81,10 +81,10 @@ fn fallbacks() -> Rule {
         "5m",
         part.op(">", number(MANY)),
         "Connections of {{ $labels.instance }} become plain TCP ({{ $labels.cause }})",
-        "{{ $value | humanizePercentage }} of the connections of the last quarter of an hour. no_mp_capable_in_syn_ack: the \
-         servers do not speak MPTCP, or a middlebox strips its options. syn_dropped: a middlebox drops them. \
-         no_mp_capable_in_ack, first_data, mapping, corruption, checksum: a middlebox changes the stream; net.mptcp.checksum_enabled \
-         shows where. A capture on both ends (tcpdump) tells which it is.",
+        "{{ $value | humanizePercentage }} of the connections of the last quarter of an hour. \
+         no_mp_capable_in_syn_ack: the servers do not speak MPTCP, or a middlebox strips its options. syn_dropped: a \
+         middlebox drops them. no_mp_capable_in_ack, first_data, mapping, corruption, checksum: a middlebox changes \
+         the stream; net.mptcp.checksum_enabled shows where. A capture on both ends (tcpdump) tells which it is.",
     )
 }
 
@@ -95,9 +95,9 @@ fn blackhole() -> Rule {
         "1m",
         of(BLACKHOLE).now().op("==", number(1)),
         "{{ $labels.instance }} makes connections as plain TCP: MPTCP was dropped on the way",
-        "A connection's MP_CAPABLE got no answer, so that the kernel does without MPTCP for a while, for all destinations. \
-         Find and mend what drops TCP option 30; then sysctl -w net.mptcp.blackhole_timeout=3600 lets the kernel try again \
-         at once, and 0 switches this off.",
+        "A connection's MP_CAPABLE got no answer, so that the kernel does without MPTCP for a while, for all \
+         destinations. Find and mend what drops TCP option 30; then sysctl -w net.mptcp.blackhole_timeout=3600 lets \
+         the kernel try again at once, and 0 switches this off.",
     )
 }
 
@@ -108,10 +108,10 @@ fn join_failures() -> Rule {
         "5m",
         of(JOIN_FAILURES).increase(LATELY).sum_by(&[&NAMESPACE[..], &["cause"]].concat()).op(">", number(0)),
         "Subflows of {{ $labels.instance }} do not join ({{ $labels.cause }})",
-        "{{ $value | humanize }} in the last quarter of an hour. rejected: raise ip mptcp limits. token, hmac: another host \
-         answers behind the same address. no_mp_join: a middlebox strips TCP option 30. port: an endpoint with a port was \
-         removed. create_socket, bind, connect: an endpoint's address or route is missing on this host (ip mptcp endpoint \
-         show, ip route get).",
+        "{{ $value | humanize }} in the last quarter of an hour. rejected: raise ip mptcp limits. token, hmac: \
+         another host answers behind the same address. no_mp_join: a middlebox strips TCP option 30. port: an \
+         endpoint with a port was removed. create_socket, bind, connect: an endpoint's address or route is missing \
+         on this host (ip mptcp endpoint show, ip route get).",
     )
 }
 
@@ -122,8 +122,8 @@ fn table_full() -> Rule {
         "5m",
         of(TABLE_ENTRIES).now().op("/", of(TABLE_CAPACITY).now()).op(">", number(NEARLY_FULL)),
         "The table of subflows on {{ $labels.instance }} is nearly full",
-        "{{ $value | humanizePercentage }} of its entries are in use. Subflows that find no room are not counted: raise \
-         max_subflows in mpsec.toml and restart the agent.",
+        "{{ $value | humanizePercentage }} of its entries are in use. Subflows that find no room are not counted: \
+         raise max_subflows in mpsec.toml and restart the agent.",
     )
 }
 
@@ -134,7 +134,7 @@ fn subflows_lost() -> Rule {
         "0s",
         of(SUBFLOWS_LOST).increase(LATELY).op(">", number(0)),
         "Subflows of {{ $labels.instance }} are not counted",
-        "{{ $value | humanize }} of them found no room in the last quarter of an hour: what they carry is missing from the \
-         paths. Raise max_subflows in mpsec.toml and restart the agent.",
+        "{{ $value | humanize }} of them found no room in the last quarter of an hour: what they carry is missing \
+         from the paths. Raise max_subflows in mpsec.toml and restart the agent.",
     )
 }

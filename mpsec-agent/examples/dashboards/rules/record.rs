@@ -15,8 +15,8 @@ const HOST_BYTE_RATE: &str = "mpsec:host_bytes:rate5m";
 const HOST_COVERAGE: &str = "mpsec:host_coverage:ratio_rate5m";
 const MIN_COVERAGE: &str = "mpsec:protected_interface:min_ratio";
 
-const FLOW: [&str; 4] = ["job", "instance", "interface", "direction"];
-const PROTECTED_FLOW: [&str; 5] = ["job", "instance", "interface", "direction", "protection"];
+const FLOW: [&str; 5] = ["job", "instance", "netns", "interface", "direction"];
+const PROTECTED_FLOW: [&str; 6] = ["job", "instance", "netns", "interface", "direction", "protection"];
 
 /// The encrypted share of what an interface sends or receives.
 pub fn coverage() -> Select {

@@ -47,6 +47,7 @@ impl Interfaces {
         });
         let method = self.attacher.method().name();
         Interface {
+            netns: String::new(),
             name: shown(&watched.interface),
             index: watched.interface.index,
             kind: watched.interface.kind.clone(),

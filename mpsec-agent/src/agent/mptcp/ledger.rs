@@ -95,6 +95,19 @@ pub struct Tracked {
     unheard_since: Option<Instant>,
     /// Whether it is a backup by now, as its socket says: that may change while it lives.
     backup_now: Option<bool>,
+    /// What its peer had acknowledged, and since when it has not acknowledged more although there is more.
+    stuck: Option<(u64, Instant)>,
+}
+
+/// What the socket of a subflow says.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// It is for when nothing else is left; `None` where that is not told.
+    pub backup: Option<bool>,
+    /// Payload bytes that its peer has acknowledged.
+    pub acked_bytes: u64,
+    /// Something that was sent is not acknowledged yet.
+    pub waits: bool,
 }
 
 /// A connection in the book.
@@ -174,10 +187,16 @@ impl Ledger {
         self.reasons.insert(ends, (reason, now));
     }
 
-    /// Takes note of which subflows are backups by now.
-    pub fn note_backups(&mut self, backup: impl Fn(&Ends) -> Option<bool>) {
+    /// Takes note of what the sockets of subflows say.
+    pub fn note_sockets(&mut self, told: impl Fn(&Ends) -> Option<Told>, now: Instant) {
         for tracked in self.subflows.values_mut().filter(|tracked| tracked.seen.phase != Phase::Closed) {
-            tracked.backup_now = backup(&(tracked.seen.local, tracked.seen.remote)).or(tracked.backup_now);
+            let Some(told) = told(&(tracked.seen.local, tracked.seen.remote)) else { continue };
+            tracked.backup_now = told.backup.or(tracked.backup_now);
+            tracked.stuck = match (told.waits, tracked.stuck) {
+                (false, _) => None,
+                (true, Some((acked, since))) if acked == told.acked_bytes => Some((acked, since)),
+                (true, _) => Some((told.acked_bytes, now)),
+            };
         }
     }
 
@@ -236,30 +255,36 @@ impl Ledger {
         Totals { paths_folded: self.paths.folded, ..self.totals.clone() }
     }
 
-    /// Every path, with the subflows of the moment, ordered by labels.
-    pub fn paths(&mut self, now: Instant) -> Vec<Path> {
+    /// Every path, with the subflows of the moment, ordered by labels. `is_down` knows the interfaces.
+    pub fn paths(&mut self, is_down: impl Fn(&str) -> bool, now: Instant) -> Vec<Path> {
         self.paths.clear_gauges();
         for tracked in self.subflows.values() {
             if let Some(id) = tracked.path {
                 count(&mut self.paths.get_mut(id).subflows, tracked);
             }
         }
-        self.find_silent(now);
+        self.find_silent(is_down, now);
         self.paths.all()
     }
 
-    /// Marks the paths on which every subflow sends and hears nothing.
-    fn find_silent(&mut self, now: Instant) {
-        // For how long at least nothing was heard, by path; 0 where something was.
+    /// Marks the paths on which every subflow sends and is not answered, and those whose interface is down.
+    fn find_silent(&mut self, is_down: impl Fn(&str) -> bool, now: Instant) {
+        // For how long at least nothing came of what was sent, by path; 0 where something did.
         let mut unheard: HashMap<PathId, Duration> = HashMap::new();
         for tracked in self.subflows.values().filter(|tracked| tracked.seen.phase != Phase::Closed) {
             let Some(id) = tracked.path else { continue };
-            let long = tracked.unheard_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+            let long = tracked.unanswered(now);
             unheard.entry(id).and_modify(|least| *least = (*least).min(long)).or_insert(long);
         }
-        for (id, long) in unheard.into_iter().filter(|(_, long)| *long >= UNHEARD) {
-            let text = format!("what is sent on it is not answered: nothing has come back for {} s", long.as_secs());
-            self.paths.get_mut(id).silent = Some(text);
+        for (id, long) in unheard {
+            let path = self.paths.get_mut(id);
+            path.silent = match long {
+                _ if is_down(&path.interface) => Some(format!("the interface {} is down", path.interface)),
+                long if long >= UNHEARD => {
+                    Some(format!("nothing that was sent on it has been acknowledged for {} s", long.as_secs()))
+                }
+                _ => None,
+            };
         }
     }
 
@@ -290,6 +315,7 @@ impl Ledger {
             sent_payload: 0,
             unheard_since: None,
             backup_now: None,
+            stuck: None,
         };
         self.subflows.insert(seen.slot, tracked);
     }
@@ -321,14 +347,20 @@ impl Tracked {
         self.backup_now.unwrap_or(self.seen.backup)
     }
 
-    /// Takes note of whether what it sends is answered.
+    /// Takes note of whether what it sends is answered. A bare acknowledgement is not, and need not be.
     fn listen(&mut self, seen: &Observation, now: Instant) {
-        let [rx, tx] = [0, 1].map(|i| seen.traffic[i].packets > self.seen.traffic[i].packets);
-        if rx {
+        let [rx, tx] = [0, 1].map(|i| seen.traffic[i].since(&self.seen.traffic[i]));
+        if rx.packets > 0 {
             self.unheard_since = None;
-        } else if tx {
+        } else if tx.payload_bytes > 0 || (tx.packets > 0 && seen.phase == Phase::Connecting) {
             self.unheard_since.get_or_insert(now);
         }
+    }
+
+    /// For how long nothing has come of what it sent: no packet, or none that acknowledges more.
+    fn unanswered(&self, now: Instant) -> Duration {
+        let since = [self.unheard_since, self.stuck.map(|(_, since)| since)].into_iter().flatten().min();
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 }
 

@@ -32,7 +32,7 @@ use crate::snapshot::mptcp::{Endpoint, Limits, Namespace, Probed, Totals};
 use super::collect::timed;
 use ledger::Ledger;
 use rises::Rises;
-use sockets::{Ends, Sockets};
+use sockets::{Sockets, SubflowSocket};
 
 /// How often the sockets are listed if nobody asks for a snapshot, so that no subflow stays in the book for ever.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(60);
@@ -211,6 +211,7 @@ impl Mptcp {
         netns: &str,
         table: Option<&mut Subflows>,
         lost: Lost,
+        is_down: impl Fn(&str) -> bool,
         reports: &mut Vec<Collector>,
     ) -> Namespace {
         let now = Instant::now();
@@ -221,8 +222,7 @@ impl Mptcp {
         let (table_used, table_capacity) =
             table.as_ref().map_or((0, 0), |table| (u64::from(table.used()), u64::from(table.capacity())));
         if let Some(sockets) = &sockets {
-            let flags = |ends: &Ends| sockets.subflows.get(ends).and_then(|socket| socket.info.flags);
-            self.ledger.note_backups(|ends| flags(ends).map(|flags| flags.backup()));
+            self.ledger.note_sockets(|ends| sockets.subflows.get(ends).map(SubflowSocket::told), now);
         }
         if let (Some(sockets), Some(table)) = (&sockets, table) {
             self.reconcile(sockets, table, now);
@@ -234,7 +234,7 @@ impl Mptcp {
         let mut namespace = Namespace {
             netns: netns.to_owned(),
             connections: view::connections(&self.ledger, sockets.unwrap_or_default(), &self.rises, now),
-            paths: self.ledger.paths(now),
+            paths: self.ledger.paths(is_down, now),
             totals: Totals {
                 table_used,
                 table_capacity,

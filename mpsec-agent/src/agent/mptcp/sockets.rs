@@ -7,6 +7,8 @@ use crate::kernel::netlink::NetlinkError;
 use crate::kernel::sock_diag::{Extensions, SockDiag, States, SubflowFlags, SubflowInfo};
 use crate::snapshot::mptcp::{DataBytes, Role, TcpDetails, TcpState};
 
+use super::ledger::Told;
+
 /// Local and remote address and port.
 pub type Ends = (SocketAddr, SocketAddr);
 
@@ -44,6 +46,15 @@ pub struct SubflowSocket {
 }
 
 impl SubflowSocket {
+    /// What the book is told.
+    pub fn told(&self) -> Told {
+        Told {
+            backup: self.info.flags.map(SubflowFlags::backup),
+            acked_bytes: self.details.acked_bytes.unwrap_or(0),
+            waits: self.details.unacked_segments > 0,
+        }
+    }
+
     /// Flags, none where they are not told.
     pub fn flags(&self) -> SubflowFlags {
         self.info.flags.unwrap_or_default()

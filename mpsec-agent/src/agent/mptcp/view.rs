@@ -13,16 +13,15 @@ use super::sockets::{Ends, Sockets, SubflowSocket};
 /// Every connection, by token, with its subflows.
 pub fn connections(ledger: &Ledger, mut sockets: Sockets, rises: &Rises, now: Instant) -> Vec<Connection> {
     let mut subflows: BTreeMap<u32, Vec<Subflow>> = BTreeMap::new();
+    let first = |socket: &&SubflowSocket| !socket.flags().joined();
+    let roles: BTreeMap<u32, Role> =
+        sockets.subflows.values().filter(first).map(|socket| (socket.token, socket.role())).collect();
     for tracked in ledger.live() {
         let socket = sockets.subflows.remove(&(tracked.seen.local, tracked.seen.remote));
         let sent = ledger.connection(tracked.seen.token).map_or(0, |known| known.sent_payload);
         subflows.entry(tracked.seen.token).or_default().push(counted(tracked, socket, sent));
     }
-    let mut roles: BTreeMap<u32, Role> = BTreeMap::new();
     for (ends, socket) in sockets.subflows {
-        if !socket.flags().joined() {
-            roles.insert(socket.token, socket.role());
-        }
         subflows.entry(socket.token).or_default().push(uncounted(ends, socket));
     }
     for token in sockets.connections.keys() {

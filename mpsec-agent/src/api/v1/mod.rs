@@ -65,7 +65,7 @@ const RESOURCES: &[Resource] = &[
         path: "/api/v1/interfaces",
         #[cfg(test)]
         summary: "Interfaces that are counted, and what they carried",
-        parameters: &[Parameter::Interface],
+        parameters: &[Parameter::Netns, Parameter::Interface],
         view: views::interfaces,
         #[cfg(test)]
         schema: |generator| generator.subschema_for::<views::Interfaces>(),

@@ -125,6 +125,9 @@ pub(super) fn paths(snapshot: &Snapshot, query: &Query) -> serde_json::Result<Ve
 
 pub(super) fn interfaces(snapshot: &Snapshot, query: &Query) -> serde_json::Result<Vec<u8>> {
     let mut interfaces = snapshot.interface_views();
+    if let Some(wanted) = &query.netns {
+        interfaces.retain(|interface| interface.netns == *wanted);
+    }
     if let Some(wanted) = &query.interface {
         interfaces.retain(|interface| interface.name == *wanted);
     }

@@ -16,6 +16,11 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_OPERSTATE: u16 = 16;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_EXT_MASK: u16 = 29;
+/// Leaves the counters out of the answer, which are most of it (include/uapi/linux/rtnetlink.h, since 4.4).
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 /// Length of `struct ifinfomsg` in bytes.
@@ -32,14 +37,16 @@ const STATES: [&str; 7] = ["unknown", "notpresent", "down", "lowerlayerdown", "t
 pub(super) fn list() -> Result<Vec<HostInterface>, NetlinkError> {
     let mut client = Client::open(netlink_sys::protocols::NETLINK_ROUTE)?;
     let mut found = BTreeMap::new();
-    let links = client.dump(Request::new(RTM_GETLINK, 0, &[0; LINK_HEADER]), |message| {
-        if let Some(interface) = link(&message) {
-            found.insert(interface.index, interface);
+    let mask = RTEXT_FILTER_SKIP_STATS.to_ne_bytes();
+    let request = Request::new(RTM_GETLINK, 0, &[0; LINK_HEADER]).attribute(IFLA_EXT_MASK, &mask);
+    let links = client.dump(request, |message| {
+        if let Some((interface, has_speed)) = link(&message) {
+            found.insert(interface.index, (interface, has_speed));
         }
     });
     let addresses = client.dump(Request::new(RTM_GETADDR, 0, &[0; ADDRESS_HEADER]), |message| {
         if let Some((index, text)) = address(&message)
-            && let Some(interface) = found.get_mut(&index)
+            && let Some((interface, _)) = found.get_mut(&index)
         {
             interface.addresses.push(text);
         }
@@ -47,26 +54,33 @@ pub(super) fn list() -> Result<Vec<HostInterface>, NetlinkError> {
     for outcome in [links, addresses] {
         outcome.or_else(|error| if matches!(error, NetlinkError::Interrupted) { Ok(()) } else { Err(error) })?;
     }
-    let mut interfaces: Vec<HostInterface> = found.into_values().collect();
-    interfaces.iter_mut().for_each(|interface| interface.speed_bits_per_second = speed(&interface.name));
-    Ok(interfaces)
+    let complete = |(mut interface, has_speed): (HostInterface, bool)| {
+        interface.speed_bits_per_second = if has_speed { speed(&interface.name) } else { None };
+        interface
+    };
+    Ok(found.into_values().map(complete).collect())
 }
 
-fn link(message: &Message<'_>) -> Option<HostInterface> {
+/// An interface, and whether its speed can mean anything: a veth says 10 Gbit/s whatever it does, and each question takes
+/// the lock that changes to interfaces wait for (speed_show, net/core/net-sysfs.c, 6.18).
+fn link(message: &Message<'_>) -> Option<(HostInterface, bool)> {
     // A bridge port's own message has the family AF_BRIDGE and says nothing of the interface itself.
     if message.kind != RTM_NEWLINK || message.payload.first() != Some(&(libc::AF_UNSPEC as u8)) {
         return None;
     }
     let attributes = message.payload.get(LINK_HEADER..)?;
     let state = attribute(attributes, IFLA_OPERSTATE).and_then(|value| value.first().copied());
-    Some(HostInterface {
+    let kind = attribute(attributes, IFLA_LINKINFO).and_then(|info| attribute(info, IFLA_INFO_KIND)).map(string);
+    let has_speed = matches!(kind.as_deref(), None | Some("bond" | "team"));
+    let interface = HostInterface {
         index: u32_at(message.payload, 4)?,
         name: string(attribute(attributes, IFLA_IFNAME)?),
         mac: attribute(attributes, IFLA_ADDRESS).filter(|bytes| !bytes.is_empty()).map(hexadecimal),
         mtu_bytes: attribute(attributes, IFLA_MTU).and_then(|value| u32_at(value, 0)),
         operstate: state.map(|n| STATES.get(usize::from(n)).map_or_else(|| n.to_string(), |name| (*name).to_owned())),
         ..HostInterface::default()
-    })
+    };
+    Some((interface, has_speed))
 }
 
 /// Index of the interface, and the address. That of a point-to-point link's own end is `IFA_LOCAL`.
@@ -110,8 +124,10 @@ mod tests {
             .attribute(IFLA_ADDRESS, &[2, 0, 0, 0, 0, 0xab])
             .attribute(IFLA_MTU, &1400u32.to_ne_bytes())
             .attribute(IFLA_OPERSTATE, &[6])
+            .nested(IFLA_LINKINFO, |info| info.string(IFLA_INFO_KIND, "veth"))
             .finish(0);
-        let found = messages(&bytes).find_map(|message| link(&message)).expect("a link");
+        let (found, has_speed) = messages(&bytes).find_map(|message| link(&message)).expect("a link");
+        assert!(!has_speed);
         assert_eq!((found.index, found.name.as_str(), found.mtu_bytes), (7, "wan0", Some(1400)));
         assert_eq!((found.mac.as_deref(), found.operstate.as_deref()), (Some("02:00:00:00:00:ab"), Some("up")));
         let header = [libc::AF_INET as u8, 24, 0, 0, 7, 0, 0, 0];
@@ -128,7 +144,8 @@ mod tests {
         let bytes =
             Request::new(RTM_NEWLINK, 0, &[0; LINK_HEADER]).string(IFLA_IFNAME, "x").attribute(IFLA_OPERSTATE, &[9]);
         let bytes = bytes.finish(0);
-        let found = messages(&bytes).find_map(|message| link(&message)).expect("a link");
+        let (found, has_speed) = messages(&bytes).find_map(|message| link(&message)).expect("a link");
+        assert!(has_speed);
         assert_eq!((found.operstate.as_deref(), found.mac, found.mtu_bytes), (Some("9"), None, None));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU64;
 
 use memmap2::{MmapOptions, MmapRaw};
 
@@ -36,16 +36,6 @@ impl Memory {
         // SAFETY: the words lie within a mapping that lives as long as `self`, aligned, because the mapping starts on a page
         // and `start` is a multiple of 8 bytes behind. Kernel and user side both access them as atomics or whole words.
         Ok(unsafe { std::slice::from_raw_parts(start.cast(), count) })
-    }
-
-    /// The half word (32 bits) with this index.
-    ///
-    /// # Errors
-    /// As [`Memory::words`].
-    pub fn half_word(&mut self, index: usize) -> io::Result<&AtomicU32> {
-        let start = self.reach(index * 4, 4)?;
-        // SAFETY: as in `words`, for a multiple of 4 bytes.
-        Ok(unsafe { AtomicU32::from_ptr(start.cast()) })
     }
 
     fn reach(&mut self, offset: usize, len: usize) -> io::Result<*mut u8> {

@@ -42,7 +42,7 @@ fn connection(port: u16, bytes: u64) -> Connection {
 
 /// The chosen ports, the bytes of all others, and how often one was folded.
 fn choose(folding: &mut Folding, subflows: &[(u16, u64)], cap: usize) -> (Vec<u16>, u64, u64) {
-    let chosen = folding.choose(&[namespace("", subflows)], cap).unwrap();
+    let chosen = folding.choose(&[namespace("", subflows)], Some(cap)).unwrap();
     let ports = chosen.chosen.iter().map(|series| series.local.rsplit_once(':').unwrap().1.parse().unwrap());
     (ports.collect(), chosen.other.iter().map(|other| other.tx.bytes).sum(), chosen.folded_total)
 }
@@ -51,7 +51,7 @@ fn choose(folding: &mut Folding, subflows: &[(u16, u64)], cap: usize) -> (Vec<u1
 fn without_a_cap_there_is_nothing_and_nothing_is_remembered() {
     let mut folding = Folding::default();
     choose(&mut folding, &[(1, 10), (2, 20)], 1);
-    assert_eq!(folding.choose(&[namespace("", &[(1, 10)])], 0), None);
+    assert_eq!(folding.choose(&[namespace("", &[(1, 10)])], None), None);
     assert!(folding.namespaces.is_empty());
 }
 
@@ -93,12 +93,12 @@ fn a_new_subflow_with_an_old_ones_addresses_is_counted_from_0() {
 fn namespaces_share_the_cap_and_have_others_of_their_own() {
     let mut folding = Folding::default();
     let both = [namespace("", &[(1, 10), (2, 20)]), namespace("blue", &[(1, 30), (2, 5)])];
-    let chosen = folding.choose(&both, 2).unwrap();
+    let chosen = folding.choose(&both, Some(2)).unwrap();
     let names: Vec<_> = chosen.chosen.iter().map(|series| (series.netns.as_str(), series.token.as_str())).collect();
     assert_eq!(names, [("blue", "00000001"), ("", "00000002")]);
     let others: Vec<_> = chosen.other.iter().map(|other| (other.netns.as_str(), other.tx.bytes)).collect();
     assert_eq!(others, [("", 10), ("blue", 5)]);
     // A namespace that is gone keeps what it had: a counter that came back smaller would be taken for a restart.
-    let chosen = folding.choose(&both[..1], 2).unwrap();
+    let chosen = folding.choose(&both[..1], Some(2)).unwrap();
     assert_eq!(chosen.other.last().map(|other| other.tx.bytes), Some(5));
 }
