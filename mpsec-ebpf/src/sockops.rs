@@ -7,8 +7,8 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::bpf_sock_ops;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set};
 use mpsec_common::maps::Event;
-use mpsec_common::probes::{Closer, OPTION_REASONS};
 use mpsec_common::mptcp::{SubflowInfo, SubflowKey, SubflowState, flags, mapped_halves, ports, tag};
+use mpsec_common::probes::{Closer, OPTION_REASONS};
 
 use crate::kernel::sock::state;
 use crate::kernel::socket::{Subflow, TcpSock};
