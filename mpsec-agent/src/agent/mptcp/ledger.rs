@@ -94,6 +94,8 @@ pub struct Observation {
     pub srtt_us: (u32, u32),
     /// Delivery rate in bytes per second, if there is one.
     pub delivery_rate: Option<u64>,
+    /// Who began to end it, if that was seen.
+    pub closer: Option<&'static str>,
     /// State of its socket before it was closed.
     pub last_state: TcpState,
 }
@@ -407,7 +409,7 @@ impl Ledger {
         self.totals.subflows_closed += u64::from(tracked.seen.opened);
         if let Some(id) = tracked.path {
             let told = self.reasons.remove(&(tracked.seen.local, tracked.seen.remote)).map(|(reason, _)| reason);
-            let reason = told.unwrap_or_else(|| reason_by_state(&tracked).to_owned());
+            let reason = told.unwrap_or_else(|| reason_by_socket(&tracked).to_owned());
             *self.paths.get_mut(id).closed_total.entry(reason).or_default() += 1;
             self.paths.leave(id, now);
         }
@@ -494,14 +496,18 @@ fn sample(paths: &mut Paths, tracked: &mut Tracked) {
     }
 }
 
-/// Why a subflow ended, by the state that its socket was in before.
-fn reason_by_state(tracked: &Tracked) -> &'static str {
+/// Why a subflow ended, by who began to end it, else by the state that its socket was in before.
+fn reason_by_socket(tracked: &Tracked) -> &'static str {
+    match (tracked.seen.last_state, tracked.seen.closer) {
+        _ if tracked.vanished => return "vanished",
+        _ if !tracked.seen.opened => return "not_established",
+        (TcpState::FinWait1, _) => return "fin_unanswered",
+        (_, Some(closer)) => return closer,
+        (_, None) => {}
+    }
     match tracked.seen.last_state {
-        _ if tracked.vanished => "vanished",
-        _ if !tracked.seen.opened => "not_established",
         // The peer's FIN had come, or ours was acknowledged: an orderly end.
         TcpState::TimeWait | TcpState::LastAck | TcpState::FinWait2 | TcpState::Closing | TcpState::CloseWait => "fin",
-        TcpState::FinWait1 => "fin_unanswered",
         _ => "reset",
     }
 }

@@ -28,7 +28,7 @@ use crate::kernel::sock_diag::SockDiag;
 use crate::kernel::subflows::{AdoptError, Subflows};
 use crate::kernel::{mib, sysctl};
 use crate::snapshot::Collector;
-use crate::snapshot::mptcp::{Endpoint, Limits, Namespace, Totals};
+use crate::snapshot::mptcp::{Endpoint, Limits, Namespace, Probed, Totals};
 
 use super::collect::timed;
 use ledger::Ledger;
@@ -279,6 +279,7 @@ impl Mptcp {
             limits,
             sysctls,
             blackhole: self.rises.blackhole(),
+            probed: Probed::default(),
             findings: Vec::new(),
         };
         namespace.findings = findings::findings(&namespace, &self.rises);

@@ -30,6 +30,7 @@ fn subflow(slot: u32, incarnation: u32, bytes: u64) -> Observation {
         traffic: [SubflowTraffic::default(), traffic],
         srtt_us: (1000, 1),
         delivery_rate: Some(1_000_000),
+        closer: None,
         last_state: TcpState::Established,
     }
 }
@@ -57,6 +58,29 @@ fn what_a_closed_subflow_carried_stays_on_its_path() {
     assert_eq!((totals.connections_opened, totals.connections_closed), (1, 1));
     assert_eq!((totals.subflows_opened, totals.subflows_closed), (1, 1));
     assert!(ledger.connection(7).is_none());
+}
+
+#[test]
+fn who_began_to_end_a_subflow_is_the_reason_unless_an_event_says_more() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    let by = |slot, closer, last_state| Observation {
+        closer: Some(closer),
+        last_state,
+        local: SocketAddr::new([192, 0, 2, 1].into(), 1000 + slot as u16),
+        ..closed(&subflow(slot, 1, 100))
+    };
+    let told = by(3, "reset_received", TcpState::Established);
+    ledger.note_reason((told.local, told.remote), "lack_of_resources".into(), now);
+    let others = [
+        by(0, "peer", TcpState::LastAck),
+        by(1, "path_manager", TcpState::FinWait2),
+        by(2, "application", TcpState::FinWait1),
+    ];
+    others.into_iter().chain([told]).for_each(|seen| ledger.observe(seen, now));
+    ledger.settle(now + LINGER);
+    let closed = &ledger.paths(|_| false, now)[0].closed_total;
+    let reasons: Vec<&str> = closed.keys().map(String::as_str).collect();
+    assert_eq!(reasons, ["fin_unanswered", "lack_of_resources", "path_manager", "peer"]);
 }
 
 #[test]
