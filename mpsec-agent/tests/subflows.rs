@@ -12,6 +12,7 @@ use libtest_mimic::Arguments;
 use mpsec_agent::kernel::attach::{Attacher, Attachment};
 use mpsec_agent::kernel::cgroup;
 use mpsec_agent::kernel::ebpf::{Kernel, Settings};
+use mpsec_agent::kernel::probes::Ways;
 use mpsec_agent::kernel::subflows::View;
 use mpsec_common::maps::{Event, InterfaceSlot, interface_flags, slot_index};
 use mpsec_common::mptcp::{SubflowKey, SubflowState, flags};
