@@ -1,10 +1,12 @@
 //! The book of subflows, kept through whatever may happen to them.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::snapshot::mptcp::{SubflowTraffic, TcpState};
 
 fn start() -> Instant {
     Instant::now()
