@@ -12,18 +12,18 @@ use libtest_mimic::Arguments;
 use mpsec_agent::kernel::attach::{Attacher, Attachment};
 use mpsec_agent::kernel::cgroup;
 use mpsec_agent::kernel::ebpf::{Kernel, Settings};
-use mpsec_agent::kernel::subflows::View;
+use mpsec_agent::kernel::{probes::Ways, subflows::View};
 use mpsec_common::maps::{Event, InterfaceSlot, interface_flags, slot_index};
 use mpsec_common::mptcp::{SubflowKey, SubflowState, flags};
+use mpsec_common::probes::{CLOSER_FLAGS, Closer};
 use mpsec_common::traffic::Counter;
 use mpsec_common::{Class, Direction, Link};
 use mpsec_tests::link::{self, Offload};
 use mpsec_tests::mptcp_socket::Protocol;
-use mpsec_tests::need;
 use mpsec_tests::netns::Netns;
 use mpsec_tests::topology::Pair;
 use mpsec_tests::trial::{Skip, trial};
-use mpsec_tests::wait;
+use mpsec_tests::{need, privilege, wait};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long something that is about to happen may take.
@@ -59,7 +59,14 @@ type Body = fn() -> Result<()>;
 /// Those for this thread's network namespace.
 fn settings() -> Result<Settings> {
     let netns_cookie = cgroup::netns_cookie()?;
-    Ok(Settings { max_interfaces: 4, wireguard_ports: [0; 4], max_subflows: 64, netns_cookie, log_level: 0 })
+    Ok(Settings {
+        max_interfaces: 4,
+        wireguard_ports: [0; 4],
+        max_subflows: 64,
+        netns_cookie,
+        probes: Ways::Any,
+        log_level: 0,
+    })
 }
 
 /// The kernel side, in a namespace and on some of its interfaces.
@@ -242,7 +249,11 @@ fn one_connection(address: IpAddr, offload: Offload) -> Result<()> {
     is_whole(&client, UP, DOWN)?;
     is_whole(&server, DOWN, UP)?;
     ensure!(client.info.flags & (flags::ACTIVE_OPEN | flags::FELL_BACK) == flags::ACTIVE_OPEN, "{client:?}");
-    ensure!(server.info.flags & !flags::HAS_FIGURES == 0, "{server:?}");
+    ensure!(server.info.flags & !(flags::HAS_FIGURES | CLOSER_FLAGS) == 0, "{server:?}");
+    for view in [&client, &server] {
+        let closer = Closer::of(view.info.flags);
+        ensure!(matches!(closer, Some(Closer::Application | Closer::Peer)), "{closer:?}: {view:?}");
+    }
     ensure!(client.info.token != 0 && server.info.token != 0 && client.info.token != server.info.token);
     slots_are_given_back(&mut talk)
 }
@@ -466,19 +477,21 @@ fn adopted_and_gone() -> Result<()> {
     Ok(())
 }
 
-/// Packets are counted for the interface as ever, and nobody looks for their subflows.
+/// Where the control groups are not mounted, who may mount them does; who may not counts packets for the interface as ever.
 fn without_cgroups() -> Result<()> {
     let pair = Pair::addressed()?;
     let mounts = pair.left.read("/proc/thread-self/mountinfo")?;
-    let of_cgroups = mounts.lines().filter(|line| line.contains(" - cgroup2 "));
-    for point in of_cgroups.filter_map(|line| line.split(' ').nth(4)) {
+    for point in mounts.lines().filter(|line| line.contains(" - cgroup2 ")).filter_map(|line| line.split(' ').nth(4)) {
         // One that lies under another mount cannot be had anyway.
         let _ = pair.left.output("umount", &["-l", point]);
     }
-    let (kernel, attached) = pair.left.run(|| {
+    pair.left.run(|| Kernel::load(&settings()?)?.subflows.map(drop).map_err(anyhow::Error::msg))?;
+    let west = pair.left.ifindex(Pair::WEST)?;
+    let (kernel, _attached) = pair.left.run(|| {
+        privilege::drop_capability(privilege::SYS_ADMIN)?;
         let kernel = Kernel::load(&settings()?)?;
         let mut attacher = Attacher::new(None, kernel.program(Direction::Rx))?;
-        let attached = attacher.attach(kernel.program(Direction::Tx), pair.left.ifindex(Pair::WEST)?, Direction::Tx)?;
+        let attached = attacher.attach(kernel.program(Direction::Tx), west, Direction::Tx)?;
         anyhow::Ok((kernel, attached))
     })?;
     let reason = kernel.subflows.as_ref().err().context("sockets are followed without control groups")?;
@@ -487,6 +500,5 @@ fn without_cgroups() -> Result<()> {
     let _stream = pair.left.run(|| Protocol::Mptcp.connect(SocketAddr::new(V4, PORT)))?;
     let counted = kernel.counters.sum(0, Direction::Tx)[Class::Mptcp as usize];
     ensure!(counted.packets >= 2, "{counted:?}");
-    drop(attached);
     Ok(())
 }

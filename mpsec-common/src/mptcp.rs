@@ -7,6 +7,9 @@
 
 use crate::{Direction, shared};
 
+mod filter;
+pub use filter::{PORT_ENTRIES, PORTS_BATCH, PORTS_HEAD, PortsChange, port_entry};
+
 shared! {
     /// Which subflow: addresses and ports, as this host sees them.
     pub struct SubflowKey {
@@ -68,32 +71,6 @@ const fn halves(a: &[u8; 16]) -> [u64; 2] {
 pub const fn ports(local: u16, remote: u16) -> u32 {
     remote.to_be() as u32 | (local.to_be() as u32) << 16
 }
-
-/// Entries of the port filter.
-pub const PORT_ENTRIES: u32 = 1 << 15;
-
-/// The entry of the port filter for [`SubflowKey::ports`], the same for both directions. It counts the subflows in it: what
-/// has 0 there is none.
-#[inline(always)]
-pub const fn port_entry(ports: u32) -> u32 {
-    (ports ^ (ports >> 16)) & (PORT_ENTRIES - 1)
-}
-
-shared! {
-    /// How many subflows more, or less, have some ports.
-    pub struct PortsChange {
-        /// [`SubflowKey::ports`].
-        pub ports: u32,
-        /// So many more.
-        pub change: i32,
-    }
-}
-
-/// Bytes in front of the first [`PortsChange`] of a frame that [`crate::maps::PROGRAM_PORTS`] is run on: an Ethernet header
-/// of zeros, and two more.
-pub const PORTS_HEAD: usize = 16;
-/// Changes that one frame tells of, at the most.
-pub const PORTS_BATCH: usize = 64;
 
 /// An entry of a set that is free.
 pub const ENTRY_FREE: u64 = 0;
@@ -261,6 +238,8 @@ pub mod flags {
     pub const ADOPTED: u16 = 1 << 5;
     /// Its figures of TCP were read at least once.
     pub const HAS_FIGURES: u16 = 1 << 6;
+    /// A reset was received; what it said is counted when the socket is closed.
+    pub const RESET_RECEIVED: u16 = 1 << 7;
 }
 
 shared! {
@@ -279,7 +258,7 @@ shared! {
         pub local_id: u8,
         /// Remote address identifier.
         pub remote_id: u8,
-        /// Bits of [`flags`].
+        /// Bits of [`flags`], and a [`crate::probes::Closer`].
         pub flags: u16,
         /// Sender's maximum segment size in bytes, as of the last round trip.
         pub mss: u16,

@@ -1,15 +1,17 @@
 //! Programs that speak MPTCP or plain TCP: a conversation whose every byte is counted and checked at both ends.
 
 use std::io::{self, Read, Write};
-use std::mem::{size_of, size_of_val, zeroed};
+use std::mem::{size_of, size_of_val};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use crate::mptcp_socket;
+pub use crate::mptcp_socket::Protocol;
 use crate::netns::{Netns, check};
 use crate::paths::{Family, Host, Paths, address};
 use crate::wait;
@@ -29,19 +31,10 @@ const MPTCP_INFO: libc::c_int = 1;
 /// Connections that wait to be accepted.
 const BACKLOG: libc::c_int = 4096;
 
-/// What a program asks its host for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Protocol {
-    /// Plain TCP.
-    Tcp,
-    /// MPTCP.
-    Mptcp,
-}
-
 /// Waits for connections on all addresses of a host. Gives the port, too.
 pub fn listen(netns: &Netns, family: Family, protocol: Protocol) -> Result<(TcpListener, u16)> {
-    let socket = netns.run(|| socket(family, protocol))?;
     let any: IpAddr = if family == Family::V4 { "0.0.0.0".parse()? } else { "::".parse()? };
+    let socket = netns.run(|| protocol.socket(any))?;
     bind(&socket, any)?;
     // SAFETY: listen takes no pointers.
     check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) }).context("listen")?;
@@ -52,15 +45,12 @@ pub fn listen(netns: &Netns, family: Family, protocol: Protocol) -> Result<(TcpL
 
 /// Connects from one of the addresses of the namespace that the thread is in.
 pub fn connect(from: IpAddr, to: SocketAddr, protocol: Protocol) -> Result<TcpStream> {
-    let socket = socket(if to.is_ipv4() { Family::V4 } else { Family::V6 }, protocol)?;
+    let socket = protocol.socket(to.ip())?;
     bind(&socket, from)?;
     let stream = TcpStream::from(socket);
     // The limit on sending holds for connecting, too.
     patient(&stream)?;
-    let (name, len) = sockaddr(to);
-    // SAFETY: `name` is a socket address of `len` bytes.
-    check(unsafe { libc::connect(stream.as_raw_fd(), (&raw const name).cast(), len) })
-        .with_context(|| format!("connect to {to}"))?;
+    mptcp_socket::connect(&stream, to).with_context(|| format!("connect to {to}"))?;
     Ok(stream)
 }
 
@@ -263,23 +253,10 @@ fn pattern() -> Vec<u8> {
     (0..CHUNK + PERIOD).map(|at| (at % PERIOD) as u8).collect()
 }
 
-fn socket(family: Family, protocol: Protocol) -> Result<OwnedFd> {
-    let domain = if family == Family::V4 { libc::AF_INET } else { libc::AF_INET6 };
-    let protocol = if protocol == Protocol::Mptcp { libc::IPPROTO_MPTCP } else { libc::IPPROTO_TCP };
-    // SAFETY: socket takes no pointers.
-    let fd = unsafe { libc::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, protocol) };
-    check(fd).context("socket")?;
-    // SAFETY: the kernel has just made this descriptor for us alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 fn bind(socket: &OwnedFd, address: IpAddr) -> Result<()> {
     // The port is found when the peer is known, so that one port serves many connections.
     option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1 as libc::c_int)?;
-    let (name, len) = sockaddr((address, 0).into());
-    // SAFETY: `name` is a socket address of `len` bytes.
-    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const name).cast(), len) })
-        .with_context(|| format!("bind to {address}"))
+    mptcp_socket::bind(socket, (address, 0).into()).with_context(|| format!("bind to {address}"))
 }
 
 /// Makes reading and writing fail when nothing moves for [`PATIENCE`].
@@ -293,30 +270,4 @@ fn option<T: Copy>(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int,
     let (from, len) = (ptr::from_ref(&value).cast(), size_of::<T>() as libc::socklen_t);
     // SAFETY: the pointer and the length are those of `value`.
     check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, from, len) })
-}
-
-fn sockaddr(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
-    // SAFETY: all zeros is a value of this structure of integers.
-    let mut storage: libc::sockaddr_storage = unsafe { zeroed() };
-    let len = match address {
-        SocketAddr::V4(v4) => {
-            let to: *mut libc::sockaddr_in = (&raw mut storage).cast();
-            // SAFETY: a sockaddr_storage has room for every socket address, and is aligned for it.
-            let to = unsafe { &mut *to };
-            to.sin_family = libc::AF_INET as u16;
-            to.sin_port = v4.port().to_be();
-            to.sin_addr.s_addr = u32::from_ne_bytes(v4.ip().octets());
-            size_of::<libc::sockaddr_in>()
-        }
-        SocketAddr::V6(v6) => {
-            let to: *mut libc::sockaddr_in6 = (&raw mut storage).cast();
-            // SAFETY: as above.
-            let to = unsafe { &mut *to };
-            to.sin6_family = libc::AF_INET6 as u16;
-            to.sin6_port = v6.port().to_be();
-            to.sin6_addr.s6_addr = v6.ip().octets();
-            size_of::<libc::sockaddr_in6>()
-        }
-    };
-    (storage, len as libc::socklen_t)
 }

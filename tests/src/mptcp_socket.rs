@@ -1,8 +1,8 @@
 //! MPTCP sockets, as the standard library's streams.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd};
 
 use anyhow::Result;
 
@@ -20,7 +20,8 @@ pub enum Protocol {
 impl Protocol {
     /// A listening socket.
     pub fn listen(self, address: SocketAddr) -> Result<TcpListener> {
-        let socket = self.socket(address)?;
+        let socket = self.socket(address.ip())?;
+        reuse(&socket)?;
         bind(&socket, address)?;
         // SAFETY: the descriptor is open.
         check(unsafe { libc::listen(socket.as_raw_fd(), 64) })?;
@@ -34,17 +35,17 @@ impl Protocol {
 
     /// A connected socket with an address and a port of its own choice.
     pub fn connect_from(self, from: Option<SocketAddr>, address: SocketAddr) -> Result<TcpStream> {
-        let socket = self.socket(address)?;
+        let socket = self.socket(address.ip())?;
         if let Some(from) = from {
+            reuse(&socket)?;
             bind(&socket, from)?;
         }
-        let (name, len) = name_of(address);
-        // SAFETY: as in `bind`.
-        check(unsafe { libc::connect(socket.as_raw_fd(), name.as_ptr().cast(), len) })?;
+        connect(&socket, address)?;
         Ok(TcpStream::from(socket))
     }
 
-    fn socket(self, address: SocketAddr) -> Result<OwnedFd> {
+    /// A socket for addresses like this one.
+    pub fn socket(self, address: IpAddr) -> Result<OwnedFd> {
         let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
         let protocol = if self == Self::Mptcp { libc::IPPROTO_MPTCP } else { libc::IPPROTO_TCP };
         // SAFETY: socket takes any numbers.
@@ -60,14 +61,27 @@ impl Protocol {
     }
 }
 
-fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
-    let ((name, len), yes) = (name_of(address), 1i32);
+/// Connects a socket.
+pub fn connect(socket: &impl AsRawFd, address: SocketAddr) -> io::Result<()> {
+    let (name, len) = name_of(address);
+    // SAFETY: the descriptor is open, and the pointer and the length describe `name`, which outlives the call.
+    check(unsafe { libc::connect(socket.as_raw_fd(), name.as_ptr().cast(), len) })
+}
+
+/// Binds a socket.
+pub fn bind(socket: &impl AsRawFd, address: SocketAddr) -> io::Result<()> {
+    let (name, len) = name_of(address);
+    // SAFETY: as in `connect`.
+    check(unsafe { libc::bind(socket.as_raw_fd(), name.as_ptr().cast(), len) })
+}
+
+/// Lets a port be used that has just been.
+fn reuse(socket: &OwnedFd) -> io::Result<()> {
+    let yes = 1i32;
     // SAFETY: the descriptor is open, and the pointer and the length describe `yes`, which outlives the call.
     check(unsafe {
         libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, (&raw const yes).cast(), 4)
-    })?;
-    // SAFETY: the descriptor is open, and the pointer and the length describe `name`, which outlives the call.
-    check(unsafe { libc::bind(socket.as_raw_fd(), name.as_ptr().cast(), len) })
+    })
 }
 
 fn check(returned: libc::c_int) -> io::Result<()> {

@@ -11,8 +11,10 @@ mod hotplug;
 mod http;
 mod lab;
 mod mptcp_life;
+mod mptcp_probes;
 mod mptcp_truth;
 mod mptcp_view;
+mod mptcp_wrong;
 mod multipath;
 mod names;
 mod netns;
@@ -36,6 +38,8 @@ fn main() {
         lab::trials(),
         mptcp_truth::trials(),
         mptcp_life::trials(),
+        mptcp_probes::trials(),
+        mptcp_wrong::trials(),
         classes::trials(),
         devices::trials(),
         bulk::trials(),

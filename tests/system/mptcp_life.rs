@@ -105,7 +105,13 @@ fn churn(happens: fn(&Paths) -> Result<()>, stays: bool) -> Result<()> {
         }
         let mut all = Sum::default();
         said.iter().for_each(|path| all += path.tx);
-        close_to(all, truth.total().1, missed)
+        let is = truth.total().1;
+        if !stays {
+            // TCP counts what it sends again while the device is down, too, which no wire sees.
+            ensure!(all.retransmitted >= is.retransmitted, "{all:?}, {is:?}");
+            all.retransmitted = is.retransmitted;
+        }
+        close_to(all, is, missed)
     })
 }
 
@@ -149,7 +155,7 @@ fn adopted() -> Result<()> {
         wait::until(SHOWN, || {
             let view = view(&agent)?;
             let connection = view.connection(token)?;
-            ensure!(connection["role"] == "unknown", "{connection:#}");
+            ensure!(connection["role"] == "client", "{connection:#}");
             ensure!(list(&connection["subflows"])?.len() == 2, "{connection:#}");
             Ok(())
         })?;
