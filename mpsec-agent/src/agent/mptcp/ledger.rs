@@ -33,6 +33,23 @@ pub enum Phase {
     Closed,
 }
 
+/// What tells a connection from the others in the book: its token; or, of one that was plain TCP before it had any, the place
+/// of its only subflow. Those with tokens come first, by token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    /// That of a subflow with this token, 0 for none, in this slot.
+    pub fn new(token: u32, slot: u32) -> ConnectionId {
+        ConnectionId(if token == 0 { 1 << 32 | u64::from(slot) } else { token.into() })
+    }
+
+    /// The token; 0 where there is none.
+    pub fn token(self) -> u32 {
+        u32::try_from(self.0).unwrap_or(0)
+    }
+}
+
 /// What the kernel's table says of one subflow.
 #[derive(Clone, Debug)]
 pub struct Observation {
@@ -40,8 +57,8 @@ pub struct Observation {
     pub slot: u32,
     /// Which occupant of that place it is.
     pub incarnation: u32,
-    /// Token of its connection.
-    pub token: u32,
+    /// Its connection.
+    pub connection: ConnectionId,
     /// Local address and port.
     pub local: SocketAddr,
     /// Remote address and port.
@@ -129,7 +146,7 @@ pub struct Known {
 /// The book of one network namespace.
 pub struct Ledger {
     subflows: HashMap<u32, Tracked>,
-    connections: HashMap<u32, Known>,
+    connections: HashMap<ConnectionId, Known>,
     paths: Paths,
     totals: Totals,
     last_beat: Option<Instant>,
@@ -164,7 +181,7 @@ impl Ledger {
             credit(path, tracked, &seen);
         }
         self.totals.subflows_opened += u64::from(seen.opened && !tracked.seen.opened);
-        if let Some(known) = self.connections.get_mut(&seen.token) {
+        if let Some(known) = self.connections.get_mut(&seen.connection) {
             known.fell_back |= seen.fell_back && !seen.joined;
             if seen.opened && !known.established {
                 known.established = true;
@@ -205,7 +222,7 @@ impl Ledger {
         };
         tracked.closed_since = Some(now);
         tracked.vanished = true;
-        if let Some(known) = self.connections.get_mut(&tracked.seen.token) {
+        if let Some(known) = self.connections.get_mut(&tracked.seen.connection) {
             known.live -= 1;
         }
     }
@@ -232,7 +249,7 @@ impl Ledger {
             tracked.sent_payload = tx.payload_bytes;
             tracked.base = tracked.seen.traffic;
             sample(&mut self.paths, tracked);
-            if let Some(known) = self.connections.get_mut(&tracked.seen.token) {
+            if let Some(known) = self.connections.get_mut(&tracked.seen.connection) {
                 known.sent_payload += tx.payload_bytes;
             }
         }
@@ -244,8 +261,8 @@ impl Ledger {
     }
 
     /// What is known of a connection.
-    pub fn connection(&self, token: u32) -> Option<&Known> {
-        self.connections.get(&token)
+    pub fn connection(&self, id: ConnectionId) -> Option<&Known> {
+        self.connections.get(&id)
     }
 
     /// Counts of what came and went.
@@ -287,7 +304,7 @@ impl Ledger {
     }
 
     fn open_entry(&mut self, seen: &Observation, now: Instant) {
-        let known = self.connections.entry(seen.token).or_insert(Known {
+        let known = self.connections.entry(seen.connection).or_insert(Known {
             since: now,
             role: Role::Unknown,
             fell_back: false,
@@ -327,14 +344,14 @@ impl Ledger {
             *self.paths.get_mut(id).closed_total.entry(reason).or_default() += 1;
             self.paths.leave(id, now);
         }
-        let Some(known) = self.connections.get_mut(&tracked.seen.token) else { return };
+        let Some(known) = self.connections.get_mut(&tracked.seen.connection) else { return };
         known.entries -= 1;
         if tracked.closed_since.is_none() {
             known.live -= 1;
         }
         if known.entries == 0 {
             self.totals.connections_closed += u64::from(known.established);
-            self.connections.remove(&tracked.seen.token);
+            self.connections.remove(&tracked.seen.connection);
         }
     }
 }

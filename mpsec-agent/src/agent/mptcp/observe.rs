@@ -9,7 +9,7 @@ use crate::kernel::mptcp_pm::{Event, ResetReason};
 use crate::kernel::subflows::View;
 use crate::snapshot::mptcp::{Role, SubflowTraffic, TcpState};
 
-use super::ledger::{Observation, Phase};
+use super::ledger::{ConnectionId, Observation, Phase};
 use super::sockets::Ends;
 
 /// What a slot says; `None` for one that is being filled.
@@ -28,7 +28,7 @@ pub fn observation(view: &View, name: &mut impl FnMut(u32) -> Option<Rc<str>>) -
     Some(Observation {
         slot: view.slot,
         incarnation: info.incarnation,
-        token: info.token,
+        connection: ConnectionId::new(info.token, view.slot),
         local: end(&info.key.local, info.key.local_port),
         remote: end(&info.key.remote, info.key.remote_port),
         ids: [info.local_id, info.remote_id],

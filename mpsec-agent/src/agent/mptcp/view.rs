@@ -5,36 +5,37 @@ use std::time::Instant;
 
 use crate::snapshot::mptcp::{Connection, Role, Subflow, SubflowTraffic, TcpState};
 
-use super::findings::why_fallen_back;
-use super::ledger::{Ledger, Phase, Tracked};
+use super::findings::{why_fallen_back, why_not_asked};
+use super::ledger::{ConnectionId, Ledger, Phase, Tracked};
 use super::rises::Rises;
 use super::sockets::{Ends, Sockets, SubflowSocket};
 
 /// Every connection, by token, with its subflows.
 pub fn connections(ledger: &Ledger, mut sockets: Sockets, rises: &Rises, now: Instant) -> Vec<Connection> {
-    let mut subflows: BTreeMap<u32, Vec<Subflow>> = BTreeMap::new();
+    let mut subflows: BTreeMap<ConnectionId, Vec<Subflow>> = BTreeMap::new();
     let first = |socket: &&SubflowSocket| !socket.flags().joined();
     let roles: BTreeMap<u32, Role> =
         sockets.subflows.values().filter(first).map(|socket| (socket.token, socket.role())).collect();
     for tracked in ledger.live() {
         let socket = sockets.subflows.remove(&(tracked.seen.local, tracked.seen.remote));
-        let sent = ledger.connection(tracked.seen.token).map_or(0, |known| known.sent_payload);
-        subflows.entry(tracked.seen.token).or_default().push(counted(tracked, socket, sent));
+        let sent = ledger.connection(tracked.seen.connection).map_or(0, |known| known.sent_payload);
+        subflows.entry(tracked.seen.connection).or_default().push(counted(tracked, socket, sent));
     }
     for (ends, socket) in sockets.subflows {
-        subflows.entry(socket.token).or_default().push(uncounted(ends, socket));
+        subflows.entry(ConnectionId::new(socket.token, 0)).or_default().push(uncounted(ends, socket));
     }
     for token in sockets.connections.keys() {
-        subflows.entry(*token).or_default();
+        subflows.entry(ConnectionId::new(*token, 0)).or_default();
     }
-    let connection = |(token, mut subflows): (u32, Vec<Subflow>)| {
+    let connection = |(id, mut subflows): (ConnectionId, Vec<Subflow>)| {
         subflows.sort_by_key(|subflow| (subflow.joined, subflow.local_id, subflow.local, subflow.remote));
-        let known = ledger.connection(token);
+        let (known, token) = (ledger.connection(id), id.token());
         let socket = sockets.connections.get(&token);
         let first = subflows.first().map(|subflow| (subflow.local, subflow.remote));
         let (local, remote) = socket.map(|socket| socket.ends).or(first)?;
         let at_handshake = known.is_some_and(|known| known.fell_back);
         let fell_back = at_handshake || socket.is_some_and(|socket| socket.fell_back);
+        let why = || if token == 0 { why_not_asked(rises) } else { why_fallen_back(at_handshake, rises) };
         let role = known.map(|known| known.role).filter(|role| *role != Role::Unknown);
         Some(Connection {
             token,
@@ -42,7 +43,7 @@ pub fn connections(ledger: &Ledger, mut sockets: Sockets, rises: &Rises, now: In
             local,
             remote,
             state: socket.map(|socket| socket.state).or(subflows.first().map(|first| first.state)).unwrap_or_default(),
-            fallback: fell_back.then(|| why_fallen_back(at_handshake, rises)),
+            fallback: fell_back.then(why),
             age_seconds: known.map_or(0.0, |known| now.saturating_duration_since(known.since).as_secs_f64()),
             data: socket.and_then(|socket| socket.data),
             subflows,

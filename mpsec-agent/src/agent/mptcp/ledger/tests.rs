@@ -15,7 +15,7 @@ fn subflow(slot: u32, incarnation: u32, bytes: u64) -> Observation {
     Observation {
         slot,
         incarnation,
-        token: 7,
+        connection: ConnectionId::new(7, slot),
         local: "192.0.2.1:1000".parse().unwrap(),
         remote: "192.0.2.2:80".parse().unwrap(),
         ids: [0, 0],
@@ -55,7 +55,7 @@ fn what_a_closed_subflow_carried_stays_on_its_path() {
     let totals = ledger.totals();
     assert_eq!((totals.connections_opened, totals.connections_closed), (1, 1));
     assert_eq!((totals.subflows_opened, totals.subflows_closed), (1, 1));
-    assert!(ledger.connection(7).is_none());
+    assert!(ledger.connection(ConnectionId::new(7, 3)).is_none());
 }
 
 #[test]
@@ -94,6 +94,23 @@ fn the_path_manager_knows_better_why_it_was_closed() {
 }
 
 #[test]
+fn connections_that_have_no_token_are_told_apart() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    let lone = |slot| Observation { connection: ConnectionId::new(0, slot), fell_back: true, ..subflow(slot, 1, 100) };
+    for slot in [0, 1, 2] {
+        ledger.observe(lone(slot), now);
+    }
+    assert_eq!(ledger.totals().connections_opened, 3);
+    ledger.observe(closed(&lone(1)), now);
+    ledger.settle(now + LINGER);
+    assert_eq!(ledger.totals().connections_closed, 1);
+    assert!(ledger.connection(ConnectionId::new(0, 1)).is_none());
+    assert!(ledger.connection(ConnectionId::new(0, 2)).is_some_and(|known| known.fell_back));
+    assert_eq!(ConnectionId::new(0, 2).token(), 0);
+    assert_eq!(ConnectionId::new(u32::MAX, 2).token(), u32::MAX);
+}
+
+#[test]
 fn a_subflow_that_changes_its_interface_leaves_its_bytes_behind() {
     let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
     ledger.observe(subflow(0, 1, 1000), now);
@@ -116,7 +133,7 @@ fn rates_shares_and_histograms_are_of_the_last_beat() {
     assert_eq!((busy.rates[1], busy.sent_payload), (1000.0, 1000));
     let idle = ledger.live().find(|tracked| tracked.seen.slot == 1).unwrap();
     assert_eq!((idle.rates[1], idle.sent_payload), (0.0, 0));
-    assert_eq!(ledger.connection(7).unwrap().sent_payload, 1000);
+    assert_eq!(ledger.connection(ConnectionId::new(7, 0)).unwrap().sent_payload, 1000);
     assert_eq!(ledger.paths(|_| false, now)[0].rtt_seconds.count(), 2, "each once: nothing was measured anew");
 }
 
