@@ -10,11 +10,13 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 
 // Measurements.
+mod burst;
 mod classify;
 mod memory;
 mod path;
 mod read;
 mod render;
+mod scale;
 mod scrape;
 mod subflow;
 mod tcp;
@@ -68,6 +70,8 @@ const BENCHES: &[(&str, Bench)] = &[
     ("render", render::run),
     ("scrape", scrape::run),
     ("memory", memory::run),
+    ("scale", scale::run),
+    ("burst", burst::run),
 ];
 
 fn main() -> ExitCode {

@@ -24,9 +24,7 @@ const SCRAPES: usize = 5;
 
 /// `cargo xtask bench memory`
 pub fn run(options: &Options) -> Result<Vec<Section>> {
-    let Some(agent) = &options.agent else {
-        bail!("name the released agent with --agent (cargo xtask bench does)");
-    };
+    let agent = released(options)?;
     let mut rows = vec![idle(agent)?.at_most(GOAL_IDLE)];
     rows.extend(full(agent)?);
     rows.push(match textfile_exporter()? {
@@ -50,6 +48,11 @@ pub fn run(options: &Options) -> Result<Vec<Section>> {
         against: "",
         rows,
     }])
+}
+
+/// The released agent.
+pub fn released(options: &Options) -> Result<&Path> {
+    options.agent.as_deref().context("name the released agent with --agent (cargo xtask bench does)")
 }
 
 fn idle(agent: &Path) -> Result<Row> {
@@ -120,8 +123,9 @@ fn inject() -> Result<()> {
 
 const LISTEN: &str = "127.0.0.1:19475";
 
-/// Starts the agent, and waits until it answers.
-fn start(agent: &Path, dir: &Path) -> Result<Served> {
+/// Starts the agent in the thread's network namespace, and waits until it answers. Its control socket is `mpsec.sock` in
+/// `dir`.
+pub fn start(agent: &Path, dir: &Path) -> Result<Served> {
     let child = Command::new(agent)
         .args(["run", "--listen", LISTEN, "--max-interfaces", "2048", "--log-level", "warn"])
         .arg("--control-socket")
@@ -146,7 +150,8 @@ fn is_ready(address: SocketAddr) -> bool {
     get(address, "/-/ready").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 
-fn get(address: SocketAddr, path: &str) -> io::Result<String> {
+/// The answer to a GET, its head too.
+pub fn get(address: SocketAddr, path: &str) -> io::Result<String> {
     use std::io::{Read as _, Write as _};
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
@@ -165,12 +170,12 @@ fn published(agent: &Served) -> Result<usize> {
 }
 
 /// Resident memory of a process in megabytes.
-fn resident(pid: u32) -> Result<f64> {
+pub fn resident(pid: u32) -> Result<f64> {
     Ok(status(pid, "VmRSS:")? / 1e3)
 }
 
 /// What it is made of.
-fn parts(pid: u32) -> Result<String> {
+pub fn parts(pid: u32) -> Result<String> {
     let part = |key| status(pid, key).map(|kilobytes| kilobytes / 1e3);
     Ok(format!(
         "{:.1} of them its own, {:.1} files, {:.1} shared",

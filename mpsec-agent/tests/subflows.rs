@@ -12,9 +12,11 @@ use libtest_mimic::Arguments;
 use mpsec_agent::kernel::attach::{Attacher, Attachment};
 use mpsec_agent::kernel::cgroup;
 use mpsec_agent::kernel::ebpf::{Kernel, Settings};
+use mpsec_agent::kernel::probes::Ways;
 use mpsec_agent::kernel::subflows::View;
 use mpsec_common::maps::{Event, InterfaceSlot, interface_flags, slot_index};
 use mpsec_common::mptcp::{SubflowKey, SubflowState, flags};
+use mpsec_common::probes::{CLOSER_FLAGS, Closer};
 use mpsec_common::traffic::Counter;
 use mpsec_common::{Class, Direction, Link};
 use mpsec_tests::link::{self, Offload};
@@ -59,7 +61,14 @@ type Body = fn() -> Result<()>;
 /// Those for this thread's network namespace.
 fn settings() -> Result<Settings> {
     let netns_cookie = cgroup::netns_cookie()?;
-    Ok(Settings { max_interfaces: 4, wireguard_ports: [0; 4], max_subflows: 64, netns_cookie, log_level: 0 })
+    Ok(Settings {
+        max_interfaces: 4,
+        wireguard_ports: [0; 4],
+        max_subflows: 64,
+        netns_cookie,
+        probes: Ways::Any,
+        log_level: 0,
+    })
 }
 
 /// The kernel side, in a namespace and on some of its interfaces.
@@ -242,7 +251,11 @@ fn one_connection(address: IpAddr, offload: Offload) -> Result<()> {
     is_whole(&client, UP, DOWN)?;
     is_whole(&server, DOWN, UP)?;
     ensure!(client.info.flags & (flags::ACTIVE_OPEN | flags::FELL_BACK) == flags::ACTIVE_OPEN, "{client:?}");
-    ensure!(server.info.flags & !flags::HAS_FIGURES == 0, "{server:?}");
+    ensure!(server.info.flags & !(flags::HAS_FIGURES | CLOSER_FLAGS) == 0, "{server:?}");
+    for view in [&client, &server] {
+        let closer = Closer::of(view.info.flags);
+        ensure!(matches!(closer, Some(Closer::Application | Closer::Peer)), "{closer:?}: {view:?}");
+    }
     ensure!(client.info.token != 0 && server.info.token != 0 && client.info.token != server.info.token);
     slots_are_given_back(&mut talk)
 }

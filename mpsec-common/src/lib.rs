@@ -8,6 +8,7 @@ pub mod headers;
 pub mod maps;
 pub mod mptcp;
 pub mod packet;
+pub mod probes;
 pub mod traffic;
 
 pub use packet::{Layout, Link, Packet, Short, classify};

@@ -27,6 +27,8 @@ pub const MAP_SUBFLOW_COUNTERS: &str = "SUBFLOW_COUNTERS";
 pub const MAP_SUBFLOW_PORTS: &str = "SUBFLOW_PORTS";
 /// Handshakes that this host answers: a hash that forgets the oldest, from tag to [`crate::mptcp::Handshake`].
 pub const MAP_HANDSHAKES: &str = "HANDSHAKES";
+/// What the probes count: a per-CPU array of one [`crate::probes::ProbeCounts`].
+pub const MAP_PROBE_COUNTS: &str = "PROBE_COUNTS";
 /// Read-only global of the object, named for [`crate::LAYOUT_VERSION`]: an object of another version has no such symbol.
 pub const LAYOUT_SYMBOL: &str = "LAYOUT_2";
 

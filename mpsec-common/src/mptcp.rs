@@ -244,6 +244,8 @@ pub mod flags {
     pub const ADOPTED: u16 = 1 << 5;
     /// Its figures of TCP were read at least once.
     pub const HAS_FIGURES: u16 = 1 << 6;
+    /// A reset was received; what it said is counted when the socket is closed.
+    pub const RESET_RECEIVED: u16 = 1 << 7;
 }
 
 shared! {
@@ -262,7 +264,7 @@ shared! {
         pub local_id: u8,
         /// Remote address identifier.
         pub remote_id: u8,
-        /// Bits of [`flags`].
+        /// Bits of [`flags`], and a [`crate::probes::Closer`].
         pub flags: u16,
         /// Sender's maximum segment size in bytes, as of the last round trip.
         pub mss: u16,

@@ -8,6 +8,7 @@
 mod classify;
 mod kernel;
 mod packet;
+mod probes;
 mod record;
 mod sockops;
 mod subflow;

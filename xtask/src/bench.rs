@@ -15,7 +15,7 @@ const DOCUMENT: &str = "docs/performance.md";
 /// What to measure.
 #[derive(clap::Args)]
 pub struct Args {
-    /// classify, tcp, path, read, render, scrape, memory; everything if nothing is named
+    /// classify, subflow, tcp, path, read, render, scrape, memory, scale, burst; everything if nothing is named
     names: Vec<String>,
     /// Rounds, of which the median is taken
     #[arg(long)]

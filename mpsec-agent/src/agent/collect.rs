@@ -31,6 +31,8 @@ pub struct Wanted {
     pub program_stats: bool,
     /// At most so many subflows with series of their own; without it there are no such series.
     pub subflow_series: Option<usize>,
+    /// The subflows of connections, and what their sockets say: they take most of the time that a snapshot takes.
+    pub subflows: bool,
 }
 
 impl Sources {
@@ -54,7 +56,7 @@ impl Sources {
         };
         for namespace in namespaces {
             let mut reports = Vec::new();
-            let mptcp = namespace.mptcp(&mut reports);
+            let mptcp = namespace.mptcp(wanted.subflows, &mut reports);
             snapshot.namespaces.push(mptcp);
             namespace.collect(&mut snapshot, wanted, &mut reports);
             merge(&mut snapshot.agent.collectors, reports, &namespace.name);

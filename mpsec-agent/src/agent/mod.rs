@@ -8,7 +8,7 @@ mod site;
 mod slots;
 
 use std::future::Future as _;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
@@ -19,10 +19,10 @@ use tokio::sync::{mpsc, watch};
 use crate::api::{self, HttpStats, Limits, Server, WebConfig};
 use crate::config::{Config, Loaded, Loader};
 use crate::control::socket::ControlSocket;
-use crate::control::{Command, Commands};
+use crate::control::{Command, Commands, Depth};
 use crate::kernel::ebpf::KernelStats;
 use crate::logging::LogHandle;
-use crate::snapshot::Reload;
+use crate::snapshot::{Reload, Snapshot};
 
 use collect::{Sources, Wanted};
 use namespace::{Namespace, News};
@@ -32,6 +32,8 @@ use site::AgentSite;
 const VERIFY_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the tables of subflows are read: what rates are worked out from, and how soon a closed subflow makes room.
 const BEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// A snapshot with more connections than this takes megabytes.
+const LARGE: usize = 1000;
 
 /// Runs the agent until SIGINT or SIGTERM.
 ///
@@ -136,14 +138,17 @@ struct Agent {
     /// Keeps the kernel's accounting of run time on, while it is there.
     kernel_stats: Option<KernelStats>,
     sources: Sources,
+    /// A snapshot with many connections: when it is gone, there is memory to give back.
+    large: Option<Weak<Snapshot>>,
 }
 
 impl Agent {
     fn start(config: Config, loader: Loader, log: LogHandle, front: &Front) -> anyhow::Result<Agent> {
+        crate::kernel::return_large_memory();
         crate::kernel::raise_descriptor_limit().context("cannot raise the limit of open descriptors")?;
         let namespaces = vec![Namespace::own(&config)?];
         let sources = Sources::new(front.stats.clone());
-        let mut agent = Agent { kernel_stats: None, sources, config, loader, log, namespaces };
+        let mut agent = Agent { kernel_stats: None, large: None, sources, config, loader, log, namespaces };
         agent.watch_named();
         crate::kernel::trim_heap();
         agent.switch_kernel_stats();
@@ -205,7 +210,7 @@ impl Agent {
                 Some(command) = inbox.recv() => self.answer(command, &mut inbox),
                 _ = signals.hangup.recv() => self.reload(),
                 _ = verify.tick() => self.verify(),
-                _ = beat.tick() => self.namespaces.iter_mut().for_each(Namespace::beat),
+                _ = beat.tick() => self.beat(),
                 () = std::future::ready(()), if self.has_pending() => {
                     self.attach_next();
                     // The server has its turn between one interface and the next.
@@ -261,19 +266,31 @@ impl Agent {
         self.namespaces.iter_mut().for_each(Namespace::verify);
     }
 
+    fn beat(&mut self) {
+        self.namespaces.iter_mut().for_each(Namespace::beat);
+        if self.large.take_if(|snapshot| snapshot.strong_count() == 0).is_some() {
+            crate::kernel::trim_heap();
+        }
+    }
+
     /// Answers a command, and every other one that waits for the same.
     fn answer(&mut self, first: Command, inbox: &mut mpsc::Receiver<Command>) {
+        let commands: Vec<_> = std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok())).collect();
+        let asked = commands.iter().map(|Command::Snapshot(depth, _)| *depth).max();
         let mptcp = &self.config.mptcp;
         let wanted = Wanted {
             program_stats: self.kernel_stats.is_some(),
             subflow_series: mptcp.subflow_series.then_some(mptcp.max_subflow_series as usize),
+            // The series of single subflows have figures of TCP.
+            subflows: asked == Some(Depth::Full) || mptcp.subflow_series,
         };
         let snapshot = Arc::new(self.sources.collect(&mut self.namespaces, wanted));
-        for command in std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok())) {
-            match command {
-                // Who asked may have gone away.
-                Command::Snapshot(reply) => drop(reply.send(snapshot.clone())),
-            }
+        if snapshot.connections() > LARGE {
+            self.large = Some(Arc::downgrade(&snapshot));
+        }
+        for Command::Snapshot(_, reply) in commands {
+            // Who asked may have gone away.
+            let _ = reply.send(snapshot.clone());
         }
     }
 

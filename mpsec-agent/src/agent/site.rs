@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::watch;
 
 use crate::api::{Format, Site, SiteError, SiteFuture, SnapshotFuture};
-use crate::control::Commands;
+use crate::control::{Commands, Depth};
 use crate::publish::prometheus::{Dialect, render};
 
 /// Renders snapshots for whoever asks.
@@ -32,7 +32,8 @@ impl Site for AgentSite {
             Format::OpenMetrics => Dialect::OpenMetrics,
         };
         Box::pin(async move {
-            let snapshot = commands.snapshot().await.map_err(|error| SiteError::NotReady(error.to_string()))?;
+            let snapshot = commands.snapshot(Depth::Metrics).await;
+            let snapshot = snapshot.map_err(|error| SiteError::NotReady(error.to_string()))?;
             // A little more than last time: counters grow.
             let text = render(&snapshot, dialect, last_len.load(Ordering::Relaxed) + 4096);
             last_len.store(text.len(), Ordering::Relaxed);
@@ -42,7 +43,10 @@ impl Site for AgentSite {
 
     fn snapshot(&self) -> SnapshotFuture {
         let commands = self.commands.clone();
-        Box::pin(async move { commands.snapshot().await.map_err(|error| SiteError::NotReady(error.to_string())) })
+        Box::pin(async move {
+            let snapshot = commands.snapshot(Depth::Full).await;
+            snapshot.map_err(|error| SiteError::NotReady(error.to_string()))
+        })
     }
 
     fn ready(&self) -> Result<(), String> {

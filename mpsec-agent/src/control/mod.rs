@@ -9,11 +9,20 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::snapshot::Snapshot;
 
+/// How much of a snapshot is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Depth {
+    /// What metrics are made of. Subflows, and what TCP says of them, may be missing.
+    Metrics,
+    /// Everything.
+    Full,
+}
+
 /// What is asked of the agent's loop. Handlers send these; they never touch the kernel themselves.
 #[derive(Debug)]
 pub enum Command {
-    /// A fresh snapshot.
-    Snapshot(oneshot::Sender<Arc<Snapshot>>),
+    /// A fresh snapshot, of this depth at least.
+    Snapshot(Depth, oneshot::Sender<Arc<Snapshot>>),
 }
 
 /// Sends commands to the agent's loop.
@@ -32,10 +41,10 @@ impl Commands {
         (Commands(sender), receiver)
     }
 
-    /// A fresh snapshot. All that ask before it is taken get the same one.
-    pub async fn snapshot(&self) -> Result<Arc<Snapshot>, Stopping> {
+    /// A fresh snapshot of this depth at least. All that ask before it is taken get the same one.
+    pub async fn snapshot(&self, depth: Depth) -> Result<Arc<Snapshot>, Stopping> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(Command::Snapshot(reply)).await.map_err(|_| Stopping)?;
+        self.0.send(Command::Snapshot(depth, reply)).await.map_err(|_| Stopping)?;
         answer.await.map_err(|_| Stopping)
     }
 }

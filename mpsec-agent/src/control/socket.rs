@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
-use super::Commands;
+use super::{Commands, Depth};
 
 /// The request for a snapshot.
 pub const STATUS: &str = "status";
@@ -119,7 +119,7 @@ async fn answer(mut stream: UnixStream, commands: Commands) -> io::Result<()> {
     let mut request = String::new();
     BufReader::new(read.take(MAX_REQUEST)).read_line(&mut request).await?;
     let mut line = match request.trim() {
-        STATUS => match commands.snapshot().await {
+        STATUS => match commands.snapshot(Depth::Full).await {
             Ok(snapshot) if snapshot.connections() > WORTH_A_THREAD => {
                 tokio::task::spawn_blocking(move || snapshot.to_json_text()).await?
             }

@@ -17,11 +17,12 @@ use mpsec_common::mptcp::{HANDSHAKES, free, sets_for, slots_for};
 use mpsec_common::packet::port_filter;
 use mpsec_common::{Direction, LAYOUT_VERSION};
 
-use crate::snapshot::Program;
+use crate::snapshot::{Probe, Program};
 
 use super::btf::{BtfError, KernelBtf};
 use super::cgroup;
 use super::counters::Counters;
+use super::probes::{self, Probes, Ways};
 use super::subflows::{self, Maps, Shape, Subflows};
 
 /// The object, as `cargo xtask ebpf` built it.
@@ -76,6 +77,8 @@ pub struct Settings {
     pub max_subflows: u32,
     /// The network namespace whose subflows are counted, as [`cgroup::netns_cookie`] tells it; 0 for those of all.
     pub netns_cookie: u64,
+    /// Which ways into the kernel the probes may take; they need [`Settings::max_subflows`].
+    pub probes: Ways,
     /// How much the programs log: 0 nothing, 1 errors, up to 5, traces. What is not logged is not in the loaded program.
     pub log_level: u8,
 }
@@ -92,6 +95,8 @@ pub struct Kernel {
     capacities: Vec<MapCapacity>,
     /// The MPTCP subflows, or why they are not counted.
     pub subflows: Result<Subflows, String>,
+    /// The probes of the kernel's functions.
+    pub probes: Probes,
     /// Keeps the program on the sockets attached.
     _sockets: Option<FdLink>,
 }
@@ -168,9 +173,9 @@ impl Kernel {
             subflows => return Ok(Kernel { subflows, ..kernel }),
         };
         // The programs that look subflows up are of no use then.
-        drop((kernel.programs, kernel.counters));
+        drop((kernel.programs, kernel.counters, kernel.probes));
         let without = Self::load_once(&Settings { max_subflows: 0, ..settings.clone() })?;
-        Ok(Kernel { subflows: Err(reason), ..without })
+        Ok(Kernel { probes: Probes::none(&reason), subflows: Err(reason), ..without })
     }
 
     fn load_once(settings: &Settings) -> Result<Kernel, LoadError> {
@@ -206,6 +211,10 @@ impl Kernel {
         if sockets.is_ok() {
             capacities.push(MapCapacity { name: MAP_SUBFLOWS, entries: subflows.shape.slots });
         }
+        let probes = match (&sockets, &subflows.probe_offsets) {
+            (Ok(_), Ok(_)) => Probes::attach(&mut object, &btf, settings.probes),
+            (Err(reason), _) | (_, Err(reason)) => Probes::none(reason),
+        };
         let (subflows, sockets) = match sockets {
             Ok(link) => (Ok(Subflows::new(subflow_maps(&mut object)?, subflows.shape)), Some(link)),
             Err(reason) => (Err(reason), None),
@@ -219,6 +228,7 @@ impl Kernel {
             events: take(&mut object, MAP_EVENTS)?.try_into().map_err(other)?,
             capacities,
             subflows,
+            probes,
             _sockets: sockets,
         })
     }
@@ -257,6 +267,23 @@ impl Kernel {
     /// Run time and runs of each program.
     pub fn program_stats(&self) -> io::Result<Vec<Program>> {
         PROGRAMS.iter().zip(&self.programs).map(|(name, program)| stats(name, program.as_fd())).collect()
+    }
+}
+
+/// The way in that each probe would take here: they are attached, and detached at once. Nothing is counted meanwhile.
+pub fn try_probes() -> Vec<Probe> {
+    let settings = Settings {
+        max_interfaces: 1,
+        wireguard_ports: [0; WIREGUARD_PORTS],
+        max_subflows: 1,
+        // No namespace has this cookie.
+        netns_cookie: u64::MAX,
+        probes: Ways::Any,
+        log_level: 0,
+    };
+    match Kernel::load(&settings) {
+        Ok(kernel) => kernel.probes.states().to_vec(),
+        Err(error) => Probes::none(&error.to_string()).states().to_vec(),
     }
 }
 
@@ -314,6 +341,7 @@ fn follow_sockets(object: &mut Ebpf) -> anyhow::Result<FdLink> {
 struct SubflowGlobals {
     shape: Shape,
     offsets: Result<subflows::Offsets, String>,
+    probe_offsets: Result<probes::Offsets, String>,
     on: u32,
     set_mask: u32,
     netns_cookie: u64,
@@ -330,6 +358,7 @@ impl SubflowGlobals {
             shape: Shape { slots, cpus, seed: seed() },
             on: u32::from(offsets.is_ok()),
             offsets,
+            probe_offsets: probes::Offsets::resolve(btf).map_err(|error| error.to_string()),
             set_mask: sets_for(slots) - 1,
             netns_cookie: settings.netns_cookie,
         }
@@ -357,6 +386,15 @@ impl SubflowGlobals {
         for (name, place) in self.offsets.iter().flat_map(subflows::Offsets::globals) {
             loader.override_global(name, place, true);
         }
+        let Ok(offsets) = &self.probe_offsets else { return };
+        for (name, place) in offsets.globals() {
+            loader.override_global(name, place, true);
+        }
+        for (name, switch) in offsets.switches() {
+            loader.override_global(name, switch, true);
+        }
+        let (name, registers) = probes::Offsets::registers();
+        loader.override_global(name, registers, true);
     }
 }
 

@@ -21,6 +21,7 @@ pub mod mib;
 pub mod mptcp_pm;
 pub mod netlink;
 pub mod netns;
+pub mod probes;
 pub mod process;
 pub mod sock_diag;
 pub mod subflows;
@@ -87,7 +88,17 @@ pub fn raise_descriptor_limit() -> io::Result<()> {
     }
 }
 
-/// Gives memory that was needed only at start back to the kernel.
+/// Has large pieces of memory come from the kernel, and go back there as soon as they are free. Without this the C library
+/// takes the first of them that is given back for a sign that more will be needed, and keeps what it has.
+pub fn return_large_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no preconditions.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 20);
+    }
+}
+
+/// Gives memory that is free back to the kernel.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: no preconditions.

@@ -164,11 +164,10 @@ impl Subflows {
         self.count_ports(&info.key, -1)?;
         let state = self.infos.words(slot as usize * INFO_WORDS, INFO_WORDS)?;
         state[STATE_WORD].store(0, Ordering::Relaxed);
-        let counts = self.counts(slot)?;
+        let (counts, _) = self.counts(slot)?;
         self.base[slot as usize] = counts;
         for cpu in 0..self.shape.cpus {
-            for direction in Direction::ALL {
-                let counter = Self::counter(&mut self.counters, &self.shape, slot, cpu, direction)?;
+            for counter in self.counters(slot, cpu)?.chunks_exact(COUNTER_WORDS) {
                 counter[SEQUENCE_WORD].store(0, Ordering::Relaxed);
                 counter[INTERFACE_WORD].store(0, Ordering::Relaxed);
             }
@@ -301,7 +300,7 @@ impl Subflows {
 
     fn view(&mut self, slot: u32) -> io::Result<Option<View>> {
         let Some(info) = self.info(slot)? else { return Ok(None) };
-        let counts = self.counts(slot)?;
+        let (counts, [rx_ifindex, tx_ifindex]) = self.counts(slot)?;
         let base = &self.base[slot as usize];
         let since = |direction: Direction| {
             let of = |index: usize| {
@@ -318,7 +317,6 @@ impl Subflows {
         };
         let (rx, mut tx) = (since(Direction::Rx), since(Direction::Tx));
         tx.retransmitted_bytes = info.bytes_retrans;
-        let [rx_ifindex, tx_ifindex] = self.interfaces(slot)?;
         Ok(Some(View { slot, info, rx, tx, rx_ifindex, tx_ifindex }))
     }
 
@@ -354,40 +352,28 @@ impl Subflows {
         Ok(())
     }
 
-    /// What all CPUs together ever counted in a slot.
-    fn counts(&mut self, slot: u32) -> io::Result<Counts> {
-        let mut sums = [0u64; 2 * COUNTS];
+    /// What all CPUs together ever counted in a slot, and the interfaces of the last packets: those the kernel side writes for
+    /// all CPUs alike, whenever they change.
+    fn counts(&mut self, slot: u32) -> io::Result<(Counts, [u32; 2])> {
+        let (mut sums, mut interfaces) = ([0u64; 2 * COUNTS], [0; 2]);
         for cpu in 0..self.shape.cpus {
-            for direction in Direction::ALL {
-                let counter = Self::counter(&mut self.counters, &self.shape, slot, cpu, direction)?;
-                let sums = &mut sums[direction as usize * COUNTS..][..COUNTS];
+            let counters = self.counters(slot, cpu)?.chunks_exact(COUNTER_WORDS);
+            for ((counter, sums), interface) in counters.zip(sums.chunks_exact_mut(COUNTS)).zip(&mut interfaces) {
                 for (sum, word) in sums.iter_mut().zip(counter) {
                     *sum = sum.wrapping_add(word.load(Ordering::Relaxed));
                 }
+                if cpu == 0 {
+                    *interface = counter[INTERFACE_WORD].load(Ordering::Relaxed) as u32;
+                }
             }
         }
-        Ok(sums)
+        Ok((sums, interfaces))
     }
 
-    /// The interfaces of the last packets: the kernel side writes them for all CPUs alike, whenever they change.
-    fn interfaces(&mut self, slot: u32) -> io::Result<[u32; 2]> {
-        let mut found = [0; 2];
-        for direction in Direction::ALL {
-            let counter = Self::counter(&mut self.counters, &self.shape, slot, 0, direction)?;
-            found[direction as usize] = counter[INTERFACE_WORD].load(Ordering::Relaxed) as u32;
-        }
-        Ok(found)
-    }
-
-    fn counter<'a>(
-        counters: &'a mut Memory,
-        shape: &Shape,
-        slot: u32,
-        cpu: u32,
-        direction: Direction,
-    ) -> io::Result<&'a [std::sync::atomic::AtomicU64]> {
-        let index = subflow_counter_index(slot, shape.slots, cpu) as usize * 2 + direction as usize;
-        counters.words(index * COUNTER_WORDS, COUNTER_WORDS)
+    /// What a CPU counts of a slot: [`COUNTER_WORDS`] for each direction.
+    fn counters(&mut self, slot: u32, cpu: u32) -> io::Result<&[std::sync::atomic::AtomicU64]> {
+        let index = subflow_counter_index(slot, self.shape.slots, cpu) as usize;
+        self.counters.words(index * 2 * COUNTER_WORDS, 2 * COUNTER_WORDS)
     }
 
     fn count_ports(&mut self, key: &SubflowKey, change: i64) -> io::Result<()> {

@@ -6,11 +6,14 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
+
 use crate::config::PathsConfig;
 use crate::snapshot::mptcp::{
     DELIVERY_RATE_BOUNDS, Path, RTT_BOUNDS, Role, SubflowCounts, SubflowTraffic, TcpState, Totals,
 };
 
+use super::book::Book;
 use super::paths::{PathId, Paths};
 use super::sockets::Ends;
 
@@ -31,6 +34,27 @@ pub enum Phase {
     Established,
     /// Its socket is closed.
     Closed,
+}
+
+/// What changes whenever anything that the kernel's table says of a subflow does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Which occupant of its place it is.
+    pub incarnation: u32,
+    /// Token of its connection.
+    pub token: u32,
+    /// State, the one before it was closed, identifiers, and flags.
+    pub state: (u8, u8, [u8; 2], u16),
+    /// It was established.
+    pub opened: bool,
+    /// How often the round-trip time was measured.
+    pub rtt_reports: u32,
+    /// Index of the interface that its packets take; 0 for none.
+    pub interface: u32,
+    /// Packets received and sent.
+    pub packets: [u64; 2],
+    /// Bytes sent again, which the socket counts.
+    pub retransmitted_bytes: u64,
 }
 
 /// What tells a connection from the others in the book: its token; or, of one that was plain TCP before it had any, the place
@@ -55,6 +79,8 @@ impl ConnectionId {
 pub struct Observation {
     /// Where it is in the table.
     pub slot: u32,
+    /// By what it is known that nothing has changed.
+    pub mark: Mark,
     /// Which occupant of that place it is.
     pub incarnation: u32,
     /// Its connection.
@@ -85,6 +111,8 @@ pub struct Observation {
     pub srtt_us: (u32, u32),
     /// Delivery rate in bytes per second, if there is one.
     pub delivery_rate: Option<u64>,
+    /// Who began to end it, if that was seen.
+    pub closer: Option<&'static str>,
     /// State of its socket before it was closed.
     pub last_state: TcpState,
 }
@@ -98,8 +126,12 @@ pub struct Tracked {
     closed_since: Option<Instant>,
     /// Its socket went without a word.
     vanished: bool,
-    /// At the last beat.
-    base: [SubflowTraffic; 2],
+    /// It is among those that [`Ledger::beat`] looks at.
+    moving: bool,
+    /// Bytes on the wire at the last beat, received and sent.
+    base_bytes: [u64; 2],
+    /// Payload sent at the last beat.
+    base_payload: u64,
     /// How often the round-trip time had been measured at the last beat.
     base_reports: u32,
     /// Bytes on the wire per second between the last two beats, received and sent.
@@ -145,11 +177,17 @@ pub struct Known {
 
 /// The book of one network namespace.
 pub struct Ledger {
-    subflows: HashMap<u32, Tracked>,
-    connections: HashMap<ConnectionId, Known>,
+    subflows: Book<Tracked>,
+    connections: HashMap<ConnectionId, Known, RandomState>,
+    /// Slots of subflows whose counts have changed since the last beat, or between the two before it.
+    moving: Vec<u32>,
+    /// Slots of subflows that are closed.
+    closing: Vec<u32>,
     paths: Paths,
     totals: Totals,
     last_beat: Option<Instant>,
+    /// Something has been sent again since the sockets were last asked.
+    sends_again: bool,
     /// Why subflows were closed that have been told of lately.
     reasons: HashMap<Ends, (String, Instant)>,
 }
@@ -158,24 +196,39 @@ impl Ledger {
     /// An empty book.
     pub fn new(settings: PathsConfig) -> Ledger {
         Ledger {
-            subflows: HashMap::new(),
-            connections: HashMap::new(),
+            subflows: Book::default(),
+            connections: HashMap::default(),
+            moving: Vec::new(),
+            closing: Vec::new(),
             paths: Paths::new(settings),
             totals: Totals::default(),
             last_beat: None,
+            sends_again: false,
             reasons: HashMap::new(),
         }
+    }
+
+    /// Whether there is nothing new of a subflow: then it need not be observed.
+    pub fn is_as_seen(&self, slot: u32, mark: &Mark) -> bool {
+        self.subflows.get(slot).is_some_and(|tracked| {
+            // What has no name yet may have one now.
+            tracked.seen.mark == *mark && (mark.interface == 0 || tracked.seen.interface.is_some())
+        })
     }
 
     /// Takes note of one subflow, at a look at the whole table.
     pub fn observe(&mut self, seen: Observation, now: Instant) {
         let slot = seen.slot;
-        if self.subflows.get(&slot).is_none_or(|tracked| tracked.seen.incarnation != seen.incarnation) {
+        if self.subflows.get(slot).is_none_or(|tracked| tracked.seen.incarnation != seen.incarnation) {
             self.close_entry(slot, now);
             self.open_entry(&seen, now);
         }
-        let Some(tracked) = self.subflows.get_mut(&slot) else { return };
+        let Some(tracked) = self.subflows.get_mut(slot) else { return };
+        if !std::mem::replace(&mut tracked.moving, true) {
+            self.moving.push(slot);
+        }
         tracked.listen(&seen, now);
+        self.sends_again |= seen.traffic[1].retransmitted_bytes > tracked.seen.traffic[1].retransmitted_bytes;
         let path = enter_path(&mut self.paths, tracked, &seen, now);
         if let Some(path) = path {
             credit(path, tracked, &seen);
@@ -193,6 +246,7 @@ impl Ledger {
         }
         if seen.phase == Phase::Closed && tracked.closed_since.is_none() {
             tracked.closed_since = Some(now);
+            self.closing.push(slot);
         }
         tracked.seen = seen;
     }
@@ -202,10 +256,10 @@ impl Ledger {
         self.reasons.insert(ends, (reason, now));
     }
 
-    /// Takes note of what the sockets of subflows say.
-    pub fn note_sockets(&mut self, told: impl Fn(&Ends) -> Option<Told>, now: Instant) {
+    /// Takes note of what the sockets of subflows say, by their slots.
+    pub fn note_sockets(&mut self, told: impl Fn(u32) -> Option<Told>, now: Instant) {
         for tracked in self.subflows.values_mut().filter(|tracked| tracked.seen.phase != Phase::Closed) {
-            let Some(told) = told(&(tracked.seen.local, tracked.seen.remote)) else { continue };
+            let Some(told) = told(tracked.seen.slot) else { continue };
             tracked.backup_now = told.backup.or(tracked.backup_now);
             tracked.stuck = match (told.waits, tracked.stuck) {
                 (false, _) => None,
@@ -213,13 +267,20 @@ impl Ledger {
                 (true, _) => Some((told.acked_bytes, now)),
             };
         }
+        self.sends_again = false;
+    }
+
+    /// Whether something that was sent may not arrive: then it is worth while to ask the sockets.
+    pub fn has_suspects(&self) -> bool {
+        self.sends_again || self.live().any(|tracked| tracked.stuck.is_some() || tracked.unheard_since.is_some())
     }
 
     /// Takes a subflow for closed whose socket went without a word.
     pub fn vanish(&mut self, slot: u32, now: Instant) {
-        let Some(tracked) = self.subflows.get_mut(&slot).filter(|tracked| tracked.closed_since.is_none()) else {
+        let Some(tracked) = self.subflows.get_mut(slot).filter(|tracked| tracked.closed_since.is_none()) else {
             return;
         };
+        self.closing.push(slot);
         tracked.closed_since = Some(now);
         tracked.vanished = true;
         if let Some(known) = self.connections.get_mut(&tracked.seen.connection) {
@@ -229,8 +290,13 @@ impl Ledger {
 
     /// Entries of the kernel's table that have been closed for long enough: they are out of the book, and to be given back.
     pub fn settle(&mut self, now: Instant) -> Vec<u32> {
-        let over = |tracked: &Tracked| tracked.closed_since.is_some_and(|since| now - since >= LINGER);
-        let slots: Vec<u32> = self.subflows.iter().filter(|(_, t)| over(t)).map(|(slot, _)| *slot).collect();
+        let closed_since = |slot: &u32| self.subflows.get(*slot)?.closed_since;
+        // A slot that has another occupant by now has been let go of already.
+        self.closing.retain(|slot| closed_since(slot).is_some());
+        let over = |slot: &mut u32| closed_since(slot).is_some_and(|since| now - since >= LINGER);
+        let mut slots: Vec<u32> = self.closing.extract_if(.., over).collect();
+        slots.sort_unstable();
+        slots.dedup();
         for slot in &slots {
             self.close_entry(*slot, now);
         }
@@ -243,16 +309,34 @@ impl Ledger {
         let seconds = self.last_beat.map_or(0.0, |last| (now - last).as_secs_f64());
         self.last_beat = Some(now);
         self.connections.values_mut().for_each(|known| known.sent_payload = 0);
-        for tracked in self.subflows.values_mut() {
-            let [rx, tx] = [0, 1].map(|i| tracked.seen.traffic[i].since(&tracked.base[i]));
-            tracked.rates = [rx, tx].map(|t| if seconds > 0.0 { t.bytes as f64 / seconds } else { 0.0 });
-            tracked.sent_payload = tx.payload_bytes;
-            tracked.base = tracked.seen.traffic;
-            sample(&mut self.paths, tracked);
-            if let Some(known) = self.connections.get_mut(&tracked.seen.connection) {
-                known.sent_payload += tx.payload_bytes;
-            }
+        let mut moving = std::mem::take(&mut self.moving);
+        moving.sort_unstable();
+        moving.dedup();
+        moving.retain(|slot| self.beat_one(*slot, seconds));
+        self.moving = moving;
+    }
+
+    /// The same for one subflow. False if it has come to rest, and the next beat need not look at it.
+    fn beat_one(&mut self, slot: u32, seconds: f64) -> bool {
+        let Some(tracked) = self.subflows.get_mut(slot) else { return false };
+        let bytes = tracked.seen.traffic.map(|traffic| traffic.bytes);
+        let payload = tracked.seen.traffic[1].payload_bytes;
+        let rate = |i: usize| bytes[i].saturating_sub(tracked.base_bytes[i]) as f64 / seconds;
+        let rates = if seconds > 0.0 { [rate(0), rate(1)] } else { [0.0; 2] };
+        tracked.moving = bytes != tracked.base_bytes || rates != [0.0; 2];
+        tracked.rates = rates;
+        tracked.sent_payload = payload.saturating_sub(tracked.base_payload);
+        (tracked.base_bytes, tracked.base_payload) = (bytes, payload);
+        sample(&mut self.paths, tracked);
+        if let (1.., Some(known)) = (tracked.sent_payload, self.connections.get_mut(&tracked.seen.connection)) {
+            known.sent_payload += tracked.sent_payload;
         }
+        tracked.moving
+    }
+
+    /// The subflow in a slot, if its socket is not closed.
+    pub fn live_in(&self, slot: u32) -> Option<&Tracked> {
+        self.subflows.get(slot).filter(|tracked| tracked.seen.phase != Phase::Closed)
     }
 
     /// Every subflow in the book whose socket is not closed.
@@ -324,7 +408,9 @@ impl Ledger {
             counted_on_path: false,
             closed_since: None,
             vanished: false,
-            base: Default::default(),
+            moving: false,
+            base_bytes: [0; 2],
+            base_payload: 0,
             base_reports: 0,
             rates: [0.0; 2],
             sent_payload: 0,
@@ -336,11 +422,11 @@ impl Ledger {
     }
 
     fn close_entry(&mut self, slot: u32, now: Instant) {
-        let Some(tracked) = self.subflows.remove(&slot) else { return };
+        let Some(tracked) = self.subflows.remove(slot) else { return };
         self.totals.subflows_closed += u64::from(tracked.seen.opened);
         if let Some(id) = tracked.path {
             let told = self.reasons.remove(&(tracked.seen.local, tracked.seen.remote)).map(|(reason, _)| reason);
-            let reason = told.unwrap_or_else(|| reason_by_state(&tracked).to_owned());
+            let reason = told.unwrap_or_else(|| reason_by_socket(&tracked).to_owned());
             *self.paths.get_mut(id).closed_total.entry(reason).or_default() += 1;
             self.paths.leave(id, now);
         }
@@ -427,14 +513,18 @@ fn sample(paths: &mut Paths, tracked: &mut Tracked) {
     }
 }
 
-/// Why a subflow ended, by the state that its socket was in before.
-fn reason_by_state(tracked: &Tracked) -> &'static str {
+/// Why a subflow ended, by who began to end it, else by the state that its socket was in before.
+fn reason_by_socket(tracked: &Tracked) -> &'static str {
+    match (tracked.seen.last_state, tracked.seen.closer) {
+        _ if tracked.vanished => return "vanished",
+        _ if !tracked.seen.opened => return "not_established",
+        (TcpState::FinWait1, _) => return "fin_unanswered",
+        (_, Some(closer)) => return closer,
+        (_, None) => {}
+    }
     match tracked.seen.last_state {
-        _ if tracked.vanished => "vanished",
-        _ if !tracked.seen.opened => "not_established",
         // The peer's FIN had come, or ours was acknowledged: an orderly end.
         TcpState::TimeWait | TcpState::LastAck | TcpState::FinWait2 | TcpState::Closing | TcpState::CloseWait => "fin",
-        TcpState::FinWait1 => "fin_unanswered",
         _ => "reset",
     }
 }

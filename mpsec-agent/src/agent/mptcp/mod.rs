@@ -7,6 +7,7 @@
 //! netstat -> rises -> findings ───────────────────────────────┘
 //! ```
 
+mod book;
 mod findings;
 mod ledger;
 mod observe;
@@ -15,7 +16,7 @@ mod rises;
 mod sockets;
 mod view;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -27,15 +28,18 @@ use crate::kernel::sock_diag::SockDiag;
 use crate::kernel::subflows::{AdoptError, Subflows};
 use crate::kernel::{mib, sysctl};
 use crate::snapshot::Collector;
-use crate::snapshot::mptcp::{Endpoint, Limits, Namespace, Totals};
+use crate::snapshot::mptcp::{Endpoint, Limits, Namespace, Probed, Totals};
 
 use super::collect::timed;
 use ledger::Ledger;
 use rises::Rises;
 use sockets::{Sockets, SubflowSocket};
 
-/// How often the sockets are listed if nobody asks for a snapshot, so that no subflow stays in the book for ever.
-const RECONCILE_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the sockets are listed if nobody asks for subflows, so that none stays in the book for ever, and it is known
+/// which are backups.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
+/// The same when a peer has said that it wants a subflow as a backup, or does not any more.
+const BACKUPS_INTERVAL: Duration = Duration::from_secs(5);
 /// A subflow whose socket is not listed for so long is gone.
 const VANISHED: Duration = Duration::from_secs(5);
 
@@ -78,6 +82,8 @@ pub struct Mptcp {
     /// Subflows whose sockets were not listed the last time, and since when.
     missing: HashMap<u32, Instant>,
     reconciled_at: Option<Instant>,
+    /// A peer has changed a subflow's priority since then.
+    backups_changed: bool,
     /// How often the path manager had more events than there was room for.
     pub overflows: u64,
 }
@@ -98,6 +104,7 @@ impl Mptcp {
             names: HashMap::new(),
             missing: HashMap::new(),
             reconciled_at: None,
+            backups_changed: false,
             overflows: 0,
         }
     }
@@ -114,6 +121,7 @@ impl Mptcp {
     pub fn observe(&mut self, news: PathManagerNews) {
         match news {
             Ok(Ok(events)) => {
+                self.backups_changed |= events.iter().any(|event| event.kind() == EventKind::SubflowPriority);
                 for event in events.iter().filter(|event| event.kind() == EventKind::SubflowClosed) {
                     if let (Some(local), Some(remote)) = (event.local(), event.remote())
                         && let Some(reason) = observe::reason(event)
@@ -136,7 +144,9 @@ impl Mptcp {
     /// Looks at the kernel's table, and gives back what is settled. `name` knows the interfaces of the moment.
     pub fn poll(&mut self, table: &mut Subflows, name: impl Fn(u32) -> Option<String>) -> std::io::Result<()> {
         let now = Instant::now();
+        let names_before = self.names.len();
         self.names.retain(|index, known| name(*index).as_deref() == Some(known));
+        let same_names = self.names.len() == names_before;
         let names = &mut self.names;
         let mut called = |index: u32| {
             if let Some(known) = names.get(&index) {
@@ -148,6 +158,9 @@ impl Mptcp {
         };
         let ledger = &mut self.ledger;
         table.poll(|view| {
+            if same_names && ledger.is_as_seen(view.slot, &observe::mark(view)) {
+                return;
+            }
             if let Some(seen) = observe::observation(view, &mut called) {
                 ledger.observe(seen, now);
             }
@@ -165,24 +178,47 @@ impl Mptcp {
         if let Ok(mib) = mib::read() {
             self.rises.look(&mib.mptcp, now);
         }
-        let due = self.reconciled_at.is_none_or(|at| now.saturating_duration_since(at) >= RECONCILE_INTERVAL);
-        if let (true, Ok(diag), Some(table)) = (due, &mut self.diag, table)
-            && let Ok(sockets) = Sockets::list(diag)
+        let interval = if self.backups_changed { BACKUPS_INTERVAL } else { RECONCILE_INTERVAL };
+        let due = self.reconciled_at.is_none_or(|at| now.saturating_duration_since(at) >= interval);
+        if let (true, Some(table)) = (due, table)
+            && let Ok(sockets) = self.list_subflows(Some(table))
         {
             self.reconcile(&sockets, table, now);
         }
     }
 
-    /// Takes in subflows that the table does not have, because they are older than it or there was no room, and lets go of
-    /// those whose sockets are gone without a word.
+    /// Lists subflows, and finds those of the book by the kernel's table.
+    fn list_subflows(&mut self, table: Option<&mut Subflows>) -> Result<Sockets, String> {
+        let mut sockets = Sockets::default();
+        sockets.list_subflows(self.diag.as_mut().map_err(|error| error.clone())?).map_err(text)?;
+        let Some(table) = table else { return Ok(sockets) };
+        let ledger = &self.ledger;
+        sockets.find(|ends| {
+            let slot = table.find(&observe::key(ends)).ok()??;
+            let seen = &ledger.live_in(slot)?.seen;
+            ((seen.local, seen.remote) == ends).then_some(slot)
+        });
+        Ok(sockets)
+    }
+
+    /// Lists connections, and subflows if they are wanted.
+    fn list(&mut self, table: Option<&mut Subflows>, subflows: bool) -> Result<Sockets, String> {
+        let mut sockets = if subflows { self.list_subflows(table)? } else { Sockets::default() };
+        sockets.list_connections(self.diag.as_mut().map_err(|error| error.clone())?).map_err(text)?;
+        Ok(sockets)
+    }
+
+    /// Takes note of what is a backup by now. Takes in subflows that the table does not have, because they are older than it or
+    /// there was no room, and lets go of those whose sockets are gone without a word.
     fn reconcile(&mut self, sockets: &Sockets, table: &mut Subflows, now: Instant) {
         self.reconciled_at = Some(now);
-        let live: HashSet<_> = self.ledger.live().map(|tracked| (tracked.seen.local, tracked.seen.remote)).collect();
-        for (ends, socket) in sockets.subflows.iter().filter(|(ends, _)| !live.contains(ends)) {
+        self.backups_changed = false;
+        self.ledger.note_sockets(|slot| sockets.in_slot(slot).map(SubflowSocket::told), now);
+        for socket in sockets.subflows.iter().filter(|socket| socket.slot.is_none()) {
             match table.adopt(
-                &observe::key(*ends),
+                &observe::key(socket.ends),
                 socket.token,
-                [socket.info.id_local.unwrap_or(0), socket.info.id_remote.unwrap_or(0)],
+                socket.ids.map(|id| id.unwrap_or(0)),
                 socket.flags().joined(),
                 socket.flags().backup(),
             ) {
@@ -192,9 +228,8 @@ impl Mptcp {
         }
         // A connection that fell back is no subflow to the kernel any more.
         let unlisted = self.ledger.live().filter(|tracked| {
-            let ends = (tracked.seen.local, tracked.seen.remote);
             let established = tracked.seen.phase == ledger::Phase::Established && !tracked.seen.fell_back;
-            established && !sockets.subflows.contains_key(&ends)
+            established && sockets.in_slot(tracked.seen.slot).is_none()
         });
         let since = |slot| self.missing.get(&slot).copied().unwrap_or(now);
         self.missing = unlisted.map(|tracked| (tracked.seen.slot, since(tracked.seen.slot))).collect();
@@ -205,26 +240,22 @@ impl Mptcp {
         }
     }
 
-    /// Everything that is known, and how each source fared.
+    /// Everything that is known, and how each source fared. Without `subflows` those of most connections are left out.
     pub fn snapshot(
         &mut self,
         netns: &str,
-        table: Option<&mut Subflows>,
+        mut table: Option<&mut Subflows>,
         lost: Lost,
+        subflows: bool,
         is_down: impl Fn(&str) -> bool,
         reports: &mut Vec<Collector>,
     ) -> Namespace {
         let now = Instant::now();
-        let diag = self.diag.as_mut().map_err(|error| error.clone());
-        let sockets = timed(reports, "sock_diag", || {
-            diag.and_then(|diag| Sockets::list(diag).map_err(|error| error.to_string()))
-        });
+        let listed = subflows || self.ledger.has_suspects();
+        let sockets = timed(reports, "sock_diag", || self.list(table.as_deref_mut(), listed));
         let (table_used, table_capacity) =
             table.as_ref().map_or((0, 0), |table| (u64::from(table.used()), u64::from(table.capacity())));
-        if let Some(sockets) = &sockets {
-            self.ledger.note_sockets(|ends| sockets.subflows.get(ends).map(SubflowSocket::told), now);
-        }
-        if let (Some(sockets), Some(table)) = (&sockets, table) {
+        if let (true, Some(sockets), Some(table)) = (listed, &sockets, table) {
             self.reconcile(sockets, table, now);
         }
         let mib = timed(reports, "mptcp_mib", mib::read).unwrap_or_default();
@@ -233,7 +264,7 @@ impl Mptcp {
         let (endpoints, limits) = self.path_manager(reports);
         let mut namespace = Namespace {
             netns: netns.to_owned(),
-            connections: view::connections(&self.ledger, sockets.unwrap_or_default(), &self.rises, now),
+            connections: view::connections(&self.ledger, sockets.unwrap_or_default(), subflows, &self.rises, now),
             paths: self.ledger.paths(is_down, now),
             totals: Totals {
                 table_used,
@@ -248,6 +279,7 @@ impl Mptcp {
             limits,
             sysctls,
             blackhole: self.rises.blackhole(),
+            probed: Probed::default(),
             findings: Vec::new(),
         };
         namespace.findings = findings::findings(&namespace, &self.rises);

@@ -4,13 +4,34 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 use mpsec_common::mptcp::{SubflowCounter, SubflowInfo, SubflowKey, SubflowState, flags};
+use mpsec_common::probes::Closer;
 
-use crate::kernel::mptcp_pm::{Event, ResetReason};
+use crate::kernel::mptcp_pm::Event;
 use crate::kernel::subflows::View;
 use crate::snapshot::mptcp::{Role, SubflowTraffic, TcpState};
 
-use super::ledger::{ConnectionId, Observation, Phase};
+use super::ledger::{ConnectionId, Mark, Observation, Phase};
 use super::sockets::Ends;
+
+/// By what it is known whether a slot says anything new.
+pub fn mark(view: &View) -> Mark {
+    let info = &view.info;
+    Mark {
+        incarnation: info.incarnation,
+        token: info.token,
+        state: (info.state, info.last_tcp_state, [info.local_id, info.remote_id], info.flags),
+        opened: info.established_ns != 0,
+        rtt_reports: info.rtt_reports,
+        interface: interface(view),
+        packets: [view.rx.packets, view.tx.packets],
+        retransmitted_bytes: info.bytes_retrans,
+    }
+}
+
+/// Index of the interface that its packets take; 0 for none.
+fn interface(view: &View) -> u32 {
+    if view.tx_ifindex != 0 { view.tx_ifindex } else { view.rx_ifindex }
+}
 
 /// What a slot says; `None` for one that is being filled.
 pub fn observation(view: &View, name: &mut impl FnMut(u32) -> Option<Rc<str>>) -> Option<Observation> {
@@ -21,12 +42,12 @@ pub fn observation(view: &View, name: &mut impl FnMut(u32) -> Option<Rc<str>>) -
         SubflowState::Established => Phase::Established,
         SubflowState::Closed => Phase::Closed,
     };
-    let ifindex = [view.tx_ifindex, view.rx_ifindex].into_iter().find(|index| *index != 0);
     let mut tx = traffic(&view.tx);
     // The socket's own count knows what was sent again on whatever CPU.
     tx.retransmitted_bytes = info.bytes_retrans;
     Some(Observation {
         slot: view.slot,
+        mark: mark(view),
         incarnation: info.incarnation,
         connection: ConnectionId::new(info.token, view.slot),
         local: end(&info.key.local, info.key.local_port),
@@ -38,10 +59,11 @@ pub fn observation(view: &View, name: &mut impl FnMut(u32) -> Option<Rc<str>>) -
         backup: info.has(flags::BACKUP),
         fell_back: info.has(flags::FELL_BACK),
         role: role(info),
-        interface: ifindex.and_then(name),
+        interface: Some(interface(view)).filter(|index| *index != 0).and_then(name),
         traffic: [traffic(&view.rx), tx],
         srtt_us: (info.srtt_us, info.rtt_reports),
         delivery_rate: info.delivery_rate_bytes_per_second(),
+        closer: Closer::of(info.flags).map(Closer::name),
         last_state: TcpState::from_number(info.last_tcp_state).unwrap_or_default(),
     })
 }
@@ -79,10 +101,7 @@ pub fn key((local, remote): Ends) -> SubflowKey {
 /// Why a subflow was closed, if an event says so: the peer's reason of RFC 8684 section 3.6, else the socket's error.
 pub fn reason(event: &Event) -> Option<String> {
     if let Some(reason) = event.reset_reason() {
-        return Some(match reason {
-            ResetReason::Other(_) => "other_reset_reason".to_owned(),
-            known => known.to_string().to_ascii_lowercase().replace(' ', "_"),
-        });
+        return Some(reason.label());
     }
     let name = match event.error().filter(|error| *error != 0)? {
         libc::ETIMEDOUT => "timed_out",

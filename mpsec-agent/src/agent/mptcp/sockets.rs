@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use foldhash::fast::RandomState;
+
 use crate::kernel::netlink::NetlinkError;
-use crate::kernel::sock_diag::{Extensions, SockDiag, States, SubflowFlags, SubflowInfo};
+use crate::kernel::sock_diag::{Extensions, SockDiag, States, SubflowFlags};
 use crate::snapshot::mptcp::{DataBytes, Role, TcpDetails, TcpState};
 
 use super::ledger::Told;
@@ -12,13 +14,18 @@ use super::ledger::Told;
 /// Local and remote address and port.
 pub type Ends = (SocketAddr, SocketAddr);
 
+/// No subflow.
+const NONE: u32 = u32::MAX;
+
 /// All sockets of a network namespace that have to do with MPTCP.
 #[derive(Default)]
 pub struct Sockets {
     /// MPTCP-level sockets, by token.
-    pub connections: HashMap<u32, ConnectionSocket>,
-    /// Subflows, by their ends.
-    pub subflows: HashMap<Ends, SubflowSocket>,
+    pub connections: HashMap<u32, ConnectionSocket, RandomState>,
+    /// Subflows, in no order.
+    pub subflows: Vec<SubflowSocket>,
+    /// Where in [`Sockets::subflows`] the one in a slot of the kernel's table is.
+    by_slot: Vec<u32>,
 }
 
 /// An MPTCP-level socket.
@@ -35,12 +42,18 @@ pub struct ConnectionSocket {
 
 /// A subflow's socket.
 pub struct SubflowSocket {
+    /// Its ends.
+    pub ends: Ends,
+    /// Its slot in the kernel's table, if it is in the book.
+    pub slot: Option<u32>,
     /// Token of its connection.
     pub token: u32,
     /// Its state.
     pub state: TcpState,
-    /// Its part in MPTCP.
-    pub info: SubflowInfo,
+    /// Flags, where they are told.
+    pub told_flags: Option<SubflowFlags>,
+    /// Local and remote address identifiers.
+    pub ids: [Option<u8>; 2],
     /// What TCP says of it.
     pub details: TcpDetails,
 }
@@ -49,7 +62,7 @@ impl SubflowSocket {
     /// What the book is told.
     pub fn told(&self) -> Told {
         Told {
-            backup: self.info.flags.map(SubflowFlags::backup),
+            backup: self.told_flags.map(SubflowFlags::backup),
             acked_bytes: self.details.acked_bytes.unwrap_or(0),
             waits: self.details.unacked_segments > 0,
         }
@@ -57,7 +70,7 @@ impl SubflowSocket {
 
     /// Flags, none where they are not told.
     pub fn flags(&self) -> SubflowFlags {
-        self.info.flags.unwrap_or_default()
+        self.told_flags.unwrap_or_default()
     }
 
     /// Which end of the connection this host is, as far as the first subflow tells.
@@ -71,12 +84,11 @@ impl SubflowSocket {
 }
 
 impl Sockets {
-    /// Lists them.
+    /// Adds the subflows.
     ///
     /// # Errors
-    /// The kernel's refusal. What was listed before it is lost.
-    pub fn list(diag: &mut SockDiag) -> Result<Sockets, NetlinkError> {
-        let mut sockets = Sockets::default();
+    /// The kernel's refusal.
+    pub fn list_subflows(&mut self, diag: &mut SockDiag) -> Result<(), NetlinkError> {
         diag.visit_tcp(States::CONNECTIONS, Extensions::INFO | Extensions::CONGESTION, |socket| {
             let Some(info) = socket.subflow() else { return };
             // A connection that was a subflow and is plain TCP by now has no token.
@@ -84,8 +96,23 @@ impl Sockets {
             let state = socket.state().unwrap_or_default();
             let details = socket.tcp_info().and_then(|tcp| tcp.details(socket.congestion_control()));
             let details = details.unwrap_or_default();
-            sockets.subflows.insert((socket.local(), socket.remote()), SubflowSocket { token, state, info, details });
-        })?;
+            self.subflows.push(SubflowSocket {
+                ends: (socket.local(), socket.remote()),
+                slot: None,
+                token,
+                state,
+                told_flags: info.flags,
+                ids: [info.id_local, info.id_remote],
+                details,
+            });
+        })
+    }
+
+    /// Adds the connections.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn list_connections(&mut self, diag: &mut SockDiag) -> Result<(), NetlinkError> {
         diag.visit_mptcp(States::CONNECTIONS, Extensions::INFO, |socket| {
             let Some(info) = socket.mptcp_info() else { return };
             let Some(token) = info.token() else { return };
@@ -95,8 +122,28 @@ impl Sockets {
                 fell_back: info.fell_back().unwrap_or(false),
                 data: info.data_bytes(),
             };
-            sockets.connections.insert(token, connection);
-        })?;
-        Ok(sockets)
+            self.connections.insert(token, connection);
+        })
+    }
+    /// Notes down which slot each subflow has.
+    pub fn find(&mut self, mut find: impl FnMut(Ends) -> Option<u32>) {
+        for (index, socket) in self.subflows.iter_mut().enumerate() {
+            socket.slot = find(socket.ends);
+            let Some(slot) = socket.slot.map(|slot| slot as usize) else { continue };
+            if self.by_slot.len() <= slot {
+                self.by_slot.resize(slot + 1, NONE);
+            }
+            self.by_slot[slot] = index as u32;
+        }
+    }
+
+    /// The subflow in a slot.
+    pub fn in_slot(&self, slot: u32) -> Option<&SubflowSocket> {
+        self.subflows.get(*self.by_slot.get(slot as usize)? as usize)
+    }
+
+    /// The same, to be changed.
+    pub fn in_slot_mut(&mut self, slot: u32) -> Option<&mut SubflowSocket> {
+        self.subflows.get_mut(*self.by_slot.get(slot as usize)? as usize)
     }
 }

@@ -48,17 +48,14 @@ impl SockDiag {
         self.visit(request::tcp(states, extensions), visit)
     }
 
-    /// The same for MPTCP sockets, IPv4 ones first.
+    /// The same for MPTCP sockets.
     pub fn visit_mptcp(
         &mut self,
         states: States,
         extensions: Extensions,
-        mut visit: impl FnMut(&Socket<'_>),
+        visit: impl FnMut(&Socket<'_>),
     ) -> Result<(), NetlinkError> {
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            self.visit(request::mptcp(family, states, extensions), &mut visit).map_err(explain)?;
-        }
-        Ok(())
+        self.visit(request::mptcp(states, extensions), visit).map_err(explain)
     }
 
     /// How many sockets could not be decoded, ever.

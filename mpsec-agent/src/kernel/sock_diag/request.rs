@@ -3,9 +3,7 @@
 use crate::kernel::netlink::Request;
 
 const TCPDIAG_GETSOCK: u16 = 18;
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-/// Says that the protocol is in an attribute, because its number takes more than eight bits.
-const IPPROTO_RAW: u8 = 255;
+/// The protocol, where its number takes more than eight bits.
 const INET_DIAG_REQ_PROTOCOL: u16 = 3;
 /// Length of `struct inet_diag_sockid`; zeros match every socket.
 const ID_LEN: usize = 48;
@@ -53,20 +51,18 @@ impl std::ops::BitOr for Extensions {
 /// Asks for TCP sockets of both address families. The older request is the only one that takes both at once, so that the
 /// table is walked once (inet_diag_dump_compat, net/ipv4/inet_diag.c, Linux 6.18).
 pub fn tcp(states: States, extensions: Extensions) -> Request {
+    both_families(states, extensions)
+}
+
+/// Asks for MPTCP sockets of both address families, likewise: the attribute is heeded there, too.
+pub fn mptcp(states: States, extensions: Extensions) -> Request {
+    both_families(states, extensions).attribute(INET_DIAG_REQ_PROTOCOL, &(libc::IPPROTO_MPTCP as u32).to_ne_bytes())
+}
+
+fn both_families(states: States, extensions: Extensions) -> Request {
     let mut header = [0; 4 + ID_LEN + 8];
     header[0] = libc::AF_UNSPEC as u8;
     header[3] = extensions.0;
     header[4 + ID_LEN..8 + ID_LEN].copy_from_slice(&states.0.to_ne_bytes());
     Request::new(TCPDIAG_GETSOCK, 0, &header)
-}
-
-/// Asks for MPTCP sockets of one address family.
-pub fn mptcp(family: libc::c_int, states: States, extensions: Extensions) -> Request {
-    let mut header = [0; 8 + ID_LEN];
-    header[0] = family as u8;
-    header[1] = IPPROTO_RAW;
-    header[2] = extensions.0;
-    header[4..8].copy_from_slice(&states.0.to_ne_bytes());
-    Request::new(SOCK_DIAG_BY_FAMILY, 0, &header)
-        .attribute(INET_DIAG_REQ_PROTOCOL, &(libc::IPPROTO_MPTCP as u32).to_ne_bytes())
 }

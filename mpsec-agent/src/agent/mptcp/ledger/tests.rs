@@ -14,6 +14,7 @@ fn subflow(slot: u32, incarnation: u32, bytes: u64) -> Observation {
     let traffic = SubflowTraffic { packets: bytes / 100, bytes, payload_bytes: bytes / 2, retransmitted_bytes: 0 };
     Observation {
         slot,
+        mark: Mark::default(),
         incarnation,
         connection: ConnectionId::new(7, slot),
         local: "192.0.2.1:1000".parse().unwrap(),
@@ -29,6 +30,7 @@ fn subflow(slot: u32, incarnation: u32, bytes: u64) -> Observation {
         traffic: [SubflowTraffic::default(), traffic],
         srtt_us: (1000, 1),
         delivery_rate: Some(1_000_000),
+        closer: None,
         last_state: TcpState::Established,
     }
 }
@@ -56,6 +58,29 @@ fn what_a_closed_subflow_carried_stays_on_its_path() {
     assert_eq!((totals.connections_opened, totals.connections_closed), (1, 1));
     assert_eq!((totals.subflows_opened, totals.subflows_closed), (1, 1));
     assert!(ledger.connection(ConnectionId::new(7, 3)).is_none());
+}
+
+#[test]
+fn who_began_to_end_a_subflow_is_the_reason_unless_an_event_says_more() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    let by = |slot, closer, last_state| Observation {
+        closer: Some(closer),
+        last_state,
+        local: SocketAddr::new([192, 0, 2, 1].into(), 1000 + slot as u16),
+        ..closed(&subflow(slot, 1, 100))
+    };
+    let told = by(3, "reset_received", TcpState::Established);
+    ledger.note_reason((told.local, told.remote), "lack_of_resources".into(), now);
+    let others = [
+        by(0, "peer", TcpState::LastAck),
+        by(1, "path_manager", TcpState::FinWait2),
+        by(2, "application", TcpState::FinWait1),
+    ];
+    others.into_iter().chain([told]).for_each(|seen| ledger.observe(seen, now));
+    ledger.settle(now + LINGER);
+    let closed = &ledger.paths(|_| false, now)[0].closed_total;
+    let reasons: Vec<&str> = closed.keys().map(String::as_str).collect();
+    assert_eq!(reasons, ["fin_unanswered", "lack_of_resources", "path_manager", "peer"]);
 }
 
 #[test]
@@ -135,6 +160,29 @@ fn rates_shares_and_histograms_are_of_the_last_beat() {
     assert_eq!((idle.rates[1], idle.sent_payload), (0.0, 0));
     assert_eq!(ledger.connection(ConnectionId::new(7, 0)).unwrap().sent_payload, 1000);
     assert_eq!(ledger.paths(|_| false, now)[0].rtt_seconds.count(), 2, "each once: nothing was measured anew");
+}
+
+#[test]
+fn a_subflow_that_rests_is_left_alone_and_has_no_rate() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    let mark = Mark { incarnation: 1, interface: 2, packets: [0, 10], ..Mark::default() };
+    assert!(!ledger.is_as_seen(0, &mark), "it is new");
+    ledger.observe(Observation { mark, ..subflow(0, 1, 1000) }, now);
+    ledger.observe(Observation { mark, interface: None, ..subflow(1, 1, 1000) }, now);
+    assert!(ledger.is_as_seen(0, &mark));
+    assert!(!ledger.is_as_seen(0, &Mark { packets: [1, 10], ..mark }));
+    assert!(!ledger.is_as_seen(1, &mark), "its interface may have a name by now");
+    let rates = |seconds: u64, ledger: &mut Ledger| {
+        ledger.beat(now + Duration::from_secs(seconds));
+        ledger.subflows.get(0).map(|tracked| (tracked.rates[1], tracked.sent_payload)).unwrap()
+    };
+    assert_eq!(rates(0, &mut ledger), (0.0, 500));
+    ledger.observe(subflow(0, 1, 3000), now);
+    assert_eq!(rates(1, &mut ledger), (2000.0, 1000));
+    assert_eq!(rates(2, &mut ledger), (0.0, 0));
+    assert!(ledger.moving.is_empty());
+    ledger.observe(subflow(0, 1, 3500), now);
+    assert_eq!(rates(3, &mut ledger), (500.0, 250));
 }
 
 #[test]
