@@ -354,20 +354,20 @@ impl Ledger {
         Totals { paths_folded: self.paths.folded, ..self.totals.clone() }
     }
 
-    /// Every path, with the subflows of the moment, ordered by labels. `is_down` knows the interfaces.
-    pub fn paths(&mut self, is_down: impl Fn(&str) -> bool, now: Instant) -> Vec<Path> {
+    /// Every path, with the subflows of the moment, ordered by labels. `outage` knows which interfaces are down, or gone.
+    pub fn paths(&mut self, outage: impl Fn(&str) -> Option<&'static str>, now: Instant) -> Vec<Path> {
         self.paths.clear_gauges();
         for tracked in self.subflows.values() {
             if let Some(id) = tracked.path {
                 count(&mut self.paths.get_mut(id).subflows, tracked);
             }
         }
-        self.find_silent(is_down, now);
+        self.find_silent(outage, now);
         self.paths.all()
     }
 
-    /// Marks the paths on which every subflow sends and is not answered, and those whose interface is down.
-    fn find_silent(&mut self, is_down: impl Fn(&str) -> bool, now: Instant) {
+    /// Marks the paths on which every subflow sends and is not answered, and those whose interface is down or gone.
+    fn find_silent(&mut self, outage: impl Fn(&str) -> Option<&'static str>, now: Instant) {
         // For how long at least nothing came of what was sent, by path; 0 where something did.
         let mut unheard: HashMap<PathId, Duration> = HashMap::new();
         for tracked in self.subflows.values().filter(|tracked| tracked.seen.phase != Phase::Closed) {
@@ -377,12 +377,12 @@ impl Ledger {
         }
         for (id, long) in unheard {
             let path = self.paths.get_mut(id);
-            path.silent = match long {
-                _ if is_down(&path.interface) => Some(format!("the interface {} is down", path.interface)),
-                long if long >= UNHEARD => {
+            path.silent = match outage(&path.interface) {
+                Some(outage) => Some(format!("the interface {} is {outage}", path.interface)),
+                None if long >= UNHEARD => {
                     Some(format!("nothing that was sent on it has been acknowledged for {} s", long.as_secs()))
                 }
-                _ => None,
+                None => None,
             };
         }
     }
