@@ -248,7 +248,12 @@ impl Ledger {
             tracked.closed_since = Some(now);
             self.closing.push(slot);
         }
+        let before = tracked.seen.traffic;
         tracked.seen = seen;
+        if tracked.path.is_none() {
+            // What no path has been given yet is left for the one that it will take.
+            tracked.seen.traffic = before;
+        }
     }
 
     /// Takes note of why a subflow was closed; it may not be in the book yet.
@@ -300,7 +305,6 @@ impl Ledger {
         for slot in &slots {
             self.close_entry(*slot, now);
         }
-        self.reasons.retain(|_, (_, at)| now.saturating_duration_since(*at) < REMEMBERED);
         slots
     }
 
@@ -308,6 +312,8 @@ impl Ledger {
     pub fn beat(&mut self, now: Instant) {
         let seconds = self.last_beat.map_or(0.0, |last| (now - last).as_secs_f64());
         self.last_beat = Some(now);
+        // Here rather than where subflows are let go of: the path manager speaks where there is no table, too.
+        self.reasons.retain(|_, (_, at)| now.saturating_duration_since(*at) < REMEMBERED);
         self.connections.values_mut().for_each(|known| known.sent_payload = 0);
         let mut moving = std::mem::take(&mut self.moving);
         moving.sort_unstable();

@@ -136,6 +136,25 @@ fn connections_that_have_no_token_are_told_apart() {
 }
 
 #[test]
+fn what_came_before_the_interface_was_known_is_on_the_path_too() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    ledger.observe(Observation { interface: None, ..subflow(0, 1, 1000) }, now);
+    assert!(ledger.paths(|_| None, now).is_empty());
+    ledger.observe(subflow(0, 1, 1500), now);
+    assert_eq!(ledger.paths(|_| None, now)[0].tx.bytes, 1500);
+}
+
+#[test]
+fn reasons_are_forgotten_where_no_subflow_takes_them() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    for port in 1..=1000 {
+        ledger.note_reason(("192.0.2.1:1000".parse().unwrap(), ([192, 0, 2, 2], port).into()), "reset".into(), now);
+    }
+    ledger.beat(now + REMEMBERED);
+    assert!(ledger.reasons.is_empty());
+}
+
+#[test]
 fn a_subflow_that_changes_its_interface_leaves_its_bytes_behind() {
     let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
     ledger.observe(subflow(0, 1, 1000), now);
