@@ -84,24 +84,18 @@ fn opened(ops: *mut bpf_sock_ops, op: u32, tcp: &TcpSock) -> Option<()> {
     let tag = tuple.tag();
     let (slot, is_new) = match known(&tuple, tag, op) {
         Known::Same(slot) => (slot, false),
-        Known::Other => {
-            record::event(Event::SubflowTagTaken);
-            return None;
-        }
+        Known::Other => return lost(op, Event::SubflowTagTaken),
         Known::None => match subflows::take_slot() {
             Some(slot) => (slot, true),
-            None => {
-                record::event(Event::SubflowTableFull);
-                return None;
-            }
+            None => return full(op),
         },
     };
     let info = subflows::info(slot)?;
     if is_new {
         begin(info, &tuple);
         if !subflows::enter(tag, slot) {
-            record::event(Event::SubflowTableFull);
-            return subflows::give_slot_back(slot);
+            subflows::give_slot_back(slot)?;
+            return full(op);
         }
         subflows::change_ports(tuple.ports(), 1);
     }
@@ -119,6 +113,21 @@ fn opened(ops: *mut bpf_sock_ops, op: u32, tcp: &TcpSock) -> Option<()> {
     // SAFETY: the helper takes the context.
     unsafe { bpf_sock_ops_cb_flags_set(ops, ((*ops).bpf_sock_ops_cb_flags | CALLBACKS) as i32) };
     Some(())
+}
+
+/// Tells of a subflow that cannot be counted, once: one that this host opens was told of before its handshake was done.
+#[inline(always)]
+fn lost(op: u32, event: Event) -> Option<()> {
+    if op != op::ACTIVE_ESTABLISHED {
+        record::event(event);
+    }
+    None
+}
+
+/// [`lost`] for want of room.
+#[inline(always)]
+fn full(op: u32) -> Option<()> {
+    lost(op, Event::SubflowTableFull)
 }
 
 /// Whether a tag is taken.

@@ -185,10 +185,9 @@ impl Namespace {
                 handshakes: count(Event::HandshakeUnseen),
             };
             let probed = timed(reports, "probes", || this.interfaces.kernel.probes.read()).unwrap_or_default();
-            let down = this.interfaces.down();
+            let links = this.interfaces.links();
             let table = this.interfaces.kernel.subflows.as_mut().ok();
-            let is_down = |name: &str| down.contains(name);
-            let seen = this.mptcp.snapshot(&this.name, table, lost, subflows, is_down, reports);
+            let seen = this.mptcp.snapshot(&this.name, table, lost, subflows, &links, reports);
             snapshot::mptcp::Namespace { probed, ..seen }
         })
     }

@@ -85,7 +85,8 @@ impl Probed {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Connection {
-    /// The local token, which identifies it on this host.
+    /// The local token, which identifies it on this host; 0 of one that this host made without asking for MPTCP, as in a
+    /// blackhole: that is told by its addresses.
     pub token: u32,
     /// Which end this host is.
     pub role: Role,

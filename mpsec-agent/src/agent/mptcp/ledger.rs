@@ -17,7 +17,7 @@ use crate::snapshot::mptcp::{DELIVERY_RATE_BOUNDS, Path, RTT_BOUNDS, Role, Total
 use super::book::Book;
 use super::paths::{PathId, Paths};
 use super::sockets::Ends;
-pub use subflow::{Mark, Observation, Phase, Told, Tracked};
+pub use subflow::{ConnectionId, Mark, Observation, Phase, Told, Tracked};
 use subflow::{count, reason_by_socket};
 
 /// For how long a closed subflow keeps its entry: its last packets come by after its socket is closed, and the path manager
@@ -49,7 +49,7 @@ pub struct Known {
 /// The book of one network namespace.
 pub struct Ledger {
     subflows: Book<Tracked>,
-    connections: HashMap<u32, Known, RandomState>,
+    connections: HashMap<ConnectionId, Known, RandomState>,
     /// Slots of subflows whose counts have changed since the last beat, or between the two before it.
     moving: Vec<u32>,
     /// Slots of subflows that are closed.
@@ -105,7 +105,7 @@ impl Ledger {
             credit(path, tracked, &seen);
         }
         self.totals.subflows_opened += u64::from(seen.opened && !tracked.seen.opened);
-        if let Some(known) = self.connections.get_mut(&seen.token) {
+        if let Some(known) = self.connections.get_mut(&seen.connection) {
             known.fell_back |= seen.fell_back && !seen.joined;
             if seen.opened && !known.established {
                 known.established = true;
@@ -119,7 +119,12 @@ impl Ledger {
             tracked.closed_since = Some(now);
             self.closing.push(slot);
         }
+        let before = tracked.seen.traffic;
         tracked.seen = seen;
+        if tracked.path.is_none() {
+            // What no path has been given yet is left for the one that it will take.
+            tracked.seen.traffic = before;
+        }
     }
 
     /// Takes note of why a subflow was closed; it may not be in the book yet.
@@ -154,7 +159,7 @@ impl Ledger {
         self.closing.push(slot);
         tracked.closed_since = Some(now);
         tracked.vanished = true;
-        if let Some(known) = self.connections.get_mut(&tracked.seen.token) {
+        if let Some(known) = self.connections.get_mut(&tracked.seen.connection) {
             known.live -= 1;
         }
     }
@@ -171,7 +176,6 @@ impl Ledger {
         for slot in &slots {
             self.close_entry(*slot, now);
         }
-        self.reasons.retain(|_, (_, at)| now.saturating_duration_since(*at) < REMEMBERED);
         slots
     }
 
@@ -179,6 +183,8 @@ impl Ledger {
     pub fn beat(&mut self, now: Instant) {
         let seconds = self.last_beat.map_or(0.0, |last| (now - last).as_secs_f64());
         self.last_beat = Some(now);
+        // Here rather than where subflows are let go of: the path manager speaks where there is no table, too.
+        self.reasons.retain(|_, (_, at)| now.saturating_duration_since(*at) < REMEMBERED);
         self.connections.values_mut().for_each(|known| known.sent_payload = 0);
         let mut moving = std::mem::take(&mut self.moving);
         moving.sort_unstable();
@@ -199,7 +205,7 @@ impl Ledger {
         tracked.sent_payload = payload.saturating_sub(tracked.base_payload);
         (tracked.base_bytes, tracked.base_payload) = (bytes, payload);
         sample(&mut self.paths, tracked);
-        if let (1.., Some(known)) = (tracked.sent_payload, self.connections.get_mut(&tracked.seen.token)) {
+        if let (1.., Some(known)) = (tracked.sent_payload, self.connections.get_mut(&tracked.seen.connection)) {
             known.sent_payload += tracked.sent_payload;
         }
         tracked.moving
@@ -216,8 +222,8 @@ impl Ledger {
     }
 
     /// What is known of a connection.
-    pub fn connection(&self, token: u32) -> Option<&Known> {
-        self.connections.get(&token)
+    pub fn connection(&self, id: ConnectionId) -> Option<&Known> {
+        self.connections.get(&id)
     }
 
     /// Counts of what came and went.
@@ -225,20 +231,20 @@ impl Ledger {
         Totals { paths_folded: self.paths.folded, ..self.totals.clone() }
     }
 
-    /// Every path, with the subflows of the moment, ordered by labels. `is_down` knows the interfaces.
-    pub fn paths(&mut self, is_down: impl Fn(&str) -> bool, now: Instant) -> Vec<Path> {
+    /// Every path, with the subflows of the moment, ordered by labels. `outage` knows which interfaces are down, or gone.
+    pub fn paths(&mut self, outage: impl Fn(&str) -> Option<&'static str>, now: Instant) -> Vec<Path> {
         self.paths.clear_gauges();
         for tracked in self.subflows.values() {
             if let Some(id) = tracked.path {
                 count(&mut self.paths.get_mut(id).subflows, tracked);
             }
         }
-        self.find_silent(is_down, now);
+        self.find_silent(outage, now);
         self.paths.all()
     }
 
-    /// Marks the paths on which every subflow sends and is not answered, and those whose interface is down.
-    fn find_silent(&mut self, is_down: impl Fn(&str) -> bool, now: Instant) {
+    /// Marks the paths on which every subflow sends and is not answered, and those whose interface is down or gone.
+    fn find_silent(&mut self, outage: impl Fn(&str) -> Option<&'static str>, now: Instant) {
         // For how long at least nothing came of what was sent, by path; 0 where something did.
         let mut unheard: HashMap<PathId, Duration> = HashMap::new();
         for tracked in self.subflows.values().filter(|tracked| tracked.seen.phase != Phase::Closed) {
@@ -248,18 +254,18 @@ impl Ledger {
         }
         for (id, long) in unheard {
             let path = self.paths.get_mut(id);
-            path.silent = match long {
-                _ if is_down(&path.interface) => Some(format!("the interface {} is down", path.interface)),
-                long if long >= UNHEARD => {
+            path.silent = match outage(&path.interface) {
+                Some(outage) => Some(format!("the interface {} is {outage}", path.interface)),
+                None if long >= UNHEARD => {
                     Some(format!("nothing that was sent on it has been acknowledged for {} s", long.as_secs()))
                 }
-                _ => None,
+                None => None,
             };
         }
     }
 
     fn open_entry(&mut self, seen: &Observation, now: Instant) {
-        let known = self.connections.entry(seen.token).or_insert(Known {
+        let known = self.connections.entry(seen.connection).or_insert(Known {
             since: now,
             role: Role::Unknown,
             fell_back: false,
@@ -301,14 +307,14 @@ impl Ledger {
             *self.paths.get_mut(id).closed_total.entry(reason).or_default() += 1;
             self.paths.leave(id, now);
         }
-        let Some(known) = self.connections.get_mut(&tracked.seen.token) else { return };
+        let Some(known) = self.connections.get_mut(&tracked.seen.connection) else { return };
         known.entries -= 1;
         if tracked.closed_since.is_none() {
             known.live -= 1;
         }
         if known.entries == 0 {
             self.totals.connections_closed += u64::from(known.established);
-            self.connections.remove(&tracked.seen.token);
+            self.connections.remove(&tracked.seen.connection);
         }
     }
 }

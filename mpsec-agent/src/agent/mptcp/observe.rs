@@ -10,7 +10,7 @@ use crate::kernel::mptcp_pm::Event;
 use crate::kernel::subflows::View;
 use crate::snapshot::mptcp::{Role, SubflowTraffic, TcpState};
 
-use super::ledger::{Mark, Observation, Phase};
+use super::ledger::{ConnectionId, Mark, Observation, Phase};
 use super::sockets::Ends;
 
 /// By what it is known whether a slot says anything new.
@@ -49,7 +49,7 @@ pub fn observation(view: &View, name: &mut impl FnMut(u32) -> Option<Rc<str>>) -
         slot: view.slot,
         mark: mark(view),
         incarnation: info.incarnation,
-        token: info.token,
+        connection: ConnectionId::new(info.token, view.slot),
         local: end(&info.key.local, info.key.local_port),
         remote: end(&info.key.remote, info.key.remote_port),
         ids: [info.local_id, info.remote_id],

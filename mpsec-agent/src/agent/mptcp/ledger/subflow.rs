@@ -38,6 +38,23 @@ pub struct Mark {
     pub retransmitted_bytes: u64,
 }
 
+/// What tells a connection from the others in the book: its token; or, of one that was plain TCP before it had any, the place
+/// of its only subflow. Those with tokens come first, by token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    /// That of a subflow with this token, 0 for none, in this slot.
+    pub fn new(token: u32, slot: u32) -> ConnectionId {
+        ConnectionId(if token == 0 { 1 << 32 | u64::from(slot) } else { token.into() })
+    }
+
+    /// The token; 0 where there is none.
+    pub fn token(self) -> u32 {
+        u32::try_from(self.0).unwrap_or(0)
+    }
+}
+
 /// What the kernel's table says of one subflow.
 #[derive(Clone, Debug)]
 pub struct Observation {
@@ -47,8 +64,8 @@ pub struct Observation {
     pub mark: Mark,
     /// Which occupant of that place it is.
     pub incarnation: u32,
-    /// Token of its connection.
-    pub token: u32,
+    /// Its connection.
+    pub connection: ConnectionId,
     /// Local address and port.
     pub local: SocketAddr,
     /// Remote address and port.
