@@ -4,8 +4,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Arguments;
@@ -19,11 +18,8 @@ use mpsec_common::probes::{CLOSER_FLAGS, Closer};
 use mpsec_common::traffic::Counter;
 use mpsec_common::{Class, Direction, Link};
 use mpsec_tests::link::{self, Offload};
-use mpsec_tests::mptcp_socket::Protocol;
-use mpsec_tests::netns::Netns;
-use mpsec_tests::topology::Pair;
 use mpsec_tests::trial::{Skip, trial};
-use mpsec_tests::{need, privilege, wait};
+use mpsec_tests::{mptcp_socket::Protocol, need, netns::Netns, privilege, topology::Pair, wait};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long something that is about to happen may take.
