@@ -1,6 +1,8 @@
 //! MPTCP subflows as the kernel side registers and counts them, on real connections between two namespaces: the sums must be
 //! the wire's own, from the first SYN to the last ACK.
 
+mod host;
+
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -8,18 +10,19 @@ use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Arguments;
-use mpsec_agent::kernel::attach::{Attacher, Attachment};
-use mpsec_agent::kernel::cgroup;
-use mpsec_agent::kernel::ebpf::{Kernel, Settings};
-use mpsec_agent::kernel::{probes::Ways, subflows::View};
-use mpsec_common::maps::{Event, InterfaceSlot, interface_flags, slot_index};
+use mpsec_agent::kernel::attach::Attacher;
+use mpsec_agent::kernel::ebpf::Kernel;
+use mpsec_agent::kernel::subflows::View;
+use mpsec_common::maps::Event;
 use mpsec_common::mptcp::{SubflowKey, SubflowState, flags};
 use mpsec_common::probes::{CLOSER_FLAGS, Closer};
 use mpsec_common::traffic::Counter;
-use mpsec_common::{Class, Direction, Link};
+use mpsec_common::{Class, Direction};
 use mpsec_tests::link::{self, Offload};
 use mpsec_tests::trial::{Skip, trial};
-use mpsec_tests::{mptcp_socket::Protocol, need, netns::Netns, privilege, topology::Pair, wait};
+use mpsec_tests::{mptcp_socket::Protocol, need, privilege, topology::Pair};
+
+use host::{Host, settings};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long something that is about to happen may take.
@@ -51,106 +54,6 @@ fn main() {
 }
 
 type Body = fn() -> Result<()>;
-
-/// Those for this thread's network namespace.
-fn settings() -> Result<Settings> {
-    let netns_cookie = cgroup::netns_cookie()?;
-    Ok(Settings {
-        max_interfaces: 4,
-        wireguard_ports: [0; 4],
-        max_subflows: 64,
-        netns_cookie,
-        probes: Ways::Any,
-        log_level: 0,
-    })
-}
-
-/// The kernel side, in a namespace and on some of its interfaces.
-struct Host {
-    netns: Arc<Netns>,
-    kernel: Kernel,
-    /// Keeps the programs attached.
-    _attached: Vec<Attachment>,
-}
-
-impl Host {
-    fn new(netns: &Arc<Netns>, devices: &[&str]) -> Result<Host> {
-        let load = || -> Result<(Kernel, Vec<Attachment>)> {
-            let mut kernel = Kernel::load(&settings()?)?;
-            match &kernel.subflows {
-                Err(reason) if reason.contains("this kernel has no MPTCP") => return Err(Skip::because(reason)),
-                Err(reason) => anyhow::bail!("{reason}"),
-                Ok(_) => {}
-            }
-            let mut attacher = Attacher::new(None, kernel.program(Direction::Rx))?;
-            let mut attached = Vec::new();
-            for (number, device) in devices.iter().enumerate() {
-                let ifindex = netns.ifindex(device)?;
-                let slot = number as u16 + 1;
-                kernel.counters.reach(slot)?;
-                let entry = InterfaceSlot {
-                    ifindex,
-                    first_counter: kernel.counters.first(slot),
-                    link: Link::Ethernet as u8,
-                    uncounted: [0; 2],
-                    flags: interface_flags::COUNTS_SUBFLOWS,
-                };
-                kernel.set_interface(slot_index(ifindex, 0), entry)?;
-                for direction in Direction::ALL {
-                    attached.push(attacher.attach(kernel.program(direction), ifindex, direction)?);
-                }
-            }
-            Ok((kernel, attached))
-        };
-        let (kernel, attached) = netns.run(load)?;
-        Ok(Host { netns: netns.clone(), kernel, _attached: attached })
-    }
-
-    fn poll(&mut self) -> Result<Vec<View>> {
-        let mut views = Vec::new();
-        let subflows = self.kernel.subflows.as_mut().map_err(|reason| anyhow::anyhow!("{reason}"))?;
-        subflows.poll(|view| views.push(*view))?;
-        ensure!(subflows.used() as usize == views.len(), "{} in use, {} seen", subflows.used(), views.len());
-        Ok(views)
-    }
-
-    /// The subflows, once there are so many and all of them are in a state.
-    fn wait_for(&mut self, count: usize, state: SubflowState) -> Result<Vec<View>> {
-        let mut views = Vec::new();
-        wait::until(SOON, || {
-            views = self.poll()?;
-            let there = views.len() == count && views.iter().all(|view| view.info.state() == state);
-            ensure!(there, "{views:?}");
-            Ok(())
-        })?;
-        Ok(views)
-    }
-
-    /// What the interface counted of TCP.
-    fn tcp(&self, interface: u16, direction: Direction) -> Counter {
-        let classes = self.kernel.counters.sum(interface, direction);
-        let mut sum = classes[Class::Mptcp as usize];
-        sum.add(&classes[Class::Tcp as usize]);
-        sum
-    }
-
-    /// Every packet of TCP on an interface was counted for this subflow.
-    fn has_all(&self, interface: u16, view: &View) -> Result<()> {
-        for (direction, counted) in [(Direction::Rx, view.rx), (Direction::Tx, view.tx)] {
-            let all = self.tcp(interface, direction);
-            ensure!(
-                (counted.packets, counted.bytes) == (all.packets, all.bytes),
-                "{direction:?}: {counted:?} of {all:?}"
-            );
-        }
-        Ok(())
-    }
-
-    fn event(&self, event: Event) -> Result<u64> {
-        let events = self.kernel.events()?;
-        events.iter().find(|(which, _)| *which == event).map(|(_, count)| *count).context("no such event")
-    }
-}
 
 /// Both hosts and what they say to each other.
 struct Talk {
