@@ -151,7 +151,9 @@ fn known(tuple: &Tuple, tag: u64, op: u32) -> Known {
         return Known::Other;
     }
     let is_closed = state == SubflowState::Closed as u8;
-    if op == op::ACTIVE_ESTABLISHED && !is_closed {
+    // When both ends connect at once, a socket that connects ends up as one that was connected to.
+    let at_once = op == op::PASSIVE_ESTABLISHED && state == SubflowState::Connecting as u8;
+    if at_once || (op == op::ACTIVE_ESTABLISHED && !is_closed) {
         return Known::Same(slot);
     }
     subflows::leave(tag, slot);

@@ -36,13 +36,14 @@ const DOWN: usize = 2_000_003;
 
 fn main() {
     let arguments = Arguments::from_args();
-    let tests: [(&str, Body); 11] = [
+    let tests: [(&str, Body); 12] = [
         ("ipv4_segments_one_by_one", || one_connection(V4, Offload::Off)),
         ("ipv4_super_packets", || one_connection(V4, Offload::Full)),
         ("ipv6_segments_one_by_one", || one_connection(V6, Offload::Off)),
         ("a_joined_subflow_on_another_interface", joined),
         ("a_peer_without_mptcp", fallen_back),
         ("what_is_no_subflow", plain),
+        ("a_socket_that_connects_to_itself", itself),
         ("segments_sent_again", sent_again),
         ("the_same_addresses_and_ports_again", the_same_again),
         ("an_adopted_subflow", adopted),
@@ -252,6 +253,18 @@ fn plain() -> Result<()> {
         talk.hold((V4, server), Protocol::Tcp, |_| Ok(()))?;
     }
     ensure!(talk.client.poll()?.is_empty() && talk.server.poll()?.is_empty());
+    Ok(())
+}
+
+/// Both ends connect at once, and are one: the kernel ends it as a connection that was accepted.
+fn itself() -> Result<()> {
+    let pair = Pair::addressed()?;
+    let mut host = Host::new(&pair.left, &["lo"])?;
+    let own = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+    let _stream = pair.left.run(|| Protocol::Mptcp.connect_from(Some(own), own))?;
+    let views = host.wait_for(1, SubflowState::Established)?;
+    ensure!(host.poll()?.len() == 1 && !views[0].info.has(flags::HANDSHAKE_UNSEEN), "{views:?}");
+    ensure!(views[0].info.has(flags::ACTIVE_OPEN) && host.event(Event::HandshakeUnseen)? == 0, "{views:?}");
     Ok(())
 }
 
