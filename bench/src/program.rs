@@ -37,6 +37,7 @@ pub fn load_agent_for(ifindexes: &[u32], max_subflows: u32) -> Result<Kernel> {
         wireguard_ports: [51820, 0, 0, 0],
         max_subflows,
         netns_cookie: cgroup::netns_cookie()?,
+        probes: mpsec_agent::kernel::probes::Ways::None,
         log_level: 0,
     };
     let mut kernel = Kernel::load(&settings)?;

@@ -8,12 +8,16 @@ use std::io::{self, IsTerminal};
 
 use serde_json::json;
 
+use crate::kernel::ebpf;
 use crate::kernel::features::{Feature, Features, State};
+use crate::snapshot::Probe;
 
 /// What the doctor found.
 #[derive(Debug)]
 pub struct Report {
     features: Features,
+    /// The way in that each probe of the kernel's functions takes here.
+    probes: Vec<Probe>,
     kernel: String,
 }
 
@@ -23,7 +27,7 @@ impl Report {
     pub fn new() -> Self {
         let read = |name| std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap_or_default();
         let kernel = format!("Linux {} on {}", read("osrelease").trim(), std::env::consts::ARCH);
-        Self { features: Features::probe(), kernel }
+        Self { features: Features::probe(), probes: ebpf::try_probes(), kernel }
     }
 
     /// Whether MPSec can work here.
@@ -41,6 +45,7 @@ impl Report {
             "fit": self.is_fit(),
             "baseline_gaps": gaps,
             "features": self.features.all(),
+            "probes": self.probes,
         })
     }
 
@@ -56,6 +61,8 @@ impl Report {
             }
             self.feature(&mut text, feature, style);
         }
+        line(&mut text, format_args!("\n{}", style.bold("Probes of retransmissions, resets and ends")));
+        self.probes.iter().for_each(|probe| show_probe(&mut text, probe, style));
         self.summary(&mut text, style);
         text
     }
@@ -97,6 +104,18 @@ impl Report {
             false => "MPSec cannot work on this host. It lacks",
         };
         line(text, format_args!("{}: {}.", style.bold(verdict), names.join(", ")));
+    }
+}
+
+fn show_probe(text: &mut String, Probe { name, entry, error }: &Probe, style: Style) {
+    let reason = error.as_deref().unwrap_or_default();
+    match (*entry, reason) {
+        ("none", reason) => {
+            let mark = style.mark(&State::Missing { reason: String::new() });
+            line(text, format_args!("  {mark} {name}: {reason}"));
+        }
+        (entry, "") => line(text, format_args!("  {} {name}: {entry}", style.mark(&State::Available))),
+        (entry, reason) => line(text, format_args!("  {} {name}: {entry} ({reason})", style.mark(&State::Available))),
     }
 }
 
@@ -184,6 +203,10 @@ mod tests {
         assert_eq!(json["features"].as_array().map(Vec::len), Some(report.features.all().len()));
         for feature in report.features.all() {
             assert!(text.contains(feature.name), "{}", feature.name);
+        }
+        assert_eq!(json["probes"].as_array().map(Vec::len), Some(report.probes.len()));
+        for probe in &report.probes {
+            assert!(text.contains(probe.name) && (probe.entry != "none" || probe.error.is_some()), "{probe:?}");
         }
         for feature in json["features"].as_array().into_iter().flatten() {
             let state = feature["state"].as_str().unwrap_or_default();

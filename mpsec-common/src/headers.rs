@@ -190,16 +190,19 @@ impl TcpTail {
     pub fn header_len(&self) -> u32 {
         ((self.offset_reserved >> 4) as u32) << 2
     }
+    /// True for the first segment of a handshake: SYN without ACK.
+    #[inline(always)]
+    pub fn is_first(&self) -> bool {
+        self.flags & 0x12 == 0x02
+    }
 }
 
 shared! {
     /// The addresses of an IPv4 header, as they lie there. Not packed, as the next two are not: the machines that the agent
     /// runs on load a whole word from any address.
     pub struct Ipv4Addresses {
-        /// Source address.
-        pub source: u32,
-        /// Destination address.
-        pub destination: u32,
+        /// Source address, and behind it the destination address.
+        pub both: u64,
     }
 }
 impl Ipv4Addresses {
@@ -222,15 +225,11 @@ impl Ipv6Addresses {
 }
 
 shared! {
-    /// TCP header up to its flags.
+    /// What a TCP header begins with: as much of it as every frame has that is long enough to be read at all.
     pub struct TcpHead {
         /// Source and destination, as they lie in the header.
         pub ports: u32,
         sequence: u32,
-        acknowledgement: u32,
-        offset_reserved: u8,
-        flags: u8,
-        window: u16,
     }
 }
 impl TcpHead {
@@ -238,11 +237,6 @@ impl TcpHead {
     #[inline(always)]
     pub fn sequence(&self) -> u32 {
         u32::from_be(self.sequence)
-    }
-    /// True for the first segment of a handshake: SYN without ACK.
-    #[inline(always)]
-    pub fn is_first(&self) -> bool {
-        self.flags & 0x12 == 0x02
     }
 }
 
@@ -252,15 +246,44 @@ header! {
 }
 
 header! {
+    /// Both ports, with which every transport header begins that has any.
+    pub struct Ports { ports: u32 }
+}
+impl Ports {
+    /// Source and destination, as they lie in the header.
+    #[inline(always)]
+    pub fn both(&self) -> u32 {
+        self.ports
+    }
+}
+
+header! {
+    /// TCP header up to its flags, as [`Ports`] and [`TcpTail`] show it.
+    pub struct TcpStart { ports: Ports, between: [u16; 4], tail: TcpTail }
+}
+impl TcpStart {
+    /// The ports, and the length of the header in bytes. Both at once, because the verifier holds a comparison with the end of
+    /// the frame good only for the pointer that was compared.
+    #[inline(always)]
+    pub fn ports_and_header_len(&self) -> (Ports, u32) {
+        (self.ports, self.tail.header_len())
+    }
+}
+
+header! {
     /// TCP header with nothing but a time stamp for an option: what nearly every segment of an established connection has.
-    pub struct TcpTimestamp { before: [u16; 6], offset_reserved: u8, flags: u8, between: [u16; 3], options: [u16; 6] }
+    pub struct TcpTimestamp { ports: Ports, before: [u16; 4], offset_reserved: u8, flags: u8, between: [u16; 3], options: [u16; 6] }
 }
 impl TcpTimestamp {
     /// Length in bytes.
     pub const LEN: u32 = size_of::<TcpTimestamp>() as u32;
-    /// True when that is what it is: 32 bytes of header, two no-operations, a time stamp (RFC 7323 appendix A).
+    /// The ports, if it is one: 32 bytes of header, two no-operations, a time stamp (RFC 7323 appendix A).
     #[inline(always)]
-    pub fn is_all(&self) -> bool {
+    pub fn ports(&self) -> Option<Ports> {
+        self.is_all().then_some(self.ports)
+    }
+    #[inline(always)]
+    fn is_all(&self) -> bool {
         let [first, second, ..] = self.options;
         self.offset_reserved >> 4 == 8 && first == 0x0101u16.to_be() && second == 0x080au16.to_be()
     }

@@ -9,6 +9,7 @@ pub mod maps;
 pub mod mptcp;
 pub mod packet;
 pub mod sockets;
+pub mod probes;
 pub mod traffic;
 
 pub use packet::{Layout, Link, Packet, Short, classify};

@@ -8,6 +8,9 @@ pub const PROGRAM_INGRESS: &str = "mpsec_ingress";
 pub const PROGRAM_EGRESS: &str = "mpsec_egress";
 /// Program on the sockets of the root cgroup: registers MPTCP subflows.
 pub const PROGRAM_SOCKOPS: &str = "mpsec_sockops";
+/// TC program that is attached nowhere: the agent runs it to tell of the ports of subflows, see
+/// [`crate::mptcp::PortsChange`]. It returns how many subflows may have those of the last one.
+pub const PROGRAM_PORTS: &str = "mpsec_ports";
 /// The counters: a memory-mapped array of [`crate::traffic::InterfaceCounters`], indexed by [`counter_index`].
 pub const MAP_COUNTERS: &str = "COUNTERS";
 /// Which interface has which slot: an array of [`InterfaceSlot`], indexed by [`slot_index`].
@@ -23,10 +26,10 @@ pub const MAP_SUBFLOWS: &str = "SUBFLOWS";
 /// What is counted of each: a memory-mapped array of [`crate::mptcp::SubflowCounters`], indexed by
 /// [`crate::mptcp::subflow_counter_index`].
 pub const MAP_SUBFLOW_COUNTERS: &str = "SUBFLOW_COUNTERS";
-/// How many subflows have which ports: a memory-mapped array of `u64`, indexed by [`crate::mptcp::port_entry`].
-pub const MAP_SUBFLOW_PORTS: &str = "SUBFLOW_PORTS";
 /// Handshakes that this host answers: a hash that forgets the oldest, from tag to [`crate::mptcp::Handshake`].
 pub const MAP_HANDSHAKES: &str = "HANDSHAKES";
+/// What the probes count: a per-CPU array of one [`crate::probes::ProbeCounts`].
+pub const MAP_PROBE_COUNTS: &str = "PROBE_COUNTS";
 /// Read-only global of the object, named for [`crate::LAYOUT_VERSION`]: an object of another version has no such symbol.
 pub const LAYOUT_SYMBOL: &str = "LAYOUT_2";
 

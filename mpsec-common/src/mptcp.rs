@@ -7,6 +7,9 @@
 
 use crate::{Direction, shared};
 
+mod filter;
+pub use filter::{PORT_ENTRIES, PORTS_BATCH, PORTS_HEAD, PortsChange, port_entry};
+
 shared! {
     /// Which subflow: addresses and ports, as this host sees them.
     pub struct SubflowKey {
@@ -30,7 +33,7 @@ impl SubflowKey {
         SubflowKey { local: mapped(local), remote: mapped(remote), local_port, remote_port }
     }
 
-    /// Both ports as they lie in a packet that is sent, read in this machine's byte order.
+    /// Both ports as they lie in a packet that is received, read in this machine's byte order.
     #[inline(always)]
     pub const fn ports(&self) -> u32 {
         ports(self.local_port, self.remote_port)
@@ -66,31 +69,22 @@ const fn halves(a: &[u8; 16]) -> [u64; 2] {
 /// Ports, in host order, as [`SubflowKey::ports`] gives them.
 #[inline(always)]
 pub const fn ports(local: u16, remote: u16) -> u32 {
-    local.to_be() as u32 | (remote.to_be() as u32) << 16
-}
-
-/// Entries of the port filter.
-pub const PORT_ENTRIES: u32 = 1 << 15;
-
-/// The entry of the port filter for [`SubflowKey::ports`], the same for both directions. It counts the subflows in it: what
-/// has 0 there is none.
-#[inline(always)]
-pub const fn port_entry(ports: u32) -> u32 {
-    (ports ^ (ports >> 16)) & (PORT_ENTRIES - 1)
+    remote.to_be() as u32 | (local.to_be() as u32) << 16
 }
 
 /// An entry of a set that is free.
 pub const ENTRY_FREE: u64 = 0;
 /// Set in every tag, so that no entry in use is [`ENTRY_FREE`].
-const TAG_USED: u64 = 1 << 63;
+const TAG_USED: u64 = 1 << 20;
 /// The bits of an entry that hold the slot; they are 0 in a tag. The others tell a subflow from all the rest, but for one in
 /// 2^43, and for that one by its key when it is registered.
 const SLOT_BITS: u64 = (MAX_SLOTS - 1) as u64;
+const _: () = assert!(TAG_USED > SLOT_BITS);
 
 /// A tag of all that a hash tells.
 #[inline(always)]
 const fn tag_of(hash: u64) -> u64 {
-    (hash | TAG_USED) & !SLOT_BITS
+    (hash & !SLOT_BITS) | TAG_USED
 }
 
 /// The entry for a tag and its slot.
@@ -109,7 +103,7 @@ pub const fn slot_in(entry: u64, tag: u64) -> Option<u32> {
 /// Ports that count up, which is how they come, differ in few bits of the word's one half: this brings them to both.
 #[inline(always)]
 const fn fold(ports: u32) -> u64 {
-    (ports ^ (ports >> 16)) as u64
+    (ports as u64).wrapping_mul(0x1_0001)
 }
 
 /// One round, which maps no two numbers to the same one.
@@ -124,20 +118,20 @@ const fn mix(word: u64) -> u64 {
 pub const fn tag(seed: u64, local: [u64; 2], remote: [u64; 2], ports: u32) -> u64 {
     let mapped = local[0] == 0 && remote[0] == 0 && local[1] as u32 == MAPPED && remote[1] as u32 == MAPPED;
     if mapped {
-        tag_v4(seed, (local[1] >> 32) as u32, (remote[1] >> 32) as u32, ports)
+        tag_v4(seed, remote[1] >> 32 | local[1] >> 32 << 32, ports)
     } else {
         tag_v6(seed, local, remote, ports)
     }
 }
 
-/// The tag of an IPv4 subflow: addresses as they lie in the packet, read in this machine's byte order, and
+/// The tag of an IPv4 subflow: both addresses as they lie in a packet that is received, read in this machine's byte order, and
 /// [`SubflowKey::ports`].
 #[inline(always)]
-pub const fn tag_v4(seed: u64, local: u32, remote: u32, ports: u32) -> u64 {
-    tag_of(mix(mix(seed ^ (local as u64 | (remote as u64) << 32)) ^ fold(ports)))
+pub const fn tag_v4(seed: u64, addresses: u64, ports: u32) -> u64 {
+    tag_of(mix(mix(seed ^ addresses) ^ fold(ports)))
 }
 
-/// The tag of an IPv6 subflow, likewise.
+/// The tag of an IPv6 subflow, by the words of each address.
 #[inline(always)]
 pub const fn tag_v6(seed: u64, local: [u64; 2], remote: [u64; 2], ports: u32) -> u64 {
     let local = mix(mix(seed ^ local[0]) ^ local[1]);
@@ -160,8 +154,8 @@ pub const CHOICES: u32 = 2;
 /// The set of a tag, for `choice` in `0..CHOICES`; the number of sets is a power of two, and `mask` one less.
 #[inline(always)]
 pub const fn set_of(tag: u64, choice: u32, mask: u32) -> u32 {
-    // From where multiplication has brought the most bits together.
-    (tag >> (20 * (choice + 1))) as u32 & mask
+    // From where multiplication has brought the most bits together, and none that is the same in all.
+    (tag >> (21 * (CHOICES - choice))) as u32 & mask
 }
 
 /// Which of a subflow's sets takes it, by how many of their entries are in use. The first one as long as it is half empty, so
@@ -244,6 +238,8 @@ pub mod flags {
     pub const ADOPTED: u16 = 1 << 5;
     /// Its figures of TCP were read at least once.
     pub const HAS_FIGURES: u16 = 1 << 6;
+    /// A reset was received; what it said is counted when the socket is closed.
+    pub const RESET_RECEIVED: u16 = 1 << 7;
 }
 
 shared! {
@@ -262,7 +258,7 @@ shared! {
         pub local_id: u8,
         /// Remote address identifier.
         pub remote_id: u8,
-        /// Bits of [`flags`].
+        /// Bits of [`flags`], and a [`crate::probes::Closer`].
         pub flags: u16,
         /// Sender's maximum segment size in bytes, as of the last round trip.
         pub mss: u16,
@@ -416,17 +412,17 @@ mod tests {
         // As they lie in a packet that is sent, and in one that is received.
         let sent = word([0x9c, 0x40, 0x01, 0xbb]);
         let received = word([0x01, 0xbb, 0x9c, 0x40]);
-        assert_eq!(key.ports(), sent);
-        assert_eq!(key.ports(), received.rotate_left(16));
+        assert_eq!(key.ports(), received);
+        assert_eq!(key.ports(), sent.rotate_left(16));
         assert_eq!(port_entry(sent), port_entry(received));
-        assert_eq!(key.tag(7), tag_v4(7, word([10, 0, 0, 1]), word([10, 0, 0, 2]), sent));
+        assert_eq!(key.tag(7), tag_v4(7, u64::from_ne_bytes([10, 0, 0, 2, 10, 0, 0, 1]), received));
         assert_ne!(key.tag(7), key.tag(8));
         let half = u64::from_ne_bytes;
         let v6 = SubflowKey { local: *b"0123456789abcdef", remote: *b"ghijklmnopqrstuv", ..key };
         let (local, remote) = ([half(*b"01234567"), half(*b"89abcdef")], [half(*b"ghijklmn"), half(*b"opqrstuv")]);
-        assert_eq!(v6.tag(7), tag_v6(7, local, remote, sent));
+        assert_eq!(v6.tag(7), tag_v6(7, local, remote, received));
         let mapped = [[10, 0, 0, 1], [10, 0, 0, 2]].map(|address| mapped_halves(word(address)));
-        assert_eq!(key.tag(7), tag(7, mapped[0], mapped[1], sent));
+        assert_eq!(key.tag(7), tag(7, mapped[0], mapped[1], received));
     }
 
     #[test]
@@ -436,7 +432,7 @@ mod tests {
             let tag = SubflowKey::v4([10, 0, 0, 1], [10, 0, 0, 2], port, 443).tag(0);
             let entry = entry_of(tag, MAX_SLOTS - 1);
             assert!(tag != ENTRY_FREE && slot_in(ENTRY_FREE, tag).is_none());
-            assert_eq!((slot_in(entry, tag), slot_in(entry, entry_of(tag ^ 1 << 20, 0))), (Some(MAX_SLOTS - 1), None));
+            assert_eq!((slot_in(entry, tag), slot_in(entry, entry_of(tag ^ 1 << 21, 0))), (Some(MAX_SLOTS - 1), None));
             assert!(tags.insert(tag));
         }
     }

@@ -47,6 +47,13 @@ pub trait Packet {
     /// What a walk over `len` bytes (1 to 40) of TCP options at `offset` finds.
     fn scan_options(&self, offset: u32, len: u32) -> Result<Options, Short>;
 
+    /// True when it is asked where the transport header of a packet of this class lies, for TCP with these ports as they lie in
+    /// it. Of what is not asked for, [`classify_usual`] says that none was read.
+    #[inline(always)]
+    fn wants_transport(&self, _class: Class, _ports: u32) -> bool {
+        true
+    }
+
     /// [`port_filter`] of the context's ports.
     #[inline(always)]
     fn port_filter(&self, context: &Context) -> u64 {

@@ -60,8 +60,8 @@ fn count_usual(skb: *mut __sk_buff, direction: Direction) -> Option<()> {
         Counter { packets: segments as u64, bytes: bytes as u64, l3_bytes: l3_bytes as u64 }
     };
     record::traffic(interface.first_counter, direction, layout.class, &amount);
-    if subflow::is_wanted(interface, &layout) {
-        subflow::count_usual(skb, &packet, direction, &layout, &amount, stripped_tag != 0);
+    if layout.l4_offset != layout.l3_offset {
+        subflow::count_usual(skb, &packet, interface, direction, &layout, &amount);
     }
     Some(())
 }
@@ -80,7 +80,7 @@ pub extern "C" fn mpsec_count(skb: *mut __sk_buff, direction: u32) -> i32 {
         log_malformed(skb);
     }
     record::traffic(interface.first_counter, direction, layout.class, &amount);
-    if subflow::is_wanted(interface, &layout) {
+    if subflow::is_wanted(&layout) {
         subflow::count_slowly(skb, interface, direction, &layout, &amount);
     }
     0

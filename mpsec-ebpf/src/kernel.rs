@@ -12,6 +12,8 @@ use mpsec_common::headers::{Ipv4, Ipv6, TcpTail, UDP_LEN, protocol};
 
 use crate::packet::Whole;
 
+pub mod registers;
+pub mod sock;
 pub mod socket;
 
 /// No such member.

@@ -9,6 +9,7 @@ mod classify;
 mod iter;
 mod kernel;
 mod packet;
+mod probes;
 mod record;
 mod sockops;
 mod subflow;
@@ -27,6 +28,12 @@ pub fn mpsec_ingress(context: TcContext) -> i32 {
 #[aya_ebpf::macros::classifier]
 pub fn mpsec_egress(context: TcContext) -> i32 {
     classify::count(skb(&context), Direction::Tx)
+}
+
+/// Run by the agent only: takes note of the ports of subflows that the agent registers and releases.
+#[aya_ebpf::macros::classifier]
+pub fn mpsec_ports(context: TcContext) -> i32 {
+    subflow::change_ports(skb(&context))
 }
 
 /// Sockets of a control group: registers MPTCP subflows.

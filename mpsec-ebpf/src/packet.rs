@@ -5,9 +5,9 @@ use core::mem::MaybeUninit;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative};
 use mpsec_common::packet::{Context, OPTION_BYTES, Options, scan};
-use mpsec_common::{Packet, Pod, Short};
+use mpsec_common::{Class, Packet, Pod, Short};
 
-use crate::record;
+use crate::record::{self, subflows};
 
 /// Offsets count from the network header (`enum bpf_hdr_start_off`).
 const HDR_START_NET: u32 = 1;
@@ -62,6 +62,18 @@ impl<const WALKS: bool> Packet for Linear<WALKS> {
     #[inline(always)]
     fn scan_options(&self, offset: u32, len: u32) -> Result<Options, Short> {
         if WALKS { scan_options(self.skb, offset, len, false) } else { Err(Short) }
+    }
+
+    /// What counts subflows asks, of all that may be of one.
+    #[inline(always)]
+    fn wants_transport(&self, class: Class, ports: u32) -> bool {
+        match class {
+            Class::Mptcp => subflows::on(),
+            // A packet without any MPTCP option is a subflow's now and then; that of another connection is told by its ports,
+            // as a rule.
+            Class::Tcp => subflows::on() && subflows::may_have_ports(ports),
+            _ => false,
+        }
     }
 
     #[inline(always)]

@@ -8,9 +8,11 @@ use aya_ebpf::bindings::bpf_sock_ops;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set};
 use mpsec_common::maps::Event;
 use mpsec_common::mptcp::{SubflowInfo, SubflowKey, SubflowState, flags, mapped_halves, ports, tag};
+use mpsec_common::probes::{Closer, OPTION_REASONS};
 
+use crate::kernel::sock::state;
 use crate::kernel::socket::{Subflow, TcpSock};
-use crate::record::{self, subflows};
+use crate::record::{self, probes, subflows};
 
 /// The network namespace whose sockets are followed; 0 for those of all.
 #[unsafe(no_mangle)]
@@ -28,8 +30,7 @@ mod op {
 
 /// Those that a socket makes when it is asked to: retransmissions, states, round trips.
 const CALLBACKS: u32 = 1 << 1 | 1 << 2 | 1 << 3;
-/// `TCP_CLOSE` (include/net/tcp_states.h).
-const TCP_CLOSE: u32 = 7;
+const ETIMEDOUT: u32 = 110;
 const AF_INET: u32 = 2;
 
 /// Takes note of what a socket tells.
@@ -62,9 +63,15 @@ pub fn called_back(ops: *mut bpf_sock_ops) -> Option<()> {
     Some(())
 }
 
+/// The network namespace whose sockets are followed; 0 for those of all.
+#[inline(always)]
+pub fn netns_cookie() -> u64 {
+    NETNS_COOKIE.load()
+}
+
 #[inline(always)]
 fn is_ours(ops: *mut bpf_sock_ops) -> bool {
-    let wanted = NETNS_COOKIE.load();
+    let wanted = netns_cookie();
     // SAFETY: the helper takes the context.
     wanted == 0 || unsafe { bpf_get_netns_cookie(ops.cast()) } == wanted
 }
@@ -77,26 +84,20 @@ fn opened(ops: *mut bpf_sock_ops, op: u32, tcp: &TcpSock) -> Option<()> {
     let tag = tuple.tag();
     let (slot, is_new) = match known(&tuple, tag, op) {
         Known::Same(slot) => (slot, false),
-        Known::Other => {
-            record::event(Event::SubflowTagTaken);
-            return None;
-        }
+        Known::Other => return lost(op, Event::SubflowTagTaken),
         Known::None => match subflows::take_slot() {
             Some(slot) => (slot, true),
-            None => {
-                record::event(Event::SubflowTableFull);
-                return None;
-            }
+            None => return full(op),
         },
     };
     let info = subflows::info(slot)?;
     if is_new {
         begin(info, &tuple);
         if !subflows::enter(tag, slot) {
-            record::event(Event::SubflowTableFull);
-            return subflows::give_slot_back(slot);
+            subflows::give_slot_back(slot)?;
+            return full(op);
         }
-        subflows::add_ports(tuple.ports());
+        subflows::change_ports(tuple.ports(), 1);
     }
     let mut marks = marks(op, &subflow);
     let unseen = match op {
@@ -112,6 +113,21 @@ fn opened(ops: *mut bpf_sock_ops, op: u32, tcp: &TcpSock) -> Option<()> {
     // SAFETY: the helper takes the context.
     unsafe { bpf_sock_ops_cb_flags_set(ops, ((*ops).bpf_sock_ops_cb_flags | CALLBACKS) as i32) };
     Some(())
+}
+
+/// Tells of a subflow that cannot be counted, once: one that this host opens was told of before its handshake was done.
+#[inline(always)]
+fn lost(op: u32, event: Event) -> Option<()> {
+    if op != op::ACTIVE_ESTABLISHED {
+        record::event(event);
+    }
+    None
+}
+
+/// [`lost`] for want of room.
+#[inline(always)]
+fn full(op: u32) -> Option<()> {
+    lost(op, Event::SubflowTableFull)
 }
 
 /// Whether a tag is taken.
@@ -135,7 +151,9 @@ fn known(tuple: &Tuple, tag: u64, op: u32) -> Known {
         return Known::Other;
     }
     let is_closed = state == SubflowState::Closed as u8;
-    if op == op::ACTIVE_ESTABLISHED && !is_closed {
+    // When both ends connect at once, a socket that connects ends up as one that was connected to.
+    let at_once = op == op::PASSIVE_ESTABLISHED && state == SubflowState::Connecting as u8;
+    if at_once || (op == op::ACTIVE_ESTABLISHED && !is_closed) {
         return Known::Same(slot);
     }
     subflows::leave(tag, slot);
@@ -223,13 +241,56 @@ fn describe(info: *mut SubflowInfo, op: u32, subflow: &Subflow, marks: u16) {
 fn state_changed(ops: *mut bpf_sock_ops) -> Option<()> {
     // SAFETY: the context is valid for as long as the program runs; the arguments are the old state and the new one.
     let [old, new, ..] = unsafe { (*ops).__bindgen_anon_1.args };
-    if new != TCP_CLOSE {
+    let new = new as u8;
+    if !matches!(new, state::CLOSE | state::FIN_WAIT1 | state::CLOSE_WAIT) {
         return None;
     }
     let info = subflows::info(subflows::find(Tuple::of(ops).tag())?)?;
-    tell(ops, &TcpSock::of(ops)?, info);
+    let tcp = TcpSock::of(ops)?;
+    ending(&tcp, new, info);
+    if new != state::CLOSE {
+        return None;
+    }
+    tell(ops, &tcp, info);
     close(info, old as u8);
     Some(())
+}
+
+/// Writes down who begins to end a subflow whose socket is about to be in this state, and what a reset said.
+#[inline(always)]
+fn ending(tcp: &TcpSock, new: u8, info: *mut SubflowInfo) {
+    match new {
+        state::FIN_WAIT1 => {
+            // MPTCP closes the sockets of subflows when the connection is closed, and those that it is told to meanwhile
+            // (__mptcp_close_ssk and mptcp_close_ssk, net/mptcp/protocol.c, 6.1 to 6.18).
+            let connection = tcp.subflow().and_then(|subflow| subflow.connection());
+            let goes_on = connection.is_some_and(|connection| connection.state() == state::ESTABLISHED);
+            probes::closed_by(info, if goes_on { Closer::PathManager } else { Closer::Application });
+        }
+        state::CLOSE_WAIT => probes::closed_by(info, Closer::Peer),
+        _ => {
+            if tcp.sock().error() == ETIMEDOUT {
+                probes::closed_by(info, Closer::Timeout);
+            }
+            if probes::marks(info) & flags::RESET_RECEIVED != 0
+                && let Some(subflow) = tcp.subflow()
+            {
+                count_received_reset(&subflow);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn count_received_reset(subflow: &Subflow) {
+    if subflow.reset_seen() {
+        let reason = subflow.reset_reason() as usize & (OPTION_REASONS - 1);
+        // SAFETY: the index is masked to the array's length.
+        probes::add(1, |counts| unsafe { (&raw mut (*counts).received_resets).cast::<u64>().add(reason) });
+    } else {
+        // SAFETY: the pointer is to a whole value.
+        probes::add(1, |counts| unsafe { &raw mut (*counts).received_resets_without_option });
+    }
 }
 
 /// Writes down TCP's own figures.

@@ -1,25 +1,31 @@
 //! Counting a packet for its MPTCP subflow: whose it is, and how much payload it carries.
 
 use aya_ebpf::bindings::__sk_buff;
-use mpsec_common::headers::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, Ipv4, Ipv4Addresses, Ipv6, Ipv6Addresses, TcpHead};
+use mpsec_common::headers::{
+    ETHERNET_LEN, IPV4_LEN, IPV6_LEN, Ipv4, Ipv4Addresses, Ipv6, Ipv6Addresses, TcpHead, TcpTail,
+};
 use mpsec_common::maps::{InterfaceSlot, interface_flags};
-use mpsec_common::mptcp::{tag_v4, tag_v6};
+use mpsec_common::mptcp::{PORTS_BATCH, PORTS_HEAD, PortsChange, tag_v4, tag_v6};
 use mpsec_common::traffic::Counter;
 use mpsec_common::{Class, Direction, Layout, Link, Packet, Short};
 
-use crate::packet::Whole;
+use crate::packet::{Linear, Whole};
 use crate::record::subflows::{self, Segment};
 
 /// Bits of a VLAN tag that tell the VLAN; with none of them set it is a priority only (IEEE 802.1Q), and the packet is the
 /// interface's own.
 const VLAN_ID: u32 = 0xfff;
 
-/// True when subflows' packets are counted where this one came by, and it may be one.
+/// True when a packet may be one of a subflow.
 #[inline(always)]
-pub fn is_wanted(interface: &InterfaceSlot, layout: &Layout) -> bool {
-    matches!(layout.class, Class::Tcp | Class::Mptcp)
-        && subflows::on()
-        && interface.flags & interface_flags::COUNTS_SUBFLOWS != 0
+pub fn is_wanted(layout: &Layout) -> bool {
+    matches!(layout.class, Class::Tcp | Class::Mptcp) && subflows::on()
+}
+
+/// True when subflows' packets are counted on this interface.
+#[inline(always)]
+fn counts_subflows(interface: &InterfaceSlot) -> bool {
+    interface.flags & interface_flags::COUNTS_SUBFLOWS != 0
 }
 
 /// True when the packet is on its way to or from another interface of this host, which counts it.
@@ -36,24 +42,22 @@ fn is_of_vlan(skb: *mut __sk_buff) -> bool {
 pub fn count_usual(
     skb: *mut __sk_buff,
     packet: &impl Packet,
+    interface: &InterfaceSlot,
     direction: Direction,
     layout: &Layout,
     amount: &Counter,
-    tag_was_stripped: bool,
 ) {
     // Where a TCP header begins tells what is in front of it: a tag, or another header, would move it elsewhere.
     const V4: u32 = ETHERNET_LEN + IPV4_LEN;
     const V6: u32 = ETHERNET_LEN + IPV6_LEN;
-    if tag_was_stripped && is_of_vlan(skb) {
-        return;
-    }
+    let is_here = || counts_subflows(interface) && !is_of_vlan(skb);
     let at = |l4_offset| Layout { l3_offset: ETHERNET_LEN, l4_offset, ..*layout };
     let outcome = match layout.l4_offset {
-        V4 => count::<_, true>(skb, packet, direction, &at(V4), amount),
-        V6 => count::<_, false>(skb, packet, direction, &at(V6), amount),
+        V4 => count::<_, true>(skb, packet, direction, &at(V4), amount, is_here),
+        V6 => count::<_, false>(skb, packet, direction, &at(V6), amount, is_here),
         _ => Err(Short),
     };
-    if outcome.is_err() && layout.l3_offset == ETHERNET_LEN {
+    if outcome.is_err() && layout.l3_offset == ETHERNET_LEN && is_here() {
         mpsec_subflow(skb, pack(layout, direction), amount.packets, amount.bytes);
     }
 }
@@ -74,9 +78,23 @@ pub fn count_slowly(
 ) {
     let tagged = interface.link == Link::Ethernet as u8 && layout.l3_offset != ETHERNET_LEN;
     // Of a later fragment no transport header was read.
-    if !tagged && !is_of_vlan(skb) && layout.l4_offset != layout.l3_offset {
+    if counts_subflows(interface) && !tagged && !is_of_vlan(skb) && layout.l4_offset != layout.l3_offset {
         mpsec_subflow(skb, pack(layout, direction), amount.packets, amount.bytes);
     }
+}
+
+/// Reads [`PortsChange`]s from a frame.
+#[inline(always)]
+pub fn change_ports(skb: *mut __sk_buff) -> i32 {
+    let packet = Linear::<false>::new(skb);
+    let mut count = 0;
+    for index in 0..PORTS_BATCH {
+        let Ok(change) = packet.read::<PortsChange>((PORTS_HEAD + index * size_of::<PortsChange>()) as u32) else {
+            break;
+        };
+        count = subflows::change_ports(change.ports, change.change);
+    }
+    count as i32
 }
 
 /// Counts a packet for its subflow by copying headers out. A global function, so that the verifier follows it once.
@@ -90,13 +108,14 @@ pub extern "C" fn mpsec_subflow(skb: *mut __sk_buff, layout: u64, packets: u64, 
     let is_v4 = packet.read::<Ipv4>(layout.l3_offset).is_ok_and(|header| header.version() == 4);
     // What cannot be read now was read before.
     let _ = if is_v4 {
-        count::<Whole, true>(skb, &packet, direction, &layout, &amount)
+        count::<Whole, true>(skb, &packet, direction, &layout, &amount, || true)
     } else {
-        count::<Whole, false>(skb, &packet, direction, &layout, &amount)
+        count::<Whole, false>(skb, &packet, direction, &layout, &amount, || true)
     };
     0
 }
 
+/// Counts a packet for its subflow if `is_here`, which is asked only of what may be one.
 #[inline(always)]
 fn count<P: Packet, const V4: bool>(
     skb: *mut __sk_buff,
@@ -104,26 +123,27 @@ fn count<P: Packet, const V4: bool>(
     direction: Direction,
     layout: &Layout,
     amount: &Counter,
+    is_here: impl FnOnce() -> bool,
 ) -> Result<(), Short> {
     let ports = packet.view(layout.l4_offset, |head: &TcpHead| head.ports)?;
-    // A packet without any MPTCP option is a subflow's now and then; that of another connection is told here, as a rule.
-    if layout.class as u32 == Class::Tcp as u32 && !subflows::may_have_ports(ports) {
+    let is_mptcp = layout.class as u32 == Class::Mptcp as u32;
+    // The short way through the classifier has asked for the ports already.
+    let is_other = P::COMPLETE && !is_mptcp && !subflows::may_have_ports(ports);
+    if is_other || !is_here() {
         return Ok(());
     }
-    let (sequence, is_first) = packet.view(layout.l4_offset, |head: &TcpHead| (head.sequence(), head.is_first()))?;
     let ports = match direction {
-        Direction::Rx => ports.rotate_left(16),
-        Direction::Tx => ports,
+        Direction::Rx => ports,
+        Direction::Tx => ports.rotate_left(16),
     };
     let tag = if V4 { v4(packet, direction, layout, ports)? } else { v6(packet, direction, layout, ports)? };
-    // SAFETY: as in `is_of_vlan`.
-    let buffer = unsafe { &*skb };
-    let end = if buffer.gso_size != 0 { packet.len() } else { ip_end::<P, V4>(packet, layout)? };
-    let segment = Segment { payload: end.saturating_sub(layout.payload_offset), sequence, ifindex: buffer.ifindex };
+    // The rest is read when it is known where to add it, so that it need not be kept until then.
+    let segment = || segment::<P, V4>(skb, packet, layout, amount);
     match subflows::find(tag) {
-        Some(slot) => subflows::count(slot, direction, amount, segment),
-        None if layout.class as u32 == Class::Mptcp as u32 => {
-            subflows::unknown(tag, direction, amount, segment, is_first);
+        Some(slot) => subflows::count(slot, direction, amount, segment)?,
+        None if is_mptcp => {
+            let is_first = packet.view(layout.l4_offset + TcpTail::OFFSET, TcpTail::is_first)?;
+            subflows::unknown(tag, direction, amount, segment()?, is_first);
         }
         None => {}
     }
@@ -131,10 +151,25 @@ fn count<P: Packet, const V4: bool>(
 }
 
 #[inline(always)]
+fn segment<P: Packet, const V4: bool>(
+    skb: *mut __sk_buff,
+    packet: &P,
+    layout: &Layout,
+    amount: &Counter,
+) -> Result<Segment, Short> {
+    // The length fields of a super-packet may not hold: they have no room for more than 64 KiB.
+    let end = if amount.packets == 1 { ip_end::<P, V4>(packet, layout)? } else { packet.len() };
+    let sequence = packet.view(layout.l4_offset, TcpHead::sequence)?;
+    // SAFETY: as in `is_of_vlan`.
+    let ifindex = unsafe { (*skb).ifindex };
+    Ok(Segment { payload: end.wrapping_sub(layout.payload_offset) as i32, sequence, ifindex })
+}
+
+#[inline(always)]
 fn v4<P: Packet>(packet: &P, direction: Direction, layout: &Layout, ports: u32) -> Result<u64, Short> {
     packet.view(layout.l3_offset + Ipv4Addresses::OFFSET, |addresses: &Ipv4Addresses| match direction {
-        Direction::Rx => tag_v4(subflows::seed(), addresses.destination, addresses.source, ports),
-        Direction::Tx => tag_v4(subflows::seed(), addresses.source, addresses.destination, ports),
+        Direction::Rx => tag_v4(subflows::seed(), addresses.both, ports),
+        Direction::Tx => tag_v4(subflows::seed(), addresses.both.rotate_left(32), ports),
     })
 }
 

@@ -35,6 +35,7 @@ pub mod need;
 pub mod netns;
 pub mod packet_socket;
 pub mod paths;
+pub mod privilege;
 pub mod prometheus;
 pub mod pty;
 pub mod screen;

@@ -11,6 +11,7 @@ mod hotplug;
 mod http;
 mod lab;
 mod mptcp_life;
+mod mptcp_probes;
 mod mptcp_truth;
 mod mptcp_view;
 mod mptcp_wrong;
@@ -37,6 +38,7 @@ fn main() {
         lab::trials(),
         mptcp_truth::trials(),
         mptcp_life::trials(),
+        mptcp_probes::trials(),
         mptcp_wrong::trials(),
         classes::trials(),
         devices::trials(),

@@ -71,6 +71,16 @@ fn blackhole() -> Result<()> {
         ensure!(fallen > 0 && view.findings("fallback")? > 0, "{:#}", view.get("findings"));
         Ok(())
     })?;
+    talk()?;
+    // The first one asked and got no answer; the others did not ask, and none of them has a token.
+    wait::until(SHOWN, || {
+        let fallen = agent.scrape()?.sum("mpsec_mptcp_connections", &[("fallback", "yes")])?;
+        let opened = agent.scrape()?.sum("mpsec_mptcp_connections_opened_total", &[])?;
+        ensure!(fallen == 3 && opened == 4, "{fallen} fallen back, {opened} opened");
+        let told = view(agent)?.get("findings").to_string();
+        ensure!(told.contains("did not ask for it") && told.contains("so that it was tried without"), "{told}");
+        Ok(())
+    })?;
     paths.let_through(Host::Server, 0)?;
     talk()?;
     ensure!(in_force()? == 1, "the kernel tries again on its own?");

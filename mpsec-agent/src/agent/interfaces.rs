@@ -45,6 +45,18 @@ pub struct Troubles {
     pub attachments_lost: u64,
 }
 
+/// Interfaces by name.
+pub type Links = BTreeMap<String, LinkState>;
+
+/// What has to be known of an interface to judge a path.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkState {
+    /// Its index.
+    pub index: u32,
+    /// True when it is switched on and has a carrier.
+    pub is_up: bool,
+}
+
 /// Why a program is not attached that was.
 const REMOVED: &str = "removed by somebody else";
 
@@ -195,10 +207,10 @@ impl Interfaces {
         self.watched.values().all(|watched| watched.hooks.iter().all(Result::is_ok))
     }
 
-    /// Names of the interfaces that are down.
-    pub fn down(&self) -> BTreeSet<String> {
+    /// The interfaces of the moment, by name.
+    pub fn links(&self) -> Links {
         let all = self.watched.values().map(|watched| &watched.interface).chain(self.excluded.values());
-        all.filter(|interface| !interface.is_up).map(|interface| interface.name.clone()).collect()
+        all.map(|link| (link.name.clone(), LinkState { index: link.index, is_up: link.is_up })).collect()
     }
 
     /// The table of MPTCP subflows, and what interfaces are called.

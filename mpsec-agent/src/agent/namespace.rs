@@ -62,9 +62,13 @@ impl Namespace {
             max_subflows: config.mptcp.slots(possible_cpus().context("cannot count the CPUs")?),
             netns_cookie: cgroup::netns_cookie().context("cannot tell the network namespace")?,
             log_level: config.log.kernel as u8,
+            probes: config.mptcp.probes.into(),
         })?;
         if let (true, Err(error)) = (config.mptcp.enabled, &kernel.subflows) {
             tracing::warn!(netns = name, "MPTCP subflows are not counted: {error}");
+        }
+        for probe in kernel.probes.states() {
+            tracing::debug!(netns = name, probe = probe.name, entry = probe.entry, error = probe.error, "probe");
         }
         if let Some(log) = kernel.take_log() {
             log.follow().context("cannot follow the log of the eBPF programs")?;
@@ -181,9 +185,11 @@ impl Namespace {
                 subflows: count(Event::SubflowTableFull) + count(Event::SubflowTagTaken),
                 handshakes: count(Event::HandshakeUnseen),
             };
-            let down = this.interfaces.down();
+            let probed = timed(reports, "probes", || this.interfaces.kernel.probes.read()).unwrap_or_default();
+            let links = this.interfaces.links();
             let table = this.interfaces.kernel.subflows.as_mut().ok();
-            this.mptcp.snapshot(&this.name, table, lost, subflows, |name| down.contains(name), reports)
+            let seen = this.mptcp.snapshot(&this.name, table, lost, subflows, &links, reports);
+            snapshot::mptcp::Namespace { probed, ..seen }
         })
     }
 
@@ -199,6 +205,10 @@ impl Namespace {
         let agent = &mut snapshot.agent;
         add(&mut agent.kernel_events, timed(reports, "ebpf_events", || kernel.events()).unwrap_or_default());
         add(&mut agent.lost_events, [("rtnetlink", self.overflows), ("mptcp_pm", self.mptcp.overflows)]);
+        // The same ways lead into the kernel from all namespaces.
+        if agent.probes.is_empty() {
+            agent.probes = kernel.probes.states().to_vec();
+        }
         let troubles = interfaces.troubles;
         agent.folded_total += troubles.folded;
         agent.attach_failures_total += troubles.attach_failures;

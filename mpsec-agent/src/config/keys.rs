@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::error::nearest;
 use super::types::{Globs, WireguardPorts};
-use super::{AgentConfig, ClassifyConfig, Config, HttpConfig, InterfacesConfig, MptcpConfig, NetnsConfig};
+use super::{AgentConfig, ClassifyConfig, Config, HttpConfig, InterfacesConfig, MptcpConfig, NetnsConfig, Probes};
 
 /// One setting.
 pub struct Key {
@@ -188,6 +188,19 @@ pub static KEYS: &[Key] = &[
         get: |config| Value::Number(config.mptcp.max_subflows.into()),
     },
     Key {
+        name: "mptcp.probes",
+        flag: "probes",
+        alias: None,
+        env: "MPSEC_PROBES",
+        kind: Kind::Text,
+        placeholder: "auto|off|tp_btf|fentry|kprobe",
+        doc: "How retransmissions and resets of subflows are seen in the kernel. auto takes, for each, the first way that works: \
+              tp_btf, fentry, kprobe; a single one leaves out what it cannot see. Needs enabled.",
+        restart: true,
+        set: |config, value| value.item(str::parse).map(|probes| config.mptcp.probes = probes),
+        get: |config| Value::text(config.mptcp.probes),
+    },
+    Key {
         name: "mptcp.subflow_series",
         flag: "subflow-series",
         alias: None,
@@ -351,7 +364,7 @@ impl Default for ClassifyConfig {
 
 impl Default for MptcpConfig {
     fn default() -> Self {
-        Self { enabled: true, max_subflows: 0, subflow_series: false, max_subflow_series: 256 }
+        Self { enabled: true, max_subflows: 0, probes: Probes::Auto, subflow_series: false, max_subflow_series: 256 }
     }
 }
 

@@ -24,7 +24,7 @@ pub use error::{ConfigError, EX_USAGE, Place, Problem};
 pub use keys::{KEYS, Key, Kind};
 pub use paths::{NetnsConfig, PathsConfig, Peer};
 pub use render::{Show, default_toml};
-pub use types::{Attach, Globs, InterfaceFilter, KernelLog, ListenAddr, LogFormat, LogLevel, WireguardPorts};
+pub use types::{Attach, Globs, InterfaceFilter, KernelLog, ListenAddr, LogFormat, LogLevel, Probes, WireguardPorts};
 
 use keys::Value;
 
@@ -86,6 +86,8 @@ pub struct ClassifyConfig {
 pub struct MptcpConfig {
     /// Whether subflows are counted at all.
     pub enabled: bool,
+    /// Which ways into the kernel probes may take.
+    pub probes: Probes,
     /// Subflows counted at a time in a network namespace; 0 for as many as [`MptcpConfig::slots`] finds fit.
     pub max_subflows: u32,
     /// Whether metrics have series of single subflows.

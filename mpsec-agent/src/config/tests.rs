@@ -64,6 +64,7 @@ fn every_key_is_read_from_a_file() {
         [mptcp]
         enabled = false
         max_subflows = 1024
+        probes = "tp_btf"
         subflow_series = true
         max_subflow_series = 7
         [paths]
@@ -83,7 +84,13 @@ fn every_key_is_read_from_a_file() {
     assert_eq!(config.interfaces.attach, Attach::Clsact);
     assert_eq!(config.classify.wireguard_ports.padded(), [1, 65535, 0, 0]);
     assert!(config.agent.kernel_stats);
-    let mptcp = MptcpConfig { enabled: false, max_subflows: 1024, subflow_series: true, max_subflow_series: 7 };
+    let mptcp = MptcpConfig {
+        enabled: false,
+        max_subflows: 1024,
+        probes: Probes::TpBtf,
+        subflow_series: true,
+        max_subflow_series: 7,
+    };
     assert_eq!(config.mptcp, mptcp);
     assert_eq!(config.paths.remote_name("192.0.2.1".parse().unwrap()), "office");
     assert_eq!(config.paths.remote_name("192.0.3.1".parse().unwrap()), "192.0.0.0/16");

@@ -8,6 +8,8 @@ use std::str::FromStr;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use tracing_subscriber::EnvFilter;
 
+use crate::kernel::probes::{Entry, Ways};
+
 /// `host:port` to listen on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ListenAddr {
@@ -253,6 +255,35 @@ words! {
         Tcx = "tcx",
         /// The clsact qdisc only.
         Clsact = "clsact",
+    }
+}
+
+words! {
+    /// Which ways into the kernel probes may take.
+    Probes {
+        /// The first that works.
+        #[default]
+        Auto = "auto",
+        /// None.
+        Off = "off",
+        /// Tracepoints with types.
+        TpBtf = "tp_btf",
+        /// Functions, through trampolines.
+        Fentry = "fentry",
+        /// Functions, through breakpoints.
+        Kprobe = "kprobe",
+    }
+}
+
+impl From<Probes> for Ways {
+    fn from(probes: Probes) -> Ways {
+        match probes {
+            Probes::Auto => Ways::Any,
+            Probes::Off => Ways::None,
+            Probes::TpBtf => Ways::Only(Entry::TpBtf),
+            Probes::Fentry => Ways::Only(Entry::Fentry),
+            Probes::Kprobe => Ways::Only(Entry::Kprobe),
+        }
     }
 }
 

@@ -263,6 +263,11 @@ fn limits(facts: &Facts) -> Vec<Diagnosis> {
 fn routes(facts: &Facts) -> Vec<Diagnosis> {
     const CHECK: &str = "routes";
     let to = facts.peer.map_or_else(String::new, |peer| format!(" to {peer}"));
+    if facts.peer.is_none() && !facts.routes.is_empty() && facts.routes.iter().all(|(_, route)| route.is_err()) {
+        let text = "no address has a route to the world, and no connection tells where else to look";
+        let remedy = Some("name where connections lead to: mpsec doctor mptcp --peer ADDRESS".to_owned());
+        return vec![diagnosis(CHECK, Verdict::Unknown, text, remedy)];
+    }
     let judge = |(source, route): &(IpAddr, Result<Route, String>)| {
         let address = facts.addresses.iter().find(|address| address.address == *source)?;
         let (name, _) = facts.interfaces.get(&address.ifindex)?;

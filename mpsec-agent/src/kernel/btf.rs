@@ -32,6 +32,9 @@ pub enum BtfKind {
     Enum64 = 19,
 }
 
+/// Of types without a name (include/uapi/linux/btf.h).
+const FUNCTION_PROTOTYPE: u32 = 13;
+
 /// A member of a structure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {
@@ -147,6 +150,17 @@ impl KernelBtf {
     /// The id of a named type, as BPF_PROG_LOAD takes it in `attach_btf_id`.
     pub fn id_of(&self, name: &str, kind: BtfKind) -> Result<u32, BtfError> {
         self.find(name, &[kind]).map(|(id, _)| id)
+    }
+
+    /// How many parameters a function has that a named type points to.
+    pub fn parameters_of(&self, name: &str) -> Result<usize, BtfError> {
+        let (_, pointer) = self.find(name, &[BtfKind::Typedef])?;
+        let pointer = self.records.resolve(pointer.size_or_type)?;
+        let function = self.records.resolve(pointer.size_or_type)?;
+        if pointer.kind != BtfKind::Ptr as u32 || function.kind != FUNCTION_PROTOTYPE {
+            return Err(BtfError::Damaged("what should point to a function does not"));
+        }
+        Ok(function.vlen)
     }
 
     /// The value of an enumerator of a named enum.

@@ -10,19 +10,20 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use mpsec_common::maps::{
     Event, InterfaceSlot, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_HANDSHAKES, MAP_INTERFACES,
-    MAP_SUBFLOW_COUNTERS, MAP_SUBFLOW_FREE, MAP_SUBFLOW_PORTS, MAP_SUBFLOW_TAGS, MAP_SUBFLOWS, PROGRAM_EGRESS,
-    PROGRAM_INGRESS, PROGRAM_SOCKOPS, WIREGUARD_PORTS,
+    MAP_SUBFLOW_COUNTERS, MAP_SUBFLOW_FREE, MAP_SUBFLOW_TAGS, MAP_SUBFLOWS, PROGRAM_EGRESS, PROGRAM_INGRESS,
+    PROGRAM_PORTS, PROGRAM_SOCKOPS, WIREGUARD_PORTS,
 };
 use mpsec_common::mptcp::{HANDSHAKES, free, sets_for, slots_for};
 use mpsec_common::packet::port_filter;
 use mpsec_common::{Direction, LAYOUT_VERSION};
 
-use crate::snapshot::Program;
+use crate::snapshot::{Probe, Program};
 
 use super::btf::{BtfError, KernelBtf};
 use super::cgroup;
 use super::counters::Counters;
 use super::sockets_iter::{self, SocketsIter};
+use super::probes::{self, Probes, Ways};
 use super::subflows::{self, Maps, Shape, Subflows};
 
 /// The object, as `cargo xtask ebpf` built it.
@@ -77,6 +78,8 @@ pub struct Settings {
     pub max_subflows: u32,
     /// The network namespace whose subflows are counted, as [`cgroup::netns_cookie`] tells it; 0 for those of all.
     pub netns_cookie: u64,
+    /// Which ways into the kernel the probes may take; they need [`Settings::max_subflows`].
+    pub probes: Ways,
     /// How much the programs log: 0 nothing, 1 errors, up to 5, traces. What is not logged is not in the loaded program.
     pub log_level: u8,
 }
@@ -95,6 +98,8 @@ pub struct Kernel {
     pub subflows: Result<Subflows, String>,
     /// The list of sockets that a program makes, or why there is none.
     pub sockets: Result<SocketsIter, String>,
+    /// The probes of the kernel's functions.
+    pub probes: Probes,
     /// Keeps the program on the sockets attached.
     _sockets: Option<FdLink>,
 }
@@ -171,9 +176,9 @@ impl Kernel {
             subflows => return Ok(Kernel { subflows, ..kernel }),
         };
         // The programs that look subflows up are of no use then.
-        drop((kernel.programs, kernel.counters));
+        drop((kernel.programs, kernel.counters, kernel.probes));
         let without = Self::load_once(&Settings { max_subflows: 0, ..settings.clone() })?;
-        Ok(Kernel { subflows: Err(reason), ..without })
+        Ok(Kernel { probes: Probes::none(&reason), subflows: Err(reason), ..without })
     }
 
     fn load_once(settings: &Settings) -> Result<Kernel, LoadError> {
@@ -214,6 +219,10 @@ impl Kernel {
         if sockets.is_ok() {
             capacities.push(MapCapacity { name: MAP_SUBFLOWS, entries: subflows.shape.slots });
         }
+        let probes = match (&sockets, &subflows.probe_offsets) {
+            (Ok(_), Ok(_)) => Probes::attach(&mut object, &btf, settings.probes),
+            (Err(reason), _) | (_, Err(reason)) => Probes::none(reason),
+        };
         let (subflows, sockets) = match sockets {
             Ok(link) => (Ok(Subflows::new(subflow_maps(&mut object)?, subflows.shape)), Some(link)),
             Err(reason) => (Err(reason), None),
@@ -228,6 +237,7 @@ impl Kernel {
             capacities,
             subflows,
             sockets: list,
+            probes,
             _sockets: sockets,
         })
     }
@@ -269,6 +279,23 @@ impl Kernel {
     }
 }
 
+/// The way in that each probe would take here: they are attached, and detached at once. Nothing is counted meanwhile.
+pub fn try_probes() -> Vec<Probe> {
+    let settings = Settings {
+        max_interfaces: 1,
+        wireguard_ports: [0; WIREGUARD_PORTS],
+        max_subflows: 1,
+        // No namespace has this cookie.
+        netns_cookie: u64::MAX,
+        probes: Ways::Any,
+        log_level: 0,
+    };
+    match Kernel::load(&settings) {
+        Ok(kernel) => kernel.probes.states().to_vec(),
+        Err(error) => Probes::none(&error.to_string()).states().to_vec(),
+    }
+}
+
 /// What the kernel tells of a program through its descriptor (bpf_prog_show_fdinfo, kernel/bpf/syscall.c).
 fn stats(name: &'static str, program: BorrowedFd<'_>) -> io::Result<Program> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
@@ -303,7 +330,7 @@ fn subflow_maps(object: &mut Ebpf) -> Result<Maps, LoadError> {
         free: array(object, MAP_SUBFLOW_FREE)?,
         infos: array(object, MAP_SUBFLOWS)?,
         counters: array(object, MAP_SUBFLOW_COUNTERS)?,
-        ports: array(object, MAP_SUBFLOW_PORTS)?,
+        ports: load(object, PROGRAM_PORTS)?,
     })
 }
 
@@ -323,6 +350,7 @@ fn follow_sockets(object: &mut Ebpf) -> anyhow::Result<FdLink> {
 struct SubflowGlobals {
     shape: Shape,
     offsets: Result<subflows::Offsets, String>,
+    probe_offsets: Result<probes::Offsets, String>,
     on: u32,
     set_mask: u32,
     netns_cookie: u64,
@@ -339,6 +367,7 @@ impl SubflowGlobals {
             shape: Shape { slots, cpus, seed: seed() },
             on: u32::from(offsets.is_ok()),
             offsets,
+            probe_offsets: probes::Offsets::resolve(btf).map_err(|error| error.to_string()),
             set_mask: sets_for(slots) - 1,
             netns_cookie: settings.netns_cookie,
         }
@@ -366,6 +395,15 @@ impl SubflowGlobals {
         for (name, place) in self.offsets.iter().flat_map(subflows::Offsets::globals) {
             loader.override_global(name, place, true);
         }
+        let Ok(offsets) = &self.probe_offsets else { return };
+        for (name, place) in offsets.globals() {
+            loader.override_global(name, place, true);
+        }
+        for (name, switch) in offsets.switches() {
+            loader.override_global(name, switch, true);
+        }
+        let (name, registers) = probes::Offsets::registers();
+        loader.override_global(name, registers, true);
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod memory;
 mod offsets;
+mod ports;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,12 +14,13 @@ use std::sync::atomic::Ordering;
 
 use mpsec_common::Direction;
 use mpsec_common::mptcp::{
-    CHOICES, ENTRY_FREE, PORT_ENTRIES, SubflowCounter, SubflowCounters, SubflowInfo, SubflowKey, SubflowState, TagSet,
-    WAYS, choose, entry_of, flags, free, link, port_entry, set_of, sets_for, slot_in, subflow_counter_index,
+    CHOICES, ENTRY_FREE, SubflowCounter, SubflowCounters, SubflowInfo, SubflowKey, SubflowState, TagSet, WAYS, choose,
+    entry_of, flags, free, link, set_of, sets_for, slot_in, subflow_counter_index,
 };
 
 pub use memory::Memory;
 pub(super) use offsets::Offsets;
+use ports::Ports;
 
 /// A subflow at the time of a poll.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +50,7 @@ pub enum AdoptError {
     Memory(#[from] io::Error),
 }
 
-/// The maps that subflows take.
+/// The maps, and the program, that subflows take.
 pub struct Maps {
     /// [`mpsec_common::maps::MAP_SUBFLOW_TAGS`]
     pub tags: OwnedFd,
@@ -58,7 +60,7 @@ pub struct Maps {
     pub infos: OwnedFd,
     /// [`mpsec_common::maps::MAP_SUBFLOW_COUNTERS`]
     pub counters: OwnedFd,
-    /// [`mpsec_common::maps::MAP_SUBFLOW_PORTS`]
+    /// The program [`mpsec_common::maps::PROGRAM_PORTS`].
     pub ports: OwnedFd,
 }
 
@@ -96,7 +98,7 @@ pub struct Subflows {
     free: Memory,
     infos: Memory,
     counters: Memory,
-    ports: Memory,
+    ports: Ports,
     /// What each slot had counted when it was given away. Pages that are never written take no memory.
     base: Vec<Counts>,
     used: u32,
@@ -116,7 +118,7 @@ impl Subflows {
                 maps.counters,
                 bytes(subflow_counter_index(0, slots, cpus), size_of::<SubflowCounters>()),
             ),
-            ports: Memory::new(maps.ports, bytes(PORT_ENTRIES, size_of::<u64>())),
+            ports: Ports::new(maps.ports),
             base: vec![[0; 2 * COUNTS]; slots as usize],
             used: 0,
         }
@@ -138,6 +140,7 @@ impl Subflows {
     /// What `mmap(2)` says.
     pub fn poll(&mut self, mut visit: impl FnMut(&View)) -> io::Result<()> {
         self.used = 0;
+        self.ports.flush()?;
         for slot in 0..self.given()? {
             if let Some(view) = self.view(slot)? {
                 visit(&view);
@@ -145,6 +148,14 @@ impl Subflows {
             }
         }
         Ok(())
+    }
+
+    /// How many subflows, released ones not among them, have ports that packets are not told apart by.
+    ///
+    /// # Errors
+    /// What `bpf(2)` says.
+    pub fn sharing_ports(&mut self, key: &SubflowKey) -> io::Result<u32> {
+        self.ports.count(key.ports())
     }
 
     /// How many slots were ever given out: the first ones.
@@ -161,7 +172,6 @@ impl Subflows {
     pub fn release(&mut self, slot: u32) -> io::Result<()> {
         let Some(info) = self.info(slot)? else { return Ok(()) };
         self.replace(info.key.tag(self.shape.seed), |entry, tag| slot_in(entry, tag) == Some(slot), ENTRY_FREE)?;
-        self.count_ports(&info.key, -1)?;
         let state = self.infos.words(slot as usize * INFO_WORDS, INFO_WORDS)?;
         state[STATE_WORD].store(0, Ordering::Relaxed);
         let (counts, _) = self.counts(slot)?;
@@ -174,7 +184,7 @@ impl Subflows {
         }
         self.give_back(slot)?;
         self.used = self.used.saturating_sub(1);
-        Ok(())
+        self.ports.remove(info.key.ports())
     }
 
     /// Registers a subflow that is older than the kernel side, so that its packets are counted from now on; or gives the
@@ -210,12 +220,16 @@ impl Subflows {
             established_ns: now,
             ..SubflowInfo::default()
         };
+        if let Err(error) = self.ports.add(key.ports()) {
+            self.give_back(slot)?;
+            return Err(error.into());
+        }
         let tag = key.tag(self.shape.seed);
         if !self.replace(tag, |entry, _| entry == ENTRY_FREE, entry_of(tag, slot))? {
             self.give_back(slot)?;
+            self.ports.remove(key.ports())?;
             return Err(AdoptError::Full);
         }
-        self.count_ports(key, 1)?;
         self.write_info(slot, &info)?;
         self.used += 1;
         Ok(slot)
@@ -374,12 +388,6 @@ impl Subflows {
     fn counters(&mut self, slot: u32, cpu: u32) -> io::Result<&[std::sync::atomic::AtomicU64]> {
         let index = subflow_counter_index(slot, self.shape.slots, cpu) as usize;
         self.counters.words(index * 2 * COUNTER_WORDS, 2 * COUNTER_WORDS)
-    }
-
-    fn count_ports(&mut self, key: &SubflowKey, change: i64) -> io::Result<()> {
-        let entry = &self.ports.words(port_entry(key.ports()) as usize, 1)?[0];
-        entry.fetch_add(change as u64, Ordering::Relaxed);
-        Ok(())
     }
 }
 

@@ -108,8 +108,8 @@ pub const AGENT: &[Metric] = &[
     },
     Metric {
         name: "mpsec_probe_info",
-        help: "Which way into the kernel each probe uses: tp_btf, fentry, kprobe, or none, for what cannot be had here; mpsec \
-               doctor says why. Always 1.",
+        help: "Which way into the kernel each probe uses: tp_btf, fentry, kprobe, sock_ops, or none, for what cannot be had \
+               here; mpsec doctor says why. Always 1.",
         kind: Kind::Gauge,
         unit: Unit::None,
         labels: &["probe", "entry"],

@@ -111,6 +111,45 @@ pub const MPTCP: &[Metric] = &[
         },
     },
     Metric {
+        name: "mpsec_mptcp_subflow_retransmissions",
+        help: "TCP segments of subflows that were sent again, by the state of congestion control: open (SYNs, and probes for the \
+               loss of the last segments), disorder, cwr (slowed down by ECN or for want of room), recovery (fast \
+               retransmission), loss (after a timeout).",
+        kind: Kind::Counter,
+        unit: Unit::None,
+        labels: &["netns", "state"],
+        samples: |snapshot, sample| {
+            for namespace in &snapshot.namespaces {
+                for (state, count) in &namespace.probed.retransmissions {
+                    sample(&[&namespace.netns, state], Value::Integer(*count));
+                }
+            }
+        },
+    },
+    Metric {
+        name: "mpsec_mptcp_subflow_resets",
+        help: "Resets of subflows, by direction (sent, received) and reason: that of MP_TCPRST (RFC 8684 section 3.6) or, of those \
+               sent since Linux 6.10, the kernel's own. A received one is without_option if it had no MP_TCPRST, as from \
+               something on the way, and unknown if the subflow is older than the agent.",
+        kind: Kind::Counter,
+        unit: Unit::None,
+        labels: &["netns", "direction", "reason"],
+        samples: |snapshot, sample| {
+            for namespace in &snapshot.namespaces {
+                for resets in &namespace.probed.resets {
+                    let labels = [&namespace.netns, resets.direction.as_str(), &resets.reason];
+                    sample(&labels, Value::Integer(resets.count));
+                }
+            }
+        },
+    },
+    total(
+        "mpsec_mptcp_data_timeouts",
+        "How often MPTCP's own timer ran out while data was not acknowledged. What it then sends again, if a subflow is fit for \
+         it, is counted by mpsec_mptcp_mib_retrans_total. Only where functions of the kernel can be probed.",
+        |snapshot, sample| each(snapshot, sample, |namespace| namespace.probed.data_timeouts),
+    ),
+    Metric {
         name: "mpsec_tcp_reordering",
         help: "Signs of reordering in all of TCP, by kind: detected_by_sack, detected_by_timestamp, detected_by_reno (the \
                sender saw that segments overtook one another), out_of_order, out_of_order_merged, out_of_order_dropped \

@@ -165,7 +165,7 @@ pub struct Map {
 pub struct Probe {
     /// What it looks at.
     pub name: &'static str,
-    /// The way in that it uses: `tp_btf`, `fentry`, `kprobe`, or `none`.
+    /// The way in that it uses: `tp_btf`, `fentry`, `kprobe`, `sock_ops`, or `none`.
     pub entry: &'static str,
     /// Why it has none, or not the one that is best.
     pub error: Option<String>,

@@ -37,15 +37,58 @@ pub struct Namespace {
     /// Whether connections are being made as plain TCP because an earlier one's MP_CAPABLE was dropped on its way
     /// (`mptcp_active_should_disable`, net/mptcp/ctrl.c, Linux 6.12); `None` where that cannot be told.
     pub blackhole: Option<bool>,
+    /// What the probes have counted.
+    #[serde(default)]
+    pub probed: Probed,
     /// What is wrong, most important first, in words for the operator.
     pub findings: Vec<Finding>,
+}
+
+/// What probes of the kernel's functions have counted; of a probe that could not be attached there is nothing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Probed {
+    /// TCP segments of subflows that were sent again, by the state of congestion control: `open`, `disorder`, `cwr`,
+    /// `recovery` or `loss`.
+    pub retransmissions: BTreeMap<String, u64>,
+    /// Resets of subflows.
+    pub resets: Vec<Resets>,
+    /// How often MPTCP's own timer ran out while data was not acknowledged.
+    pub data_timeouts: Option<u64>,
+}
+
+/// Resets of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Resets {
+    /// `sent` or `received`.
+    pub direction: String,
+    /// The reason that MP_TCPRST gives (RFC 8684 section 3.6), or the kernel's own.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+}
+
+impl Probed {
+    /// Adds resets, to those of the same kind if there are any.
+    pub fn add_reset(&mut self, direction: &str, reason: &str, count: u64) {
+        let same = |resets: &&mut Resets| resets.direction == direction && resets.reason == reason;
+        match self.resets.iter_mut().find(same) {
+            Some(resets) => resets.count += count,
+            None if count > 0 => {
+                self.resets.push(Resets { direction: direction.to_owned(), reason: reason.to_owned(), count });
+            }
+            None => {}
+        }
+    }
 }
 
 /// One MPTCP connection (RFC 8684).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Connection {
-    /// The local token, which identifies it on this host.
+    /// The local token, which identifies it on this host; 0 of one that this host made without asking for MPTCP, as in a
+    /// blackhole: that is told by its addresses.
     pub token: u32,
     /// Which end this host is.
     pub role: Role,

@@ -7,6 +7,7 @@ use super::mptcp::{
     Connection, DataBytes, Endpoint, Finding, Histogram, Limits, Namespace, Path, Role, Subflow, SubflowCounts,
     SubflowTraffic, TcpDetails, TcpState, Totals,
 };
+use super::mptcp::{Probed, Resets};
 use super::{Agent, Hook, Interface, InterfaceStates, Snapshot};
 
 /// A snapshot with two namespaces; every `Option` is there once with a value and once without.
@@ -84,6 +85,11 @@ pub(crate) fn namespace() -> Namespace {
         limits: Some(Limits { subflows: 2, add_addr_accepted: 0 }),
         sysctls: [("enabled".to_owned(), "1".to_owned())].into(),
         blackhole: Some(false),
+        probed: Probed {
+            retransmissions: [("recovery".to_owned(), 4)].into(),
+            resets: vec![Resets { direction: "received".into(), reason: "without_option".into(), count: 1 }],
+            data_timeouts: Some(1),
+        },
         findings: vec![
             Finding {
                 kind: "fallback".into(),

@@ -122,7 +122,9 @@ impl Folding {
         let mut candidates = Vec::new();
         for namespace in namespaces {
             for connection in &namespace.connections {
-                for subflow in &connection.subflows {
+                // What is not counted has no series: one that is counted later would begin below what TCP says of it now.
+                let counted = |subflow: &&Subflow| subflow.rx.packets + subflow.tx.packets > 0;
+                for subflow in connection.subflows.iter().filter(counted) {
                     let mut candidate = Candidate { netns: &namespace.netns, connection, subflow, was_chosen: false };
                     candidate.was_chosen = self.seen(&candidate).is_some_and(|seen| seen.chosen);
                     candidates.push(candidate);

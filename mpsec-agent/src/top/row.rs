@@ -70,6 +70,14 @@ pub struct Row {
     pub children: Vec<Row>,
 }
 
+/// What a connection's row is known by from one snapshot to the next. One that is plain TCP from the start has no token.
+fn connection_key(netns: &str, connection: &Connection) -> String {
+    match connection.token {
+        0 => format!("{netns}\0{}\0{}", connection.local, connection.remote),
+        token => format!("{netns}\0{token:08x}"),
+    }
+}
+
 impl Row {
     /// Received and sent, bytes per second.
     pub fn rate(&self) -> Option<f64> {
@@ -90,7 +98,7 @@ impl Row {
         };
         let fell_back = connection.fallback.is_some();
         Row {
-            key: format!("{netns}\0{:08x}", connection.token),
+            key: connection_key(netns, connection),
             name: format!("{} > {}", connection.local, connection.remote),
             short_name: format!(":{} > {}", connection.local.port(), connection.remote),
             netns: plain(netns),

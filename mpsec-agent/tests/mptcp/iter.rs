@@ -48,8 +48,14 @@ struct Told {
 
 /// The list, by the program that is meant for it.
 pub(crate) fn program(netns: &Netns) -> Result<SocketsIter> {
-    let settings =
-        Settings { max_interfaces: 1, wireguard_ports: [0; 4], max_subflows: 0, netns_cookie: 0, log_level: 0 };
+    let settings = Settings {
+        max_interfaces: 1,
+        wireguard_ports: [0; 4],
+        max_subflows: 0,
+        netns_cookie: 0,
+        probes: Default::default(),
+        log_level: 0,
+    };
     netns.run(|| Kernel::load(&settings))?.sockets.map_err(|reason| anyhow!(reason))
 }
 

@@ -59,21 +59,25 @@ fn ipv6<P: Packet>(packet: &P, context: &Context, l3: u32) -> Option<Layout> {
     transport(packet, context, l3, at, next, len)
 }
 
-/// The class of a segment, and where its payload begins.
+/// The class of a segment, where its header is if that is asked, and where its payload begins.
 #[inline(always)]
-fn tcp<P: Packet>(packet: &P, at: u32, len: u32) -> Option<(Class, u32)> {
-    if len >= TcpTimestamp::LEN && packet.view(at, TcpTimestamp::is_all) == Ok(true) {
-        return Some((Class::Tcp, at + TcpTimestamp::LEN));
+fn tcp<P: Packet>(packet: &P, l3: u32, at: u32, len: u32) -> Option<(Class, u32, u32)> {
+    let l4_offset = |class, ports: Ports| if packet.wants_transport(class, ports.both()) { at } else { l3 };
+    if len >= TcpTimestamp::LEN
+        && let Ok(Some(ports)) = packet.view(at, TcpTimestamp::ports)
+    {
+        return Some((Class::Tcp, l4_offset(Class::Tcp, ports), at + TcpTimestamp::LEN));
     }
-    let header_len = packet.read::<TcpTail>(at + TcpTail::OFFSET).ok()?.header_len();
+    let (ports, header_len) = packet.view(at, TcpStart::ports_and_header_len).ok()?;
     if header_len < TCP_LEN || header_len > len {
         return None;
     }
-    match options(packet, at + TCP_LEN, header_len - TCP_LEN) {
-        Ok(Options::Plain) => Some((Class::Tcp, at + header_len)),
-        Ok(Options::Mptcp) => Some((Class::Mptcp, at + header_len)),
-        _ => None,
-    }
+    let class = match options(packet, at + TCP_LEN, header_len - TCP_LEN) {
+        Ok(Options::Plain) => Class::Tcp,
+        Ok(Options::Mptcp) => Class::Mptcp,
+        _ => return None,
+    };
+    Some((class, l4_offset(class, ports), at + header_len))
 }
 
 /// Walks over IPv6 extension headers, to what is behind them.
@@ -100,10 +104,7 @@ fn transport<P: Packet>(packet: &P, context: &Context, l3: u32, at: u32, number:
         return None;
     }
     let (class, l4_offset, payload_offset) = match number {
-        protocol::TCP => {
-            let (class, payload_offset) = tcp(packet, at, len)?;
-            (class, at, payload_offset)
-        }
+        protocol::TCP => tcp(packet, l3, at, len)?,
         // Other super-packets may be tunnels, or have lengths that do not hold.
         _ if context.gso => return None,
         protocol::UDP => {
@@ -113,7 +114,8 @@ fn transport<P: Packet>(packet: &P, context: &Context, l3: u32, at: u32, number:
                 return None;
             }
             let payload = total_len - UDP_LEN;
-            (datagram(packet, context, &header, at + UDP_LEN, payload, payload).ok()?, at, at + UDP_LEN)
+            let class = datagram(packet, context, &header, at + UDP_LEN, payload, payload).ok()?;
+            (class, if packet.wants_transport(class, 0) { at } else { l3 }, at + UDP_LEN)
         }
         protocol::ESP => (Class::Esp, l3, l3),
         _ => return None,

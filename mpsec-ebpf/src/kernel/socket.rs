@@ -5,9 +5,10 @@ use aya_ebpf::bindings::bpf_sock_ops;
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_skc_to_tcp_sock};
 
 use super::ABSENT;
+use super::sock::Sock;
 
 /// A member: its offset in bytes, and its bits in the byte there, 0 for all.
-type Place = Global<[u32; 2]>;
+pub(super) type Place = Global<[u32; 2]>;
 
 macro_rules! places {
     ($($(#[$doc:meta])* $name:ident;)*) => { $(
@@ -16,6 +17,8 @@ macro_rules! places {
         static $name: Place = Global::new([ABSENT, 0]);
     )* };
 }
+
+pub(super) use places;
 
 places! {
     /// `tcp_sock.is_mptcp`
@@ -42,6 +45,12 @@ places! {
     SUBFLOW_BACKUP;
     /// `mptcp_subflow_context.request_bkup`
     SUBFLOW_REQUEST_BACKUP;
+    /// `mptcp_subflow_context.reset_seen`
+    SUBFLOW_RESET_SEEN;
+    /// `mptcp_subflow_context.reset_reason`
+    SUBFLOW_RESET_REASON;
+    /// `mptcp_subflow_context.conn`
+    SUBFLOW_CONNECTION;
 }
 
 /// `struct tcp_sock`.
@@ -60,6 +69,18 @@ impl TcpSock {
             let tcp = bpf_skc_to_tcp_sock(sock.cast());
             if tcp.is_null() { None } else { Some(TcpSock(tcp.cast())) }
         }
+    }
+
+    /// The socket at this address, which must be one of TCP and whole.
+    #[inline(always)]
+    pub fn at(sock: Sock) -> TcpSock {
+        TcpSock(sock.address())
+    }
+
+    /// What it has in common with all sockets.
+    #[inline(always)]
+    pub fn sock(&self) -> Sock {
+        Sock::at(self.0)
     }
 
     /// Whether it is a subflow.
@@ -118,11 +139,41 @@ impl Subflow {
         bit(self.0, &SUBFLOW_MP_JOIN) || bit(self.0, &SUBFLOW_REQUEST_JOIN)
     }
 
+    /// Whether the peer has sent MP_TCPRST (RFC 8684 section 3.6).
+    #[inline(always)]
+    pub fn reset_seen(&self) -> bool {
+        bit(self.0, &SUBFLOW_RESET_SEEN)
+    }
+
+    /// The reason that this MP_TCPRST gives, or that one that is sent will.
+    #[inline(always)]
+    pub fn reset_reason(&self) -> u8 {
+        bits(self.0, &SUBFLOW_RESET_REASON).unwrap_or(0)
+    }
+
+    /// The socket of its connection.
+    #[inline(always)]
+    pub fn connection(&self) -> Option<Sock> {
+        match read::<u64>(self.0, &SUBFLOW_CONNECTION)? {
+            0 => None,
+            socket => Some(Sock::at(socket as *const u8)),
+        }
+    }
+
     /// Whether either end wants it for a backup.
     #[inline(always)]
     pub fn is_backup(&self) -> bool {
         bit(self.0, &SUBFLOW_BACKUP) || bit(self.0, &SUBFLOW_REQUEST_BACKUP)
     }
+}
+
+/// A member of a few bits within one byte.
+#[inline(always)]
+pub(super) fn bits(structure: *const u8, place: &Place) -> Option<u8> {
+    let mask = place.load()[1] & 0xff;
+    let byte = read::<u8>(structure, place)? as u32;
+    // The lowest bit of the mask tells how far up they lie.
+    (byte & mask).checked_div(mask & mask.wrapping_neg()).map(|value| value as u8)
 }
 
 /// A member that is a single bit, or a whole byte that is not 0.
@@ -137,7 +188,7 @@ fn bit(structure: *const u8, place: &Place) -> bool {
 
 /// The first bytes of a member.
 #[inline(always)]
-fn read<T: Copy + Default>(structure: *const u8, place: &Place) -> Option<T> {
+pub(super) fn read<T: Copy + Default>(structure: *const u8, place: &Place) -> Option<T> {
     let offset = place.load()[0];
     if offset == ABSENT {
         return None;

@@ -41,9 +41,11 @@ static SUBFLOWS: Array<SubflowInfo> = Array::with_max_entries(WAYS as u32, BPF_F
 #[map]
 static SUBFLOW_COUNTERS: Array<SubflowCounters> = Array::with_max_entries(WAYS as u32, BPF_F_MMAPABLE);
 #[map]
-static SUBFLOW_PORTS: Array<u64> = Array::with_max_entries(PORT_ENTRIES, BPF_F_MMAPABLE);
-#[map]
 static HANDSHAKES: LruHashMap<u64, Handshake> = LruHashMap::with_max_entries(HANDSHAKE_ENTRIES, 0);
+
+/// How many subflows have which ports, by [`port_entry`]. No map, so that a packet that is of none costs a single load: its
+/// address is known when the program is loaded. The agent writes it through [`mpsec_ports`](crate::mpsec_ports).
+static mut SUBFLOW_PORTS: [u32; PORT_ENTRIES as usize] = [0; PORT_ENTRIES as usize];
 
 /// Whether subflows are counted at all.
 #[inline(always)]
@@ -60,17 +62,25 @@ pub fn seed() -> u64 {
 /// Whether any subflow may have these ports, as they lie in a packet of either direction.
 #[inline(always)]
 pub fn may_have_ports(ports: u32) -> bool {
-    // SAFETY: the map returned a pointer to a whole value; volatile, because others write it.
-    SUBFLOW_PORTS.get_ptr(port_entry(ports)).is_some_and(|count| unsafe { count.read_volatile() } != 0)
+    // SAFETY: the pointer is to one of the array's entries; volatile, because others write it.
+    unsafe { port_count(ports).read_volatile() != 0 }
 }
 
-/// Counts one subflow more with these ports.
+/// Counts so many subflows more, or less, with these ports; tells how many there may be.
 #[inline(always)]
-pub fn add_ports(ports: u32) {
-    if let Some(count) = SUBFLOW_PORTS.get_ptr_mut(port_entry(ports)) {
-        // SAFETY: the map returned a pointer to a whole value.
-        unsafe { add(count, 1) };
+pub fn change_ports(ports: u32, change: i32) -> u32 {
+    let count = port_count(ports);
+    // SAFETY: the pointer is to one of the array's entries; volatile, because others write it.
+    unsafe {
+        atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(count, change as u32);
+        count.read_volatile()
     }
+}
+
+#[inline(always)]
+fn port_count(ports: u32) -> *mut u32 {
+    // An entry's number is always below their number.
+    (&raw mut SUBFLOW_PORTS).cast::<u32>().wrapping_add(port_entry(ports) as usize)
 }
 
 /// The slot of a tag.
@@ -199,8 +209,8 @@ pub fn info(slot: u32) -> Option<*mut SubflowInfo> {
 /// What a packet, or a super-packet, is to its subflow.
 #[derive(Clone, Copy)]
 pub struct Segment {
-    /// Bytes of TCP payload.
-    pub payload: u32,
+    /// Bytes of TCP payload; none if it is negative.
+    pub payload: i32,
     /// Sequence number of the first one.
     pub sequence: u32,
     /// Index of the interface.
@@ -209,26 +219,34 @@ pub struct Segment {
 
 /// Counts a packet of a subflow. Only this CPU writes the counter, as in [`super::traffic`].
 #[inline(always)]
-pub fn count(slot: u32, direction: Direction, amount: &Counter, segment: Segment) {
-    let Some(counter) = counter(slot, this_cpu(), direction) else { return };
+pub fn count<E>(
+    slot: u32,
+    direction: Direction,
+    amount: &Counter,
+    segment: impl FnOnce() -> Result<Segment, E>,
+) -> Result<(), E> {
+    let Some(counter) = counter(slot, this_cpu(), direction) else { return Ok(()) };
+    let Segment { payload, sequence, ifindex } = segment()?;
     // SAFETY: the map returned a pointer to a whole value.
     let counter = unsafe { &mut *counter };
     counter.packets += amount.packets;
     counter.bytes += amount.bytes;
-    if counter.ifindex != segment.ifindex {
-        mpsec_subflow_moved(slot, direction as u32, segment.ifindex);
+    if counter.ifindex != ifindex {
+        mpsec_subflow_moved(slot, direction as u32, ifindex);
     }
-    if segment.payload == 0 {
-        return;
+    if payload <= 0 {
+        return Ok(());
     }
-    counter.payload_bytes += segment.payload as u64;
+    let payload = payload as u32;
+    counter.payload_bytes += payload as u64;
     if direction as u32 == Direction::Rx as u32 {
-        if counter.next_sequence as u32 == segment.sequence {
-            counter.next_sequence += segment.payload as u64;
+        if counter.next_sequence as u32 == sequence {
+            counter.next_sequence += payload as u64;
         } else {
-            mpsec_subflow_out_of_order(slot, segment.sequence, segment.payload);
+            mpsec_subflow_out_of_order(slot, sequence, payload);
         }
     }
+    Ok(())
 }
 
 #[inline(always)]
@@ -330,7 +348,7 @@ pub fn unknown(tag: u64, direction: Direction, amount: &Counter, segment: Segmen
         tag,
         amount.bytes,
         amount.packets << 32 | segment.ifindex as u64,
-        (segment.sequence as u64) << 32 | segment.payload as u64,
+        (segment.sequence as u64) << 32 | segment.payload.max(0) as u64,
         direction as u64 | if first { FIRST } else { 0 },
     );
 }

@@ -31,8 +31,8 @@ const QUIET_WHEN_WELL: &[&str] = &[
     // The kernel tells of a blackhole only when one was met, and before Linux 6.12 never.
     "Blackhole",
     "Blackhole over time",
-    // The agent was asked for none.
-    "Probes",
+    // Where neither fentry nor kprobes are, nothing tells of them.
+    "Timeouts of MPTCP",
 ];
 
 /// Every panel shows something, but for those of which nothing is to be told; and each path's share is there.
@@ -112,6 +112,8 @@ impl Traffic {
                 let short = Conversation::open(&paths, Family::V4)?;
                 short.joined(u32::try_from(PATHS)?)?;
                 short.close()?;
+                let torn = Conversation::open(&paths, Family::V4)?;
+                torn.reset()?;
                 // A server without MPTCP makes a fallback.
                 Conversation::between(&paths, Family::V4, [Protocol::Mptcp, Protocol::Tcp])?.close()?;
             }

@@ -13,8 +13,8 @@ use anyhow::Result;
 use mpsec_agent::metrics::MIB;
 use mpsec_agent::publish::prometheus::{Dialect, render};
 use mpsec_agent::snapshot::mptcp::{
-    Connection, DELIVERY_RATE_BOUNDS, Endpoint, Finding, Histogram, Limits, Namespace, OTHER, Path, RTT_BOUNDS, Role,
-    Subflow, SubflowCounts, SubflowTraffic, TcpDetails, TcpState, Totals,
+    Connection, DELIVERY_RATE_BOUNDS, Endpoint, Finding, Histogram, Limits, Namespace, OTHER, Path, Probed, RTT_BOUNDS,
+    Resets, Role, Subflow, SubflowCounts, SubflowTraffic, TcpDetails, TcpState, Totals,
 };
 use mpsec_agent::snapshot::subflow_series::Folding;
 use mpsec_agent::snapshot::{Agent, Probe, Snapshot};
@@ -76,6 +76,17 @@ fn namespace(netns: &str, since: Duration) -> Namespace {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
         blackhole: Some(true),
+        probed: Probed {
+            retransmissions: [("recovery", seconds), ("loss", seconds / 2)].map(|(name, n)| (name.into(), n)).into(),
+            resets: [("sent", "tcp_abort_on_close"), ("received", "without_option")]
+                .map(|(direction, reason)| Resets {
+                    direction: direction.into(),
+                    reason: reason.into(),
+                    count: seconds,
+                })
+                .into(),
+            data_timeouts: Some(seconds),
+        },
         findings: vec![Finding { kind: "path_silent".into(), about: String::new(), text: String::new(), remedy: None }],
     }
 }

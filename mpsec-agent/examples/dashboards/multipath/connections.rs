@@ -2,9 +2,9 @@
 
 use super::{NAMESPACE, PATH_NAME, WINDOW, chosen, shown};
 use crate::metric::{
-    BLACKHOLE, CONNECTIONS, CONNECTIONS_CLOSED, CONNECTIONS_OPENED, FALLBACKS, FINDINGS, JOIN_FAILURES, MIB_DUPLICATE,
-    MIB_OFO_MERGE, MIB_OFO_QUEUE, MIB_OFO_QUEUE_TAIL, MIB_RETRANS, PATH_CLOSED, PATH_OPENED, REORDERING,
-    SUBFLOWS_CLOSED, SUBFLOWS_OPENED,
+    BLACKHOLE, CONNECTIONS, CONNECTIONS_CLOSED, CONNECTIONS_OPENED, DATA_TIMEOUTS, FALLBACKS, FINDINGS, JOIN_FAILURES,
+    MIB_DUPLICATE, MIB_OFO_MERGE, MIB_OFO_QUEUE, MIB_OFO_QUEUE_TAIL, MIB_RETRANS, PATH_CLOSED, PATH_OPENED, REORDERING,
+    SUBFLOW_RESETS, SUBFLOW_RETRANSMISSIONS, SUBFLOWS_CLOSED, SUBFLOWS_OPENED,
 };
 use crate::panel::Kind::{Lines, Stack};
 use crate::panel::{Panel, panel};
@@ -65,6 +65,14 @@ pub fn failures() -> Vec<Panel> {
             .query(causes(JOIN_FAILURES), "{{cause}}")
             .within(0.0, None)
             .when_empty("none so far"),
+        panel(Lines, "Resets of subflows", "short", 12)
+            .about(
+                "In five minutes; received above the axis, sent below. A received one is without_option if it had no MP_TCPRST, \
+                 as from a firewall on the way.",
+            )
+            .query(chosen(SUBFLOW_RESETS).increase("5m").sum_by(&["direction", "reason"]), "{{direction}} {{reason}}")
+            .below_axis("^sent ")
+            .when_empty("none so far"),
         panel(Lines, "Blackhole over time", "none", 12)
             .about("1 while new connections are made as plain TCP because an earlier MP_CAPABLE got no answer.")
             .query(chosen(BLACKHOLE).now(), NAMESPACE_NAME)
@@ -96,6 +104,19 @@ pub fn order() -> Vec<Panel> {
             .query(speed(MIB_RETRANS), &format!("{NAMESPACE_NAME} sent again"))
             .query(speed(MIB_DUPLICATE), &format!("{NAMESPACE_NAME} came twice"))
             .within(0.0, None),
+        panel(Lines, "Timeouts of MPTCP", "ops", 12)
+            .about("How often its own timer ran out while data was not acknowledged; only where functions can be probed.")
+            .query(speed(DATA_TIMEOUTS), NAMESPACE_NAME)
+            .within(0.0, None)
+            .when_empty("not probed here"),
+        panel(Lines, "Sent again by subflows", "ops", 12)
+            .about(
+                "Segments, by the state of congestion control. recovery: fast retransmission. loss: after a timeout. open: SYNs, \
+                 and probes for the loss of the last segments.",
+            )
+            .query(chosen(SUBFLOW_RETRANSMISSIONS).rate(WINDOW).sum_by(&["state"]), "{{state}}")
+            .within(0.0, None)
+            .when_empty("not probed here"),
         panel(Lines, "Reordering within TCP", "ops", 12)
             .about("Signs of it in all of TCP, plain connections included, by kind.")
             .query(chosen(REORDERING).rate(WINDOW).sum_by(&["kind"]), "{{kind}}")

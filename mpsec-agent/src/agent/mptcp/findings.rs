@@ -27,11 +27,18 @@ const fn join(counter: &'static str, because: &'static str, remedy: Option<&'sta
 const STRIPPED: Option<&str> =
     Some("capture the SYN/ACK on this host: without option 30 the peer or a middlebox lacks MPTCP");
 
+const UNANSWERED: &str = "SYNs with MPTCP were not answered, so that it was tried without";
+
 /// The counters that tell why a connection is not multipath, in the order in which they are told.
 const CAUSES: &[Cause] = &[
     fallback("MPCapableFallbackSYNACK", "the peer answered the SYN without MPTCP", STRIPPED),
     fallback("MPCapableFallbackACK", "the client's last ACK of the handshake came without MPTCP", None),
-    fallback("MPCapableSYNTXDrop", "SYNs with MPTCP were not answered and one without it was", STRIPPED),
+    // Counted when the SYN without MPTCP is sent, which a peer that is not there does not answer either.
+    fallback(
+        "MPCapableSYNTXDrop",
+        UNANSWERED,
+        Some("see whether the peer answers at all; if it does, something drops SYNs with option 30"),
+    ),
     fallback("MPCapableDataFallback", "the first data came without MPTCP", None),
     fallback(
         "DSSCorruptionFallback",
@@ -140,11 +147,36 @@ fn not_counted(namespace: &Namespace) -> Option<Finding> {
     })
 }
 
+/// Why this host made a connection without asking for MPTCP (mptcp_early_fallback, net/mptcp/protocol.h, 6.18).
+pub fn why_not_asked(rises: &Rises) -> String {
+    const CAUSES: [(&str, &str); 4] = [
+        (
+            "MPCapableSYNTXDisabled",
+            "earlier SYNs with MPTCP were swallowed on the way, so that this host did not ask for it",
+        ),
+        ("MD5SigFallback", "TCP-MD5 leaves no room for MPTCP's options"),
+        ("TCPAOFallback", "TCP-AO leaves no room for MPTCP's options"),
+        ("MPFallbackTokenInit", "no token could be made"),
+    ];
+    let late: Vec<&str> =
+        CAUSES.iter().filter(|(counter, _)| rises.lately(counter).is_some()).map(|(_, why)| *why).collect();
+    match late.as_slice() {
+        [] => "this host did not ask for MPTCP".into(),
+        several => several.join(", or because "),
+    }
+}
+
 /// Why a connection is plain TCP: by the counters that rose lately if the handshake does not tell.
 pub fn why_fallen_back(at_handshake: bool, rises: &Rises) -> String {
+    const STRIPPED: &str =
+        "the peer answered the SYN without MPTCP: it has none, or something on the way takes the option out";
     if at_handshake {
-        return "the peer answered the SYN without MPTCP: it has none, or something on the way takes the option out"
-            .into();
+        let late = ["MPCapableFallbackSYNACK", "MPCapableSYNTXDrop"].map(|counter| rises.lately(counter).is_some());
+        return match late {
+            [false, true] => UNANSWERED.into(),
+            [true, true] => format!("{STRIPPED}; or because {UNANSWERED}"),
+            [_, false] => STRIPPED.into(),
+        };
     }
     let late = |cause: &&Cause| cause.kind == "fallback" && rises.lately(cause.counter).is_some();
     let mut causes = CAUSES.iter().filter(late).filter(|cause| cause.counter != "MPCapableFallbackSYNACK");
@@ -152,5 +184,37 @@ pub fn why_fallen_back(at_handshake: bool, rises: &Rises) -> String {
         (Some(cause), None) => cause.because.into(),
         (Some(first), Some(second)) => format!("{}, or because {}", first.because, second.because),
         (None, _) => "of something that was before the agent looked".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn risen(counters: &[&str]) -> Rises {
+        let (mut rises, now) = (Rises::default(), Instant::now());
+        let look = |value| counters.iter().map(|name| ((*name).to_owned(), value)).collect::<Vec<_>>();
+        rises.look(&look(1), now);
+        rises.look(&look(2), now);
+        rises
+    }
+
+    #[test]
+    fn a_syn_that_nobody_answered_is_not_said_to_have_been_answered() {
+        let why = |counters: &[&str]| why_fallen_back(true, &risen(counters));
+        assert!(why(&["MPCapableFallbackSYNACK"]).starts_with("the peer answered"));
+        assert!(why(&[]).starts_with("the peer answered"));
+        assert_eq!(why(&["MPCapableSYNTXDrop"]), UNANSWERED);
+        let both = why(&["MPCapableSYNTXDrop", "MPCapableFallbackSYNACK"]);
+        assert!(both.contains("the peer answered") && both.contains(UNANSWERED), "{both}");
+    }
+
+    #[test]
+    fn who_did_not_ask_is_not_said_to_have_been_refused() {
+        assert!(why_not_asked(&risen(&["MPCapableSYNTXDisabled"])).contains("did not ask"));
+        assert!(why_not_asked(&risen(&["TCPAOFallback"])).contains("TCP-AO"));
+        assert_eq!(why_not_asked(&risen(&["MPCapableFallbackSYNACK"])), "this host did not ask for MPTCP");
     }
 }

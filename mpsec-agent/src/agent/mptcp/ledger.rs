@@ -2,20 +2,23 @@
 //!
 //! Pure: it is told what the kernel's table says, and says which entries can be given back.
 
+mod subflow;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 
 use crate::config::PathsConfig;
-use crate::snapshot::mptcp::{
-    DELIVERY_RATE_BOUNDS, Path, RTT_BOUNDS, Role, SubflowCounts, SubflowTraffic, TcpState, Totals,
-};
+use crate::snapshot::mptcp::{DELIVERY_RATE_BOUNDS, Path, RTT_BOUNDS, Role, Totals};
 
 use super::book::Book;
 use super::paths::{PathId, Paths};
 use super::sockets::Ends;
+pub use subflow::{ConnectionId, Mark, Observation, Phase, Told, Tracked};
+use subflow::{count, reason_by_socket};
 
 /// For how long a closed subflow keeps its entry: its last packets come by after its socket is closed, and the path manager
 /// says why it was closed.
@@ -24,119 +27,6 @@ const LINGER: Duration = Duration::from_secs(2);
 const REMEMBERED: Duration = Duration::from_secs(10);
 /// A path whose subflows send and hear nothing for so long is said to carry nothing.
 const UNHEARD: Duration = Duration::from_secs(3);
-
-/// What a subflow is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Its SYN is on the way.
-    Connecting,
-    /// It carries, or could.
-    Established,
-    /// Its socket is closed.
-    Closed,
-}
-
-/// What changes whenever anything that the kernel's table says of a subflow does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mark {
-    /// Which occupant of its place it is.
-    pub incarnation: u32,
-    /// Token of its connection.
-    pub token: u32,
-    /// State, the one before it was closed, identifiers, and flags.
-    pub state: (u8, u8, [u8; 2], u16),
-    /// It was established.
-    pub opened: bool,
-    /// How often the round-trip time was measured.
-    pub rtt_reports: u32,
-    /// Index of the interface that its packets take; 0 for none.
-    pub interface: u32,
-    /// Packets received and sent.
-    pub packets: [u64; 2],
-    /// Bytes sent again, which the socket counts.
-    pub retransmitted_bytes: u64,
-}
-
-/// What the kernel's table says of one subflow.
-#[derive(Clone, Debug)]
-pub struct Observation {
-    /// Where it is in the table.
-    pub slot: u32,
-    /// By what it is known that nothing has changed.
-    pub mark: Mark,
-    /// Which occupant of that place it is.
-    pub incarnation: u32,
-    /// Token of its connection.
-    pub token: u32,
-    /// Local address and port.
-    pub local: SocketAddr,
-    /// Remote address and port.
-    pub remote: SocketAddr,
-    /// Local and remote address identifiers.
-    pub ids: [u8; 2],
-    /// What it is doing.
-    pub phase: Phase,
-    /// It was established, whatever it is doing now.
-    pub opened: bool,
-    /// It came by MP_JOIN.
-    pub joined: bool,
-    /// It is for when nothing else is left.
-    pub backup: bool,
-    /// The peer answered without MPTCP.
-    pub fell_back: bool,
-    /// Which end of the connection this host is, as far as this subflow tells.
-    pub role: Role,
-    /// Name of the interface that its packets take, once one was seen.
-    pub interface: Option<std::sync::Arc<str>>,
-    /// Received and sent since it began.
-    pub traffic: [SubflowTraffic; 2],
-    /// Smoothed round-trip time in microseconds, and how often it was measured.
-    pub srtt_us: (u32, u32),
-    /// Delivery rate in bytes per second, if there is one.
-    pub delivery_rate: Option<u64>,
-    /// State of its socket before it was closed.
-    pub last_state: TcpState,
-}
-
-/// A subflow in the book.
-pub struct Tracked {
-    /// What was last said of it.
-    pub seen: Observation,
-    path: Option<PathId>,
-    counted_on_path: bool,
-    closed_since: Option<Instant>,
-    /// Its socket went without a word.
-    vanished: bool,
-    /// It is among those that [`Ledger::beat`] looks at.
-    moving: bool,
-    /// Bytes on the wire at the last beat, received and sent.
-    base_bytes: [u64; 2],
-    /// Payload sent at the last beat.
-    base_payload: u64,
-    /// How often the round-trip time had been measured at the last beat.
-    base_reports: u32,
-    /// Bytes on the wire per second between the last two beats, received and sent.
-    pub rates: [f64; 2],
-    /// Payload sent between the last two beats.
-    pub sent_payload: u64,
-    /// Since when it has sent and nothing has come back.
-    unheard_since: Option<Instant>,
-    /// Whether it is a backup by now, as its socket says: that may change while it lives.
-    backup_now: Option<bool>,
-    /// What its peer had acknowledged, and since when it has not acknowledged more although there is more.
-    stuck: Option<(u64, Instant)>,
-}
-
-/// What the socket of a subflow says.
-#[derive(Clone, Copy, Debug)]
-pub struct Told {
-    /// It is for when nothing else is left; `None` where that is not told.
-    pub backup: Option<bool>,
-    /// Payload bytes that its peer has acknowledged.
-    pub acked_bytes: u64,
-    /// Something that was sent is not acknowledged yet.
-    pub waits: bool,
-}
 
 /// A connection in the book.
 #[derive(Clone, Debug)]
@@ -159,7 +49,7 @@ pub struct Known {
 /// The book of one network namespace.
 pub struct Ledger {
     subflows: Book<Tracked>,
-    connections: HashMap<u32, Known, RandomState>,
+    connections: HashMap<ConnectionId, Known, RandomState>,
     /// Slots of subflows whose counts have changed since the last beat, or between the two before it.
     moving: Vec<u32>,
     /// Slots of subflows that are closed.
@@ -215,7 +105,7 @@ impl Ledger {
             credit(path, tracked, &seen);
         }
         self.totals.subflows_opened += u64::from(seen.opened && !tracked.seen.opened);
-        if let Some(known) = self.connections.get_mut(&seen.token) {
+        if let Some(known) = self.connections.get_mut(&seen.connection) {
             known.fell_back |= seen.fell_back && !seen.joined;
             if seen.opened && !known.established {
                 known.established = true;
@@ -229,7 +119,12 @@ impl Ledger {
             tracked.closed_since = Some(now);
             self.closing.push(slot);
         }
+        let before = tracked.seen.traffic;
         tracked.seen = seen;
+        if tracked.path.is_none() {
+            // What no path has been given yet is left for the one that it will take.
+            tracked.seen.traffic = before;
+        }
     }
 
     /// Takes note of why a subflow was closed; it may not be in the book yet.
@@ -264,7 +159,7 @@ impl Ledger {
         self.closing.push(slot);
         tracked.closed_since = Some(now);
         tracked.vanished = true;
-        if let Some(known) = self.connections.get_mut(&tracked.seen.token) {
+        if let Some(known) = self.connections.get_mut(&tracked.seen.connection) {
             known.live -= 1;
         }
     }
@@ -281,7 +176,6 @@ impl Ledger {
         for slot in &slots {
             self.close_entry(*slot, now);
         }
-        self.reasons.retain(|_, (_, at)| now.saturating_duration_since(*at) < REMEMBERED);
         slots
     }
 
@@ -289,6 +183,8 @@ impl Ledger {
     pub fn beat(&mut self, now: Instant) {
         let seconds = self.last_beat.map_or(0.0, |last| (now - last).as_secs_f64());
         self.last_beat = Some(now);
+        // Here rather than where subflows are let go of: the path manager speaks where there is no table, too.
+        self.reasons.retain(|_, (_, at)| now.saturating_duration_since(*at) < REMEMBERED);
         self.connections.values_mut().for_each(|known| known.sent_payload = 0);
         let mut moving = std::mem::take(&mut self.moving);
         moving.sort_unstable();
@@ -309,7 +205,7 @@ impl Ledger {
         tracked.sent_payload = payload.saturating_sub(tracked.base_payload);
         (tracked.base_bytes, tracked.base_payload) = (bytes, payload);
         sample(&mut self.paths, tracked);
-        if let (1.., Some(known)) = (tracked.sent_payload, self.connections.get_mut(&tracked.seen.token)) {
+        if let (1.., Some(known)) = (tracked.sent_payload, self.connections.get_mut(&tracked.seen.connection)) {
             known.sent_payload += tracked.sent_payload;
         }
         tracked.moving
@@ -326,8 +222,8 @@ impl Ledger {
     }
 
     /// What is known of a connection.
-    pub fn connection(&self, token: u32) -> Option<&Known> {
-        self.connections.get(&token)
+    pub fn connection(&self, id: ConnectionId) -> Option<&Known> {
+        self.connections.get(&id)
     }
 
     /// Counts of what came and went.
@@ -335,20 +231,20 @@ impl Ledger {
         Totals { paths_folded: self.paths.folded, ..self.totals.clone() }
     }
 
-    /// Every path, with the subflows of the moment, ordered by labels. `is_down` knows the interfaces.
-    pub fn paths(&mut self, is_down: impl Fn(&str) -> bool, now: Instant) -> Vec<Path> {
+    /// Every path, with the subflows of the moment, ordered by labels. `outage` knows which interfaces are down, or gone.
+    pub fn paths(&mut self, outage: impl Fn(&str) -> Option<&'static str>, now: Instant) -> Vec<Path> {
         self.paths.clear_gauges();
         for tracked in self.subflows.values() {
             if let Some(id) = tracked.path {
                 count(&mut self.paths.get_mut(id).subflows, tracked);
             }
         }
-        self.find_silent(is_down, now);
+        self.find_silent(outage, now);
         self.paths.all()
     }
 
-    /// Marks the paths on which every subflow sends and is not answered, and those whose interface is down.
-    fn find_silent(&mut self, is_down: impl Fn(&str) -> bool, now: Instant) {
+    /// Marks the paths on which every subflow sends and is not answered, and those whose interface is down or gone.
+    fn find_silent(&mut self, outage: impl Fn(&str) -> Option<&'static str>, now: Instant) {
         // For how long at least nothing came of what was sent, by path; 0 where something did.
         let mut unheard: HashMap<PathId, Duration> = HashMap::new();
         for tracked in self.subflows.values().filter(|tracked| tracked.seen.phase != Phase::Closed) {
@@ -358,18 +254,18 @@ impl Ledger {
         }
         for (id, long) in unheard {
             let path = self.paths.get_mut(id);
-            path.silent = match long {
-                _ if is_down(&path.interface) => Some(format!("the interface {} is down", path.interface)),
-                long if long >= UNHEARD => {
+            path.silent = match outage(&path.interface) {
+                Some(outage) => Some(format!("the interface {} is {outage}", path.interface)),
+                None if long >= UNHEARD => {
                     Some(format!("nothing that was sent on it has been acknowledged for {} s", long.as_secs()))
                 }
-                _ => None,
+                None => None,
             };
         }
     }
 
     fn open_entry(&mut self, seen: &Observation, now: Instant) {
-        let known = self.connections.entry(seen.token).or_insert(Known {
+        let known = self.connections.entry(seen.connection).or_insert(Known {
             since: now,
             role: Role::Unknown,
             fell_back: false,
@@ -407,51 +303,19 @@ impl Ledger {
         self.totals.subflows_closed += u64::from(tracked.seen.opened);
         if let Some(id) = tracked.path {
             let told = self.reasons.remove(&(tracked.seen.local, tracked.seen.remote)).map(|(reason, _)| reason);
-            let reason = told.unwrap_or_else(|| reason_by_state(&tracked).to_owned());
+            let reason = told.unwrap_or_else(|| reason_by_socket(&tracked).to_owned());
             *self.paths.get_mut(id).closed_total.entry(reason).or_default() += 1;
             self.paths.leave(id, now);
         }
-        let Some(known) = self.connections.get_mut(&tracked.seen.token) else { return };
+        let Some(known) = self.connections.get_mut(&tracked.seen.connection) else { return };
         known.entries -= 1;
         if tracked.closed_since.is_none() {
             known.live -= 1;
         }
         if known.entries == 0 {
             self.totals.connections_closed += u64::from(known.established);
-            self.connections.remove(&tracked.seen.token);
+            self.connections.remove(&tracked.seen.connection);
         }
-    }
-}
-
-impl Tracked {
-    /// Whether it is for when nothing else is left.
-    pub fn is_backup(&self) -> bool {
-        self.backup_now.unwrap_or(self.seen.backup)
-    }
-
-    /// Takes note of whether what it sends is answered. A bare acknowledgement is not, and need not be.
-    fn listen(&mut self, seen: &Observation, now: Instant) {
-        let [rx, tx] = [0, 1].map(|i| seen.traffic[i].since(&self.seen.traffic[i]));
-        if rx.packets > 0 {
-            self.unheard_since = None;
-        } else if tx.payload_bytes > 0 || (tx.packets > 0 && seen.phase == Phase::Connecting) {
-            self.unheard_since.get_or_insert(now);
-        }
-    }
-
-    /// For how long nothing has come of what it sent: no packet, or none that acknowledges more.
-    fn unanswered(&self, now: Instant) -> Duration {
-        let since = [self.unheard_since, self.stuck.map(|(_, since)| since)].into_iter().flatten().min();
-        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
-    }
-}
-
-fn count(counts: &mut SubflowCounts, tracked: &Tracked) {
-    match (tracked.seen.phase, tracked.is_backup()) {
-        (Phase::Connecting, _) => counts.connecting += 1,
-        (Phase::Established, false) => counts.active += 1,
-        (Phase::Established, true) => counts.backup += 1,
-        (Phase::Closed, _) => counts.closing += 1,
     }
 }
 
@@ -493,18 +357,3 @@ fn sample(paths: &mut Paths, tracked: &mut Tracked) {
         path.delivery_rate.observe(DELIVERY_RATE_BOUNDS, rate as f64);
     }
 }
-
-/// Why a subflow ended, by the state that its socket was in before.
-fn reason_by_state(tracked: &Tracked) -> &'static str {
-    match tracked.seen.last_state {
-        _ if tracked.vanished => "vanished",
-        _ if !tracked.seen.opened => "not_established",
-        // The peer's FIN had come, or ours was acknowledged: an orderly end.
-        TcpState::TimeWait | TcpState::LastAck | TcpState::FinWait2 | TcpState::Closing | TcpState::CloseWait => "fin",
-        TcpState::FinWait1 => "fin_unanswered",
-        _ => "reset",
-    }
-}
-
-#[cfg(test)]
-mod tests;

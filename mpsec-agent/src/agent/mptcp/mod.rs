@@ -29,9 +29,10 @@ use crate::kernel::sockets_iter::SocketsIter;
 use crate::kernel::subflows::{AdoptError, Subflows};
 use crate::kernel::{mib, sysctl};
 use crate::snapshot::Collector;
-use crate::snapshot::mptcp::{Endpoint, Limits, Namespace, Totals};
+use crate::snapshot::mptcp::{Endpoint, Limits, Namespace, OTHER, Probed, Totals};
 
 use super::collect::timed;
+use super::interfaces::{LinkState, Links};
 use ledger::Ledger;
 use lister::Lister;
 use rises::Rises;
@@ -241,7 +242,7 @@ impl Mptcp {
         mut table: Option<&mut Subflows>,
         lost: Lost,
         subflows: bool,
-        is_down: impl Fn(&str) -> bool,
+        links: &Links,
         reports: &mut Vec<Collector>,
     ) -> Namespace {
         let now = Instant::now();
@@ -260,11 +261,11 @@ impl Mptcp {
         }
         self.rises.look(&mib.mptcp, now);
         let sysctls = timed(reports, "mptcp_sysctl", sysctl::read_mptcp).unwrap_or_default();
-        let (endpoints, limits) = self.path_manager(reports);
+        let (endpoints, limits) = self.path_manager(links, reports);
         let mut namespace = Namespace {
             netns: netns.to_owned(),
             connections: view::connections(&self.ledger, sockets.unwrap_or_default(), subflows, &self.rises, now),
-            paths: self.ledger.paths(is_down, now),
+            paths: self.ledger.paths(|name| outage(links, name), now),
             totals: Totals {
                 table_used,
                 table_capacity,
@@ -278,14 +279,14 @@ impl Mptcp {
             limits,
             sysctls,
             blackhole: self.rises.blackhole(),
+            probed: Probed::default(),
             findings: Vec::new(),
         };
         namespace.findings = findings::findings(&namespace, &self.rises);
         namespace
     }
 
-    fn path_manager(&mut self, reports: &mut Vec<Collector>) -> (Vec<Endpoint>, Option<Limits>) {
-        let names = &self.names;
+    fn path_manager(&mut self, links: &Links, reports: &mut Vec<Collector>) -> (Vec<Endpoint>, Option<Limits>) {
         let manager = self.manager.as_mut().map_err(|error| error.clone());
         let told = timed(reports, "mptcp_pm", || {
             let manager = manager?;
@@ -293,11 +294,37 @@ impl Mptcp {
             Ok::<_, String>((endpoints, manager.limits().map_err(text)?))
         });
         let Some((endpoints, limits)) = told else { return Default::default() };
-        let name = |index: i32| names.get(&u32::try_from(index).ok()?).map(|name| name.to_string());
+        let name = |index: i32| {
+            let is_it = |(_, link): &(&String, &LinkState)| i64::from(link.index) == i64::from(index);
+            links.iter().find(is_it).map(|(name, _)| name.clone())
+        };
         (endpoints.iter().map(|endpoint| endpoint.to_snapshot(name)).collect(), Some(limits))
+    }
+}
+
+/// What keeps an interface from carrying anything. [`OTHER`] stands for many.
+fn outage(links: &Links, name: &str) -> Option<&'static str> {
+    match links.get(name) {
+        _ if name == OTHER => None,
+        Some(link) if link.is_up => None,
+        Some(_) => Some("down"),
+        None => Some("gone"),
     }
 }
 
 fn text(error: impl Display) -> String {
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_that_is_no_more_carries_nothing() {
+        let up = |index, is_up| LinkState { index, is_up };
+        let links = Links::from([("wan0".to_owned(), up(2, true)), ("wan1".to_owned(), up(3, false))]);
+        let outages = ["wan0", "wan1", "wwan0", OTHER].map(|name| outage(&links, name));
+        assert_eq!(outages, [None, Some("down"), Some("gone"), None]);
+    }
 }

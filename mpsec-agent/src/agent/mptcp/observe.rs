@@ -4,12 +4,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use mpsec_common::mptcp::{SubflowCounter, SubflowInfo, SubflowKey, SubflowState, flags};
+use mpsec_common::probes::Closer;
 
-use crate::kernel::mptcp_pm::{Event, ResetReason};
+use crate::kernel::mptcp_pm::Event;
 use crate::kernel::subflows::View;
 use crate::snapshot::mptcp::{Role, SubflowTraffic, TcpState};
 
-use super::ledger::{Mark, Observation, Phase};
+use super::ledger::{ConnectionId, Mark, Observation, Phase};
 use super::sockets::Ends;
 
 /// By what it is known whether a slot says anything new.
@@ -48,7 +49,7 @@ pub fn observation(view: &View, name: &mut impl FnMut(u32) -> Option<Arc<str>>) 
         slot: view.slot,
         mark: mark(view),
         incarnation: info.incarnation,
-        token: info.token,
+        connection: ConnectionId::new(info.token, view.slot),
         local: end(&info.key.local, info.key.local_port),
         remote: end(&info.key.remote, info.key.remote_port),
         ids: [info.local_id, info.remote_id],
@@ -62,6 +63,7 @@ pub fn observation(view: &View, name: &mut impl FnMut(u32) -> Option<Arc<str>>) 
         traffic: [traffic(&view.rx), tx],
         srtt_us: (info.srtt_us, info.rtt_reports),
         delivery_rate: info.delivery_rate_bytes_per_second(),
+        closer: Closer::of(info.flags).map(Closer::name),
         last_state: TcpState::from_number(info.last_tcp_state).unwrap_or_default(),
     })
 }
@@ -99,10 +101,7 @@ pub fn key((local, remote): Ends) -> SubflowKey {
 /// Why a subflow was closed, if an event says so: the peer's reason of RFC 8684 section 3.6, else the socket's error.
 pub fn reason(event: &Event) -> Option<String> {
     if let Some(reason) = event.reset_reason() {
-        return Some(match reason {
-            ResetReason::Other(_) => "other_reset_reason".to_owned(),
-            known => known.to_string().to_ascii_lowercase().replace(' ', "_"),
-        });
+        return Some(reason.label());
     }
     let name = match event.error().filter(|error| *error != 0)? {
         libc::ETIMEDOUT => "timed_out",

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use crate::snapshot::mptcp::{Connection, Role, Subflow, SubflowTraffic, TcpState};
 
-use super::findings::why_fallen_back;
-use super::ledger::{Ledger, Phase, Tracked};
+use super::findings::{why_fallen_back, why_not_asked};
+use super::ledger::{ConnectionId, Ledger, Phase, Tracked};
 use super::rises::Rises;
 use super::sockets::{Sockets, SubflowSocket};
 
@@ -22,7 +22,7 @@ enum Of {
 
 /// A subflow and what it is ordered by.
 struct Entry {
-    token: u32,
+    id: ConnectionId,
     joined: bool,
     local_id: Option<u8>,
     of: Of,
@@ -37,10 +37,10 @@ pub fn connections(
     now: Instant,
 ) -> Vec<Connection> {
     let entries = entries(ledger, &sockets);
-    let count = entries.chunk_by(|a, b| a.token == b.token).count();
+    let count = entries.chunk_by(|a, b| a.id == b.id).count();
     let mut connections = Vec::with_capacity(count);
-    for group in entries.chunk_by(|a, b| a.token == b.token) {
-        let told = group.first().is_some_and(|entry| sockets.connections.contains_key(&entry.token));
+    for group in entries.chunk_by(|a, b| a.id == b.id) {
+        let told = group.first().is_some_and(|entry| sockets.connections.contains_key(&entry.id.token()));
         let shown = if wanted || !told { group.len() } else { 0 };
         connections.extend(connection(group, shown, ledger, &mut sockets, rises, now));
     }
@@ -52,15 +52,16 @@ fn entries(ledger: &Ledger, sockets: &Sockets) -> Vec<Entry> {
     let mut entries = Vec::with_capacity(2 * sockets.subflows.len());
     entries.extend(ledger.live().map(|tracked| {
         let seen = &tracked.seen;
-        Entry { token: seen.token, joined: seen.joined, local_id: told(seen.ids[0]), of: Of::Slot(seen.slot) }
+        Entry { id: seen.connection, joined: seen.joined, local_id: told(seen.ids[0]), of: Of::Slot(seen.slot) }
     }));
     entries.extend(sockets.subflows.iter().enumerate().filter(|(_, socket)| socket.slot.is_none()).map(
         |(index, socket)| {
             let (joined, local_id) = (socket.flags().joined(), socket.ids[0]);
-            Entry { token: socket.token, joined, local_id, of: Of::Socket(index as u32) }
+            Entry { id: ConnectionId::new(socket.token, 0), joined, local_id, of: Of::Socket(index as u32) }
         },
     ));
-    let lonely = |token: &u32| Entry { token: *token, joined: true, local_id: None, of: Of::Nothing };
+    let lonely =
+        |token: &u32| Entry { id: ConnectionId::new(*token, 0), joined: true, local_id: None, of: Of::Nothing };
     entries.extend(sockets.connections.keys().map(lonely));
     let ends = |entry: &Entry| match entry.of {
         Of::Slot(slot) => ledger.live_in(slot).map(|tracked| (tracked.seen.local, tracked.seen.remote)),
@@ -68,7 +69,7 @@ fn entries(ledger: &Ledger, sockets: &Sockets) -> Vec<Entry> {
         Of::Nothing => None,
     };
     entries.sort_unstable_by(|a, b| {
-        let by = |entry: &Entry| (entry.token, entry.joined, entry.local_id);
+        let by = |entry: &Entry| (entry.id, entry.joined, entry.local_id);
         by(a).cmp(&by(b)).then_with(|| ends(a).cmp(&ends(b)))
     });
     entries
@@ -83,8 +84,8 @@ fn connection(
     rises: &Rises,
     now: Instant,
 ) -> Option<Connection> {
-    let token = group.first()?.token;
-    let known = ledger.connection(token);
+    let id = group.first()?.id;
+    let (known, token) = (ledger.connection(id), id.token());
     let sent = known.map_or(0, |known| known.sent_payload);
     let mut role = known.map(|known| known.role).filter(|role| *role != Role::Unknown);
     let shown = &group[..shown];
@@ -115,13 +116,14 @@ fn connection(
     let (local, remote) = socket.map(|socket| socket.ends).or(first.map(|first| (first.local, first.remote)))?;
     let at_handshake = known.is_some_and(|known| known.fell_back);
     let fell_back = at_handshake || socket.is_some_and(|socket| socket.fell_back);
+    let why = || if token == 0 { why_not_asked(rises) } else { why_fallen_back(at_handshake, rises) };
     Some(Connection {
         token,
         role: role.unwrap_or_default(),
         local,
         remote,
         state: socket.map(|socket| socket.state).or(first.map(|first| first.state)).unwrap_or_default(),
-        fallback: fell_back.then(|| why_fallen_back(at_handshake, rises)),
+        fallback: fell_back.then(why),
         age_seconds: known.map_or(0.0, |known| now.saturating_duration_since(known.since).as_secs_f64()),
         data: socket.and_then(|socket| socket.data),
         subflows,

@@ -84,6 +84,9 @@ fn each_fault_is_told_and_no_other() {
         ("limits", Verdict::Unknown, |facts| facts.limits = Err("no".into())),
         ("routes", Verdict::Wrong, |facts| facts.routes[1].1 = facts.routes[0].1.clone()),
         ("routes", Verdict::Wrong, |facts| facts.routes[1].1 = Err("Network is unreachable".into())),
+        ("routes", Verdict::Unknown, |facts| {
+            facts.routes.iter_mut().for_each(|(_, route)| *route = Err("Network is unreachable".into()));
+        }),
         ("other_manager", Verdict::Noteworthy, |facts| facts.managers.push("NetworkManager".into())),
         ("blackhole", Verdict::Noteworthy, |facts| {
             facts.mib.insert("MPCapableSYNTXDisabled".into(), 1);

@@ -204,3 +204,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_tracepoint_has_a_context_and_its_arguments() {
+    let Some(btf) = kernel() else { return };
+    // inet_sock_set_state(sk, oldstate, newstate), since 4.16 (include/trace/events/sock.h).
+    assert_eq!(btf.parameters_of("btf_trace_inet_sock_set_state").unwrap(), 4);
+    assert!(matches!(btf.parameters_of("btf_trace_of_nothing"), Err(BtfError::NoType(_))));
+    // A number, and no function.
+    assert!(matches!(btf.parameters_of("u32"), Err(BtfError::Damaged(_))));
+}

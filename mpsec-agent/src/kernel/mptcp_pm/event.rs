@@ -111,6 +111,14 @@ impl ResetReason {
             other => Self::Other(other),
         }
     }
+
+    /// The name in labels; those that have no name here share one.
+    pub fn label(self) -> String {
+        match self {
+            Self::Other(_) => "other_reset_reason".to_owned(),
+            known => known.to_string().to_ascii_lowercase().replace(' ', "_"),
+        }
+    }
 }
 
 impl fmt::Display for ResetReason {

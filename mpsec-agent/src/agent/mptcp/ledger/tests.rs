@@ -1,10 +1,12 @@
 //! The book of subflows, kept through whatever may happen to them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::snapshot::mptcp::{SubflowTraffic, TcpState};
 
 fn start() -> Instant {
     Instant::now()
@@ -16,7 +18,7 @@ fn subflow(slot: u32, incarnation: u32, bytes: u64) -> Observation {
         slot,
         mark: Mark::default(),
         incarnation,
-        token: 7,
+        connection: ConnectionId::new(7, slot),
         local: "192.0.2.1:1000".parse().unwrap(),
         remote: "192.0.2.2:80".parse().unwrap(),
         ids: [0, 0],
@@ -30,6 +32,7 @@ fn subflow(slot: u32, incarnation: u32, bytes: u64) -> Observation {
         traffic: [SubflowTraffic::default(), traffic],
         srtt_us: (1000, 1),
         delivery_rate: Some(1_000_000),
+        closer: None,
         last_state: TcpState::Established,
     }
 }
@@ -48,7 +51,7 @@ fn what_a_closed_subflow_carried_stays_on_its_path() {
     assert_eq!(ledger.settle(now), [0u32; 0], "its last packets may still come");
     ledger.observe(Observation { traffic: subflow(3, 1, 1600).traffic, ..end }, now + LINGER);
     assert_eq!(ledger.settle(now + LINGER), [3]);
-    let paths = ledger.paths(|_| false, now);
+    let paths = ledger.paths(|_| None, now);
     assert_eq!(paths.len(), 1);
     assert_eq!((paths[0].tx.bytes, paths[0].opened_total), (1600, 1));
     assert_eq!(paths[0].closed_total.get("fin"), Some(&1));
@@ -56,7 +59,30 @@ fn what_a_closed_subflow_carried_stays_on_its_path() {
     let totals = ledger.totals();
     assert_eq!((totals.connections_opened, totals.connections_closed), (1, 1));
     assert_eq!((totals.subflows_opened, totals.subflows_closed), (1, 1));
-    assert!(ledger.connection(7).is_none());
+    assert!(ledger.connection(ConnectionId::new(7, 3)).is_none());
+}
+
+#[test]
+fn who_began_to_end_a_subflow_is_the_reason_unless_an_event_says_more() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    let by = |slot, closer, last_state| Observation {
+        closer: Some(closer),
+        last_state,
+        local: SocketAddr::new([192, 0, 2, 1].into(), 1000 + slot as u16),
+        ..closed(&subflow(slot, 1, 100))
+    };
+    let told = by(3, "reset_received", TcpState::Established);
+    ledger.note_reason((told.local, told.remote), "lack_of_resources".into(), now);
+    let others = [
+        by(0, "peer", TcpState::LastAck),
+        by(1, "path_manager", TcpState::FinWait2),
+        by(2, "application", TcpState::FinWait1),
+    ];
+    others.into_iter().chain([told]).for_each(|seen| ledger.observe(seen, now));
+    ledger.settle(now + LINGER);
+    let closed = &ledger.paths(|_| None, now)[0].closed_total;
+    let reasons: Vec<&str> = closed.keys().map(String::as_str).collect();
+    assert_eq!(reasons, ["fin_unanswered", "lack_of_resources", "path_manager", "peer"]);
 }
 
 #[test]
@@ -65,7 +91,7 @@ fn a_subflow_that_came_and_went_between_two_looks_is_counted() {
     ledger.observe(closed(&subflow(0, 1, 900)), now);
     ledger.observe(closed(&subflow(0, 2, 100)), now);
     ledger.settle(now + LINGER);
-    let paths = ledger.paths(|_| false, now);
+    let paths = ledger.paths(|_| None, now);
     assert_eq!((paths[0].tx.bytes, paths[0].opened_total), (1000, 2));
     assert_eq!(ledger.totals().connections_opened, 2);
 }
@@ -75,10 +101,10 @@ fn one_that_was_never_answered_is_not_opened() {
     let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
     let syn = Observation { phase: Phase::Connecting, opened: false, ..subflow(0, 1, 80) };
     ledger.observe(syn.clone(), now);
-    assert_eq!(ledger.paths(|_| false, now)[0].subflows.connecting, 1);
+    assert_eq!(ledger.paths(|_| None, now)[0].subflows.connecting, 1);
     ledger.observe(Observation { last_state: TcpState::SynSent, ..closed(&syn) }, now);
     ledger.settle(now + LINGER);
-    let paths = ledger.paths(|_| false, now);
+    let paths = ledger.paths(|_| None, now);
     assert_eq!((paths[0].opened_total, paths[0].closed_total.get("not_established")), (0, Some(&1)));
     assert_eq!((ledger.totals().connections_opened, ledger.totals().connections_closed), (0, 0));
 }
@@ -91,7 +117,43 @@ fn the_path_manager_knows_better_why_it_was_closed() {
     ledger.note_reason((seen.local, seen.remote), "middlebox_interference".into(), now);
     ledger.observe(Observation { last_state: TcpState::Established, ..closed(&seen) }, now);
     ledger.settle(now + LINGER);
-    assert_eq!(ledger.paths(|_| false, now)[0].closed_total.get("middlebox_interference"), Some(&1));
+    assert_eq!(ledger.paths(|_| None, now)[0].closed_total.get("middlebox_interference"), Some(&1));
+}
+
+#[test]
+fn connections_that_have_no_token_are_told_apart() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    let lone = |slot| Observation { connection: ConnectionId::new(0, slot), fell_back: true, ..subflow(slot, 1, 100) };
+    for slot in [0, 1, 2] {
+        ledger.observe(lone(slot), now);
+    }
+    assert_eq!(ledger.totals().connections_opened, 3);
+    ledger.observe(closed(&lone(1)), now);
+    ledger.settle(now + LINGER);
+    assert_eq!(ledger.totals().connections_closed, 1);
+    assert!(ledger.connection(ConnectionId::new(0, 1)).is_none());
+    assert!(ledger.connection(ConnectionId::new(0, 2)).is_some_and(|known| known.fell_back));
+    assert_eq!(ConnectionId::new(0, 2).token(), 0);
+    assert_eq!(ConnectionId::new(u32::MAX, 2).token(), u32::MAX);
+}
+
+#[test]
+fn what_came_before_the_interface_was_known_is_on_the_path_too() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    ledger.observe(Observation { interface: None, ..subflow(0, 1, 1000) }, now);
+    assert!(ledger.paths(|_| None, now).is_empty());
+    ledger.observe(subflow(0, 1, 1500), now);
+    assert_eq!(ledger.paths(|_| None, now)[0].tx.bytes, 1500);
+}
+
+#[test]
+fn reasons_are_forgotten_where_no_subflow_takes_them() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    for port in 1..=1000 {
+        ledger.note_reason(("192.0.2.1:1000".parse().unwrap(), ([192, 0, 2, 2], port).into()), "reset".into(), now);
+    }
+    ledger.beat(now + REMEMBERED);
+    assert!(ledger.reasons.is_empty());
 }
 
 #[test]
@@ -99,7 +161,7 @@ fn a_subflow_that_changes_its_interface_leaves_its_bytes_behind() {
     let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
     ledger.observe(subflow(0, 1, 1000), now);
     ledger.observe(Observation { interface: Some(Arc::from("wan1")), ..subflow(0, 1, 1700) }, now);
-    let paths = ledger.paths(|_| false, now);
+    let paths = ledger.paths(|_| None, now);
     let bytes: Vec<_> = paths.iter().map(|path| (path.interface.as_str(), path.tx.bytes)).collect();
     assert_eq!(bytes, [("wan0", 1000), ("wan1", 700)]);
     assert_eq!((paths[0].subflows.active, paths[1].subflows.active), (0, 1));
@@ -117,8 +179,8 @@ fn rates_shares_and_histograms_are_of_the_last_beat() {
     assert_eq!((busy.rates[1], busy.sent_payload), (1000.0, 1000));
     let idle = ledger.live().find(|tracked| tracked.seen.slot == 1).unwrap();
     assert_eq!((idle.rates[1], idle.sent_payload), (0.0, 0));
-    assert_eq!(ledger.connection(7).unwrap().sent_payload, 1000);
-    assert_eq!(ledger.paths(|_| false, now)[0].rtt_seconds.count(), 2, "each once: nothing was measured anew");
+    assert_eq!(ledger.connection(ConnectionId::new(7, 0)).unwrap().sent_payload, 1000);
+    assert_eq!(ledger.paths(|_| None, now)[0].rtt_seconds.count(), 2, "each once: nothing was measured anew");
 }
 
 #[test]
@@ -151,15 +213,15 @@ fn a_path_that_is_never_answered_is_silent() {
     let other = |bytes| Observation { interface: Some(Arc::from("wan1")), ..subflow(1, 1, bytes) };
     ledger.observe(subflow(0, 1, 1000), now);
     ledger.observe(other(1000), now);
-    assert!(ledger.paths(|_| false, now).iter().all(|path| path.silent.is_none()));
+    assert!(ledger.paths(|_| None, now).iter().all(|path| path.silent.is_none()));
     let heard = Observation { traffic: [subflow(0, 1, 500).traffic[1]; 2], ..other(1000) };
     ledger.observe(heard, seconds(1));
-    let silent: Vec<_> = ledger.paths(|_| false, seconds(4)).into_iter().filter(|path| path.silent.is_some()).collect();
+    let silent: Vec<_> = ledger.paths(|_| None, seconds(4)).into_iter().filter(|path| path.silent.is_some()).collect();
     assert_eq!(silent.len(), 1);
     assert_eq!(silent[0].interface, "wan0");
     let heard = Observation { traffic: [subflow(0, 1, 500).traffic[1]; 2], ..subflow(0, 1, 1000) };
     ledger.observe(heard, seconds(5));
-    assert!(ledger.paths(|_| false, seconds(9)).iter().all(|path| path.silent.is_none()));
+    assert!(ledger.paths(|_| None, seconds(9)).iter().all(|path| path.silent.is_none()));
 }
 
 #[test]
@@ -171,14 +233,14 @@ fn an_acknowledgement_that_nothing_follows_is_no_silence() {
         seen.traffic[direction].packets += 1;
         ledger.observe(seen.clone(), seconds(1));
     }
-    assert!(ledger.paths(|_| false, seconds(60)).iter().all(|path| path.silent.is_none()));
+    assert!(ledger.paths(|_| None, seconds(60)).iter().all(|path| path.silent.is_none()));
 }
 
 #[test]
 fn a_path_on_which_nothing_is_acknowledged_is_silent_though_packets_come() {
     let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
     let seconds = |n| now + Duration::from_secs(n);
-    let silent = |ledger: &mut Ledger, n| ledger.paths(|_| false, seconds(n))[0].silent.is_some();
+    let silent = |ledger: &mut Ledger, n| ledger.paths(|_| None, seconds(n))[0].silent.is_some();
     let told = |acked_bytes, waits| Some(Told { backup: None, acked_bytes, waits });
     ledger.observe(subflow(0, 1, 1000), now);
     ledger.note_sockets(|_| told(5, true), seconds(1));
@@ -189,7 +251,10 @@ fn a_path_on_which_nothing_is_acknowledged_is_silent_though_packets_come() {
     assert!(!silent(&mut ledger, 6));
     ledger.note_sockets(|_| told(6, false), seconds(9));
     assert!(!silent(&mut ledger, 20), "nothing waits");
-    assert_eq!(ledger.paths(|name| name == "wan0", now)[0].silent.as_deref(), Some("the interface wan0 is down"));
+    assert_eq!(
+        ledger.paths(|name| (name == "wan0").then_some("down"), now)[0].silent.as_deref(),
+        Some("the interface wan0 is down")
+    );
 }
 
 /// What may happen to the occupant of a slot.
@@ -241,7 +306,7 @@ proptest! {
             for seen in &slots {
                 ledger.observe(seen.clone(), now);
             }
-            let paths = ledger.paths(|_| false, now);
+            let paths = ledger.paths(|_| None, now);
             let sum: u64 = paths.iter().map(|path| path.tx.bytes).sum();
             prop_assert_eq!(sum, carried);
             prop_assert!(sum >= told);

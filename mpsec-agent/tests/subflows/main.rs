@@ -1,29 +1,28 @@
 //! MPTCP subflows as the kernel side registers and counts them, on real connections between two namespaces: the sums must be
 //! the wire's own, from the first SYN to the last ACK.
 
+mod host;
+
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Arguments;
-use mpsec_agent::kernel::attach::{Attacher, Attachment};
-use mpsec_agent::kernel::cgroup;
-use mpsec_agent::kernel::ebpf::{Kernel, Settings};
+use mpsec_agent::kernel::attach::Attacher;
+use mpsec_agent::kernel::ebpf::Kernel;
 use mpsec_agent::kernel::subflows::View;
-use mpsec_common::maps::{Event, InterfaceSlot, interface_flags, slot_index};
+use mpsec_common::maps::Event;
 use mpsec_common::mptcp::{SubflowKey, SubflowState, flags};
+use mpsec_common::probes::{CLOSER_FLAGS, Closer};
 use mpsec_common::traffic::Counter;
-use mpsec_common::{Class, Direction, Link};
+use mpsec_common::{Class, Direction};
 use mpsec_tests::link::{self, Offload};
-use mpsec_tests::mptcp_socket::Protocol;
-use mpsec_tests::need;
-use mpsec_tests::netns::Netns;
-use mpsec_tests::topology::Pair;
 use mpsec_tests::trial::{Skip, trial};
-use mpsec_tests::wait;
+use mpsec_tests::{mptcp_socket::Protocol, need, privilege, topology::Pair};
+
+use host::{Host, settings};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long something that is about to happen may take.
@@ -37,13 +36,14 @@ const DOWN: usize = 2_000_003;
 
 fn main() {
     let arguments = Arguments::from_args();
-    let tests: [(&str, Body); 11] = [
+    let tests: [(&str, Body); 12] = [
         ("ipv4_segments_one_by_one", || one_connection(V4, Offload::Off)),
         ("ipv4_super_packets", || one_connection(V4, Offload::Full)),
         ("ipv6_segments_one_by_one", || one_connection(V6, Offload::Off)),
         ("a_joined_subflow_on_another_interface", joined),
         ("a_peer_without_mptcp", fallen_back),
         ("what_is_no_subflow", plain),
+        ("a_socket_that_connects_to_itself", itself),
         ("segments_sent_again", sent_again),
         ("the_same_addresses_and_ports_again", the_same_again),
         ("an_adopted_subflow", adopted),
@@ -55,99 +55,6 @@ fn main() {
 }
 
 type Body = fn() -> Result<()>;
-
-/// Those for this thread's network namespace.
-fn settings() -> Result<Settings> {
-    let netns_cookie = cgroup::netns_cookie()?;
-    Ok(Settings { max_interfaces: 4, wireguard_ports: [0; 4], max_subflows: 64, netns_cookie, log_level: 0 })
-}
-
-/// The kernel side, in a namespace and on some of its interfaces.
-struct Host {
-    netns: Arc<Netns>,
-    kernel: Kernel,
-    /// Keeps the programs attached.
-    _attached: Vec<Attachment>,
-}
-
-impl Host {
-    fn new(netns: &Arc<Netns>, devices: &[&str]) -> Result<Host> {
-        let load = || -> Result<(Kernel, Vec<Attachment>)> {
-            let mut kernel = Kernel::load(&settings()?)?;
-            match &kernel.subflows {
-                Err(reason) if reason.contains("this kernel has no MPTCP") => return Err(Skip::because(reason)),
-                Err(reason) => anyhow::bail!("{reason}"),
-                Ok(_) => {}
-            }
-            let mut attacher = Attacher::new(None, kernel.program(Direction::Rx))?;
-            let mut attached = Vec::new();
-            for (number, device) in devices.iter().enumerate() {
-                let ifindex = netns.ifindex(device)?;
-                let slot = number as u16 + 1;
-                kernel.counters.reach(slot)?;
-                let entry = InterfaceSlot {
-                    ifindex,
-                    first_counter: kernel.counters.first(slot),
-                    link: Link::Ethernet as u8,
-                    uncounted: [0; 2],
-                    flags: interface_flags::COUNTS_SUBFLOWS,
-                };
-                kernel.set_interface(slot_index(ifindex, 0), entry)?;
-                for direction in Direction::ALL {
-                    attached.push(attacher.attach(kernel.program(direction), ifindex, direction)?);
-                }
-            }
-            Ok((kernel, attached))
-        };
-        let (kernel, attached) = netns.run(load)?;
-        Ok(Host { netns: netns.clone(), kernel, _attached: attached })
-    }
-
-    fn poll(&mut self) -> Result<Vec<View>> {
-        let mut views = Vec::new();
-        let subflows = self.kernel.subflows.as_mut().map_err(|reason| anyhow::anyhow!("{reason}"))?;
-        subflows.poll(|view| views.push(*view))?;
-        ensure!(subflows.used() as usize == views.len(), "{} in use, {} seen", subflows.used(), views.len());
-        Ok(views)
-    }
-
-    /// The subflows, once there are so many and all of them are in a state.
-    fn wait_for(&mut self, count: usize, state: SubflowState) -> Result<Vec<View>> {
-        let mut views = Vec::new();
-        wait::until(SOON, || {
-            views = self.poll()?;
-            let there = views.len() == count && views.iter().all(|view| view.info.state() == state);
-            ensure!(there, "{views:?}");
-            Ok(())
-        })?;
-        Ok(views)
-    }
-
-    /// What the interface counted of TCP.
-    fn tcp(&self, interface: u16, direction: Direction) -> Counter {
-        let classes = self.kernel.counters.sum(interface, direction);
-        let mut sum = classes[Class::Mptcp as usize];
-        sum.add(&classes[Class::Tcp as usize]);
-        sum
-    }
-
-    /// Every packet of TCP on an interface was counted for this subflow.
-    fn has_all(&self, interface: u16, view: &View) -> Result<()> {
-        for (direction, counted) in [(Direction::Rx, view.rx), (Direction::Tx, view.tx)] {
-            let all = self.tcp(interface, direction);
-            ensure!(
-                (counted.packets, counted.bytes) == (all.packets, all.bytes),
-                "{direction:?}: {counted:?} of {all:?}"
-            );
-        }
-        Ok(())
-    }
-
-    fn event(&self, event: Event) -> Result<u64> {
-        let events = self.kernel.events()?;
-        events.iter().find(|(which, _)| *which == event).map(|(_, count)| *count).context("no such event")
-    }
-}
 
 /// Both hosts and what they say to each other.
 struct Talk {
@@ -242,7 +149,11 @@ fn one_connection(address: IpAddr, offload: Offload) -> Result<()> {
     is_whole(&client, UP, DOWN)?;
     is_whole(&server, DOWN, UP)?;
     ensure!(client.info.flags & (flags::ACTIVE_OPEN | flags::FELL_BACK) == flags::ACTIVE_OPEN, "{client:?}");
-    ensure!(server.info.flags & !flags::HAS_FIGURES == 0, "{server:?}");
+    ensure!(server.info.flags & !(flags::HAS_FIGURES | CLOSER_FLAGS) == 0, "{server:?}");
+    for view in [&client, &server] {
+        let closer = Closer::of(view.info.flags);
+        ensure!(matches!(closer, Some(Closer::Application | Closer::Peer)), "{closer:?}: {view:?}");
+    }
     ensure!(client.info.token != 0 && server.info.token != 0 && client.info.token != server.info.token);
     slots_are_given_back(&mut talk)
 }
@@ -342,6 +253,18 @@ fn plain() -> Result<()> {
         talk.hold((V4, server), Protocol::Tcp, |_| Ok(()))?;
     }
     ensure!(talk.client.poll()?.is_empty() && talk.server.poll()?.is_empty());
+    Ok(())
+}
+
+/// Both ends connect at once, and are one: the kernel ends it as a connection that was accepted.
+fn itself() -> Result<()> {
+    let pair = Pair::addressed()?;
+    let mut host = Host::new(&pair.left, &["lo"])?;
+    let own = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+    let _stream = pair.left.run(|| Protocol::Mptcp.connect_from(Some(own), own))?;
+    let views = host.wait_for(1, SubflowState::Established)?;
+    ensure!(host.poll()?.len() == 1 && !views[0].info.has(flags::HANDSHAKE_UNSEEN), "{views:?}");
+    ensure!(views[0].info.has(flags::ACTIVE_OPEN) && host.event(Event::HandshakeUnseen)? == 0, "{views:?}");
     Ok(())
 }
 
@@ -452,6 +375,10 @@ fn adopted_and_gone() -> Result<()> {
     let key = key_of(from.ip(), V4, from.port(), PORT);
     let subflows = talk.client.kernel.subflows.as_mut().map_err(|reason| anyhow::anyhow!("{reason}"))?;
     let slot = subflows.adopt(&key, 7, [0, 0], false, false)?;
+    ensure!(subflows.sharing_ports(&key)? == 1, "packets with its ports are not looked at");
+    subflows.release(slot)?;
+    ensure!(subflows.sharing_ports(&key)? == 0, "packets with its ports are still looked at");
+    let slot = subflows.adopt(&key, 7, [0, 0], false, false)?;
     let _listener = pair.right.run(|| Protocol::Mptcp.listen(address))?;
     let _stream = pair.left.run(|| Protocol::Mptcp.connect_from(Some(from), address))?;
     let views = talk.client.poll()?;
@@ -462,19 +389,21 @@ fn adopted_and_gone() -> Result<()> {
     Ok(())
 }
 
-/// Packets are counted for the interface as ever, and nobody looks for their subflows.
+/// Where the control groups are not mounted, who may mount them does; who may not counts packets for the interface as ever.
 fn without_cgroups() -> Result<()> {
     let pair = Pair::addressed()?;
     let mounts = pair.left.read("/proc/thread-self/mountinfo")?;
-    let of_cgroups = mounts.lines().filter(|line| line.contains(" - cgroup2 "));
-    for point in of_cgroups.filter_map(|line| line.split(' ').nth(4)) {
+    for point in mounts.lines().filter(|line| line.contains(" - cgroup2 ")).filter_map(|line| line.split(' ').nth(4)) {
         // One that lies under another mount cannot be had anyway.
         let _ = pair.left.output("umount", &["-l", point]);
     }
-    let (kernel, attached) = pair.left.run(|| {
+    pair.left.run(|| Kernel::load(&settings()?)?.subflows.map(drop).map_err(anyhow::Error::msg))?;
+    let west = pair.left.ifindex(Pair::WEST)?;
+    let (kernel, _attached) = pair.left.run(|| {
+        privilege::drop_capability(privilege::SYS_ADMIN)?;
         let kernel = Kernel::load(&settings()?)?;
         let mut attacher = Attacher::new(None, kernel.program(Direction::Rx))?;
-        let attached = attacher.attach(kernel.program(Direction::Tx), pair.left.ifindex(Pair::WEST)?, Direction::Tx)?;
+        let attached = attacher.attach(kernel.program(Direction::Tx), west, Direction::Tx)?;
         anyhow::Ok((kernel, attached))
     })?;
     let reason = kernel.subflows.as_ref().err().context("sockets are followed without control groups")?;
@@ -483,6 +412,5 @@ fn without_cgroups() -> Result<()> {
     let _stream = pair.left.run(|| Protocol::Mptcp.connect(SocketAddr::new(V4, PORT)))?;
     let counted = kernel.counters.sum(0, Direction::Tx)[Class::Mptcp as usize];
     ensure!(counted.packets >= 2, "{counted:?}");
-    drop(attached);
     Ok(())
 }

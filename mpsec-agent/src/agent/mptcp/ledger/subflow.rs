@@ -1,0 +1,188 @@
+//! A subflow in the book: what is told of it, and what is kept.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::agent::mptcp::paths::PathId;
+use crate::snapshot::mptcp::{Role, SubflowCounts, SubflowTraffic, TcpState};
+
+/// What a subflow is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its SYN is on the way.
+    Connecting,
+    /// It carries, or could.
+    Established,
+    /// Its socket is closed.
+    Closed,
+}
+
+/// What changes whenever anything that the kernel's table says of a subflow does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Which occupant of its place it is.
+    pub incarnation: u32,
+    /// Token of its connection.
+    pub token: u32,
+    /// State, the one before it was closed, identifiers, and flags.
+    pub state: (u8, u8, [u8; 2], u16),
+    /// It was established.
+    pub opened: bool,
+    /// How often the round-trip time was measured.
+    pub rtt_reports: u32,
+    /// Index of the interface that its packets take; 0 for none.
+    pub interface: u32,
+    /// Packets received and sent.
+    pub packets: [u64; 2],
+    /// Bytes sent again, which the socket counts.
+    pub retransmitted_bytes: u64,
+}
+
+/// What tells a connection from the others in the book: its token; or, of one that was plain TCP before it had any, the place
+/// of its only subflow. Those with tokens come first, by token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    /// That of a subflow with this token, 0 for none, in this slot.
+    pub fn new(token: u32, slot: u32) -> ConnectionId {
+        ConnectionId(if token == 0 { 1 << 32 | u64::from(slot) } else { token.into() })
+    }
+
+    /// The token; 0 where there is none.
+    pub fn token(self) -> u32 {
+        u32::try_from(self.0).unwrap_or(0)
+    }
+}
+
+/// What the kernel's table says of one subflow.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// Where it is in the table.
+    pub slot: u32,
+    /// By what it is known that nothing has changed.
+    pub mark: Mark,
+    /// Which occupant of that place it is.
+    pub incarnation: u32,
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// Local address and port.
+    pub local: SocketAddr,
+    /// Remote address and port.
+    pub remote: SocketAddr,
+    /// Local and remote address identifiers.
+    pub ids: [u8; 2],
+    /// What it is doing.
+    pub phase: Phase,
+    /// It was established, whatever it is doing now.
+    pub opened: bool,
+    /// It came by MP_JOIN.
+    pub joined: bool,
+    /// It is for when nothing else is left.
+    pub backup: bool,
+    /// The peer answered without MPTCP.
+    pub fell_back: bool,
+    /// Which end of the connection this host is, as far as this subflow tells.
+    pub role: Role,
+    /// Name of the interface that its packets take, once one was seen.
+    pub interface: Option<std::sync::Arc<str>>,
+    /// Received and sent since it began.
+    pub traffic: [SubflowTraffic; 2],
+    /// Smoothed round-trip time in microseconds, and how often it was measured.
+    pub srtt_us: (u32, u32),
+    /// Delivery rate in bytes per second, if there is one.
+    pub delivery_rate: Option<u64>,
+    /// Who began to end it, if that was seen.
+    pub closer: Option<&'static str>,
+    /// State of its socket before it was closed.
+    pub last_state: TcpState,
+}
+
+/// A subflow in the book.
+pub struct Tracked {
+    /// What was last said of it.
+    pub seen: Observation,
+    pub(super) path: Option<PathId>,
+    pub(super) counted_on_path: bool,
+    pub(super) closed_since: Option<Instant>,
+    /// Its socket went without a word.
+    pub(super) vanished: bool,
+    /// It is among those that [`Ledger::beat`] looks at.
+    pub(super) moving: bool,
+    /// Bytes on the wire at the last beat, received and sent.
+    pub(super) base_bytes: [u64; 2],
+    /// Payload sent at the last beat.
+    pub(super) base_payload: u64,
+    /// How often the round-trip time had been measured at the last beat.
+    pub(super) base_reports: u32,
+    /// Bytes on the wire per second between the last two beats, received and sent.
+    pub rates: [f64; 2],
+    /// Payload sent between the last two beats.
+    pub sent_payload: u64,
+    /// Since when it has sent and nothing has come back.
+    pub(super) unheard_since: Option<Instant>,
+    /// Whether it is a backup by now, as its socket says: that may change while it lives.
+    pub(super) backup_now: Option<bool>,
+    /// What its peer had acknowledged, and since when it has not acknowledged more although there is more.
+    pub(super) stuck: Option<(u64, Instant)>,
+}
+
+/// What the socket of a subflow says.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// It is for when nothing else is left; `None` where that is not told.
+    pub backup: Option<bool>,
+    /// Payload bytes that its peer has acknowledged.
+    pub acked_bytes: u64,
+    /// Something that was sent is not acknowledged yet.
+    pub waits: bool,
+}
+
+impl Tracked {
+    /// Whether it is for when nothing else is left.
+    pub fn is_backup(&self) -> bool {
+        self.backup_now.unwrap_or(self.seen.backup)
+    }
+
+    /// Takes note of whether what it sends is answered. A bare acknowledgement is not, and need not be.
+    pub(super) fn listen(&mut self, seen: &Observation, now: Instant) {
+        let [rx, tx] = [0, 1].map(|i| seen.traffic[i].since(&self.seen.traffic[i]));
+        if rx.packets > 0 {
+            self.unheard_since = None;
+        } else if tx.payload_bytes > 0 || (tx.packets > 0 && seen.phase == Phase::Connecting) {
+            self.unheard_since.get_or_insert(now);
+        }
+    }
+
+    /// For how long nothing has come of what it sent: no packet, or none that acknowledges more.
+    pub(super) fn unanswered(&self, now: Instant) -> Duration {
+        let since = [self.unheard_since, self.stuck.map(|(_, since)| since)].into_iter().flatten().min();
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+}
+
+/// Counts a subflow by what it is doing.
+pub(super) fn count(counts: &mut SubflowCounts, tracked: &Tracked) {
+    match (tracked.seen.phase, tracked.is_backup()) {
+        (Phase::Connecting, _) => counts.connecting += 1,
+        (Phase::Established, false) => counts.active += 1,
+        (Phase::Established, true) => counts.backup += 1,
+        (Phase::Closed, _) => counts.closing += 1,
+    }
+}
+
+/// Why a subflow ended, by who began to end it, else by the state that its socket was in before.
+pub(super) fn reason_by_socket(tracked: &Tracked) -> &'static str {
+    match (tracked.seen.last_state, tracked.seen.closer) {
+        _ if tracked.vanished => return "vanished",
+        _ if !tracked.seen.opened => return "not_established",
+        (TcpState::FinWait1, _) => return "fin_unanswered",
+        (_, Some(closer)) => return closer,
+        (_, None) => {}
+    }
+    match tracked.seen.last_state {
+        // The peer's FIN had come, or ours was acknowledged: an orderly end.
+        TcpState::TimeWait | TcpState::LastAck | TcpState::FinWait2 | TcpState::Closing | TcpState::CloseWait => "fin",
+        _ => "reset",
+    }
+}
