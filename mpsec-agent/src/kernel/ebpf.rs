@@ -22,8 +22,8 @@ use crate::snapshot::{Probe, Program};
 use super::btf::{BtfError, KernelBtf};
 use super::cgroup;
 use super::counters::Counters;
-use super::sockets_iter::{self, SocketsIter};
 use super::probes::{self, Probes, Ways};
+use super::sockets_iter::{self, SocketsIter};
 use super::subflows::{self, Maps, Shape, Subflows};
 
 /// The object, as `cargo xtask ebpf` built it.
