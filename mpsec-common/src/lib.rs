@@ -8,8 +8,8 @@ pub mod headers;
 pub mod maps;
 pub mod mptcp;
 pub mod packet;
-pub mod sockets;
 pub mod probes;
+pub mod sockets;
 pub mod traffic;
 
 pub use packet::{Layout, Link, Packet, Short, classify};
