@@ -66,9 +66,11 @@ pub fn written_by_hand(snapshot: &Snapshot, capacity: usize) -> String {
             for direction in Direction::ALL {
                 for class in Class::ALL {
                     let counter = &interface.traffic[direction as usize][*class as usize];
-                    for part in [metric, "{interface=\"", &interface.name, "\",direction=\"", direction.name()] {
+                    for part in [metric, "{netns=\"", &interface.netns, "\",interface=\"", &interface.name] {
                         text.push_str(part);
                     }
+                    text.push_str("\",direction=\"");
+                    text.push_str(direction.name());
                     for part in ["\",class=\"", class.name(), "\"} ", digits.format(value(counter)), "\n"] {
                         text.push_str(part);
                     }
