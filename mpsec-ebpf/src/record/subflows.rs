@@ -282,6 +282,9 @@ pub extern "C" fn mpsec_subflow_moved(slot: u32, direction: u32, ifindex: u32) -
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn mpsec_subflow_out_of_order(slot: u32, sequence: u32, payload: u32) -> i32 {
+    if is_known_here(slot, sequence, payload) {
+        return 0;
+    }
     let mut latest = 0;
     for cpu in 0..CPUS.load() {
         if let Some(counter) = counter(slot, cpu, Direction::Rx) {
@@ -304,6 +307,24 @@ pub extern "C" fn mpsec_subflow_out_of_order(slot: u32, sequence: u32, payload: 
     }
     counter.next_sequence = if end > latest { end } else { latest };
     0
+}
+
+/// So far below what a CPU expects next, in bytes, a segment is taken for one that came before. What a CPU knows may be old,
+/// and the sequence numbers may have come round since; but then they are hardly ever as close as this, and not for long.
+const RECENT: u32 = 1 << 20;
+
+/// Counts a segment of which this CPU has seen the end itself: nobody else need be asked, whose counters are being written.
+#[inline(always)]
+fn is_known_here(slot: u32, sequence: u32, payload: u32) -> bool {
+    let Some(counter) = counter(slot, this_cpu(), Direction::Rx) else { return true };
+    // SAFETY: as in `count`.
+    let counter = unsafe { &mut *counter };
+    let below = (counter.next_sequence as u32).wrapping_sub(sequence.wrapping_add(payload));
+    let known = counter.next_sequence != 0 && below < RECENT;
+    if known {
+        counter.retransmitted_bytes += payload as u64;
+    }
+    known
 }
 
 /// Notes down a packet of a subflow that is not registered and may be about to be: one that this host answers. Its SYN
