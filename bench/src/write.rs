@@ -53,8 +53,8 @@ What is known of the reasons:
   take the rest. Eight runs of one object gave 4.8 to 5.7 ns for TCP, 4.8 to 6.2 for UDP, 4.8 to 5.9 for ESP-in-UDP and 3.5 to 4.8
   for ESP: more often over the goal than under it, but for ESP. Putting the interface table into a global, whose address is in
   the program, and comparing index and framing at once were tried and changed nothing that could be measured.
-- Subflows: a hot flow stands at the goal of 1.3 times an empty program, on either side of it from run to run (1.26 to 1.33 in
-  several runs of one object); the flow's own share is the tag of addresses and ports, one comparison of a cache line, and the
+- Subflows: a hot flow stands close to the goal of 1.3 times an empty program, now and then on the other side of it (1.26 to 1.33
+  in several runs of one object); the flow's own share is the tag of addresses and ports, one comparison of a cache line, and the
   sums of one more. Plain TCP pays for one load and one comparison; what was measured for it lay between nothing and 1.1 ns,
   and the same object against itself between nothing and 1.0 ns.
 - Ten thousand connections: a snapshot with every subflow lists all sockets. The program that lists them takes about two fifths
