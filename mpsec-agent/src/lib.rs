@@ -15,6 +15,7 @@ pub mod config;
 pub mod control;
 pub mod doctor;
 pub mod kernel;
+pub mod lab;
 pub mod logging;
 pub mod metrics;
 pub mod publish;

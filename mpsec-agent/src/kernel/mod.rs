@@ -23,10 +23,13 @@ pub mod netlink;
 pub mod netns;
 pub mod probes;
 pub mod process;
+pub mod realtime;
 pub mod sock_diag;
 pub mod sockets_iter;
+pub mod stream;
 pub mod subflows;
 pub mod sysctl;
+pub mod tap;
 pub mod tcx;
 
 /// Makes reads on a socket fail with `EAGAIN` after `timeout`.
