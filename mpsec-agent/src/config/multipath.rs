@@ -173,6 +173,12 @@ pub struct EndpointRule {
 impl EndpointRule {
     const WORDS: [&str; 7] = ["subflow", "signal", "backup", "fullmesh", "laminar", "ipv4", "ipv6"];
 
+    /// The rule for every interface.
+    #[must_use]
+    pub fn every() -> Self {
+        Self { matches: Match::Interfaces("*".into()), words: EndpointFlags(0), family: None, port: None }
+    }
+
     /// The flags of endpoints in a mode that gives them `usual` ones. A rule that says subflow or signal itself has its own.
     #[must_use]
     pub fn flags(&self, usual: EndpointFlags) -> EndpointFlags {
