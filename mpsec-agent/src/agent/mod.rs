@@ -25,6 +25,7 @@ use crate::logging::LogHandle;
 use crate::snapshot::{Reload, Snapshot};
 
 use collect::{Sources, Wanted};
+pub(crate) use mptcp::fallback_causes;
 use namespace::{Namespace, News};
 use site::AgentSite;
 

@@ -3,12 +3,18 @@
 //! Everything happens in network namespaces without a name, of this process alone: whatever becomes of it, nothing is left.
 //! A scenario is one file in [`scenario`] and one row in [`Which`].
 
+pub mod agent;
+pub mod fault;
 pub mod need;
+pub mod player;
+pub mod pull;
 pub mod report;
 pub mod scenario;
 pub mod series;
+pub mod subflows;
 pub mod topology;
 pub mod traffic;
+pub mod video;
 pub mod view;
 pub mod wire;
 
@@ -82,6 +88,16 @@ macro_rules! scenarios {
 scenarios! {
     /// How much faster several paths are than one
     Throughput => throughput,
+    /// What a reader notices when a path fails and comes back, with the kernel alone and with the agent
+    Failover => failover,
+    /// A video over HTTP while a path fails, over MPTCP and over plain TCP
+    Stream => stream,
+    /// What happens with a peer that has no MPTCP
+    Fallback => fallback,
+    /// Several subflows on one pair of addresses, which the agent makes
+    Ndiffports => ndiffports,
+    /// A path that is used only when the other one has failed
+    Backup => backup,
 }
 
 /// Runs `mpsec lab`. Exits with 0 where the goal is met, 1 where it is missed, 2 where this machine cannot run the scenario,

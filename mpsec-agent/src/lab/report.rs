@@ -50,6 +50,9 @@ pub struct Figure {
     pub value: Option<f64>,
     /// Its unit; empty for a ratio or a count.
     pub unit: &'static str,
+    /// What it is beside the same figures of: a column of the table; empty where there is but one.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub column: &'static str,
     /// What each round gave, where there were several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rounds: Vec<f64>,
@@ -61,7 +64,7 @@ pub struct Figure {
 impl Figure {
     /// A number of one round.
     pub fn new(name: impl Into<String>, value: impl Into<Option<f64>>, unit: &'static str) -> Figure {
-        Figure { name: name.into(), value: value.into(), unit, rounds: Vec::new(), goal: None }
+        Figure { name: name.into(), value: value.into(), unit, column: "", rounds: Vec::new(), goal: None }
     }
 
     /// The median of several rounds. A round without a result makes it absent: it must not flatter.
@@ -69,13 +72,19 @@ impl Figure {
         let all: Option<Vec<f64>> = rounds.iter().copied().collect();
         let value = all.as_deref().and_then(median);
         let rounds = if rounds.len() > 1 { rounds.iter().flatten().copied().collect() } else { Vec::new() };
-        Figure { name: name.into(), value, unit, rounds, goal: None }
+        Figure { name: name.into(), value, unit, column: "", rounds, goal: None }
     }
 
     /// The same with a goal.
     #[must_use]
     pub fn goal(self, goal: Goal) -> Figure {
         Figure { goal: Some(goal), ..self }
+    }
+
+    /// The same in a column.
+    #[must_use]
+    pub fn column(self, column: &'static str) -> Figure {
+        Figure { column, ..self }
     }
 
     /// False if it has a goal and misses it.
@@ -91,19 +100,48 @@ impl Figure {
         self.value.is_some_and(spread)
     }
 
-    fn to_line(&self) -> String {
-        let value = self.value.map_or_else(|| "never".to_owned(), |value| format!("{} {}", number(value), self.unit));
-        let mut line = format!("  {:<44} {value:>16}", self.name.replace('_', " "));
+    fn to_cell(&self) -> String {
+        let mut cell = match self.value {
+            Some(value) => format!("{} {}", number(value), self.unit).trim_end().to_owned(),
+            None => "never".to_owned(),
+        };
         if let Some(goal) = self.goal {
             let verdict = if self.is_met() { "met" } else { "MISSED" };
-            let _ = write!(line, "  goal {} {}: {verdict}", goal.to_text(), self.unit);
+            let _ = write!(cell, " ({} {verdict})", goal.to_text());
         }
         if self.is_noisy() {
             let rounds: Vec<_> = self.rounds.iter().copied().map(number).collect();
-            let _ = write!(line, "  (noisy: {})", rounds.join(", "));
+            let _ = write!(cell, " noisy: {}", rounds.join(", "));
         }
-        line
+        cell
     }
+}
+
+/// Figures as lines, those of several columns side by side. `figures` are in the order of the table.
+fn table(figures: &[Figure]) -> String {
+    let mut columns: Vec<&str> = Vec::new();
+    let mut rows: Vec<(&str, Vec<String>)> = Vec::new();
+    for figure in figures {
+        let column = columns.iter().position(|name| *name == figure.column).unwrap_or_else(|| {
+            columns.push(figure.column);
+            columns.len() - 1
+        });
+        let row = rows.iter().position(|(name, _)| *name == figure.name).unwrap_or_else(|| {
+            rows.push((&figure.name, Vec::new()));
+            rows.len() - 1
+        });
+        let cells = &mut rows[row].1;
+        cells.resize(cells.len().max(column + 1), String::new());
+        cells[column] = figure.to_cell();
+    }
+    if columns.iter().any(|name| !name.is_empty()) {
+        rows.insert(0, ("", columns.iter().map(|name| (*name).to_owned()).collect()));
+    }
+    let line = |(name, cells): &(&str, Vec<String>)| {
+        let cells: String = cells.iter().map(|cell| format!("{cell:<26}")).collect();
+        format!("  {:<40} {cells}", name.replace('_', " ")).trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
 }
 
 /// A number with as many digits as it is worth.
@@ -157,10 +195,7 @@ impl Outcome {
     /// Figures, notes and the result, a line each.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let mut text = String::new();
-        for figure in &self.figures {
-            let _ = writeln!(text, "{}", figure.to_line());
-        }
+        let mut text = table(&self.figures);
         for note in &self.notes {
             let _ = writeln!(text, "  note: {note}");
         }
@@ -215,6 +250,16 @@ mod tests {
     fn noise_is_told() {
         assert!(Figure::of_rounds("rate", &[Some(10.0), Some(10.1), Some(8.0)], "").is_noisy());
         assert!(!Figure::of_rounds("rate", &[Some(10.0), Some(10.1), Some(9.8)], "").is_noisy());
+    }
+
+    #[test]
+    fn columns_stand_side_by_side() {
+        let figure = |name: &str, value: f64, column| Figure::new(name, value, "s").column(column);
+        let mut figures = vec![figure("longest_gap", 0.25, "kernel"), figure("full_rate_after", 1.0, "kernel")];
+        figures.push(figure("longest_gap", 0.05, "agent").goal(Goal::Below(0.1)));
+        let text = table(&figures);
+        let lines: Vec<_> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(lines, ["kernel agent", "longest gap 0.250 s 0.050 s (< 0.1 met)", "full rate after 1 s"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! for each path); the server answers by the path that the client's address belongs to. The hosts know each other's link
 //! addresses, IPv6 is off, and nothing but the scenario speaks. No host forwards or filters by the way back.
 
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -224,21 +224,36 @@ impl Topology {
         self.client.run(connect).with_context(|| format!("connect with {protocol:?} over path {path}"))
     }
 
+    /// What is set on each end of a connection.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2).
+    pub fn prepare(stream: &TcpStream) -> io::Result<()> {
+        // It is a module; where a kernel lacks it, reno stays.
+        let _ = set_congestion_control(stream, CONGESTION_CONTROL);
+        stream.set_nodelay(true)
+    }
+
     /// The client's and the server's end of a connection that begins on a path. A byte has gone each way, so that MPTCP is
     /// fully established and the path manager at work (RFC 8684 section 3.1).
     ///
     /// # Errors
     /// Those of the system calls.
     pub fn open(&self, protocol: Protocol, path: usize) -> Result<Connection> {
-        use std::io::Read as _;
-        let listener = self.listen(protocol)?;
-        let mut client = self.connect(protocol, path)?;
+        self.open_unlike(protocol, protocol, path)
+    }
+
+    /// The same where the client's socket speaks something else than the server's.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn open_unlike(&self, client: Protocol, server: Protocol, path: usize) -> Result<Connection> {
+        let listener = self.listen(server)?;
+        let mut client = self.connect(client, path)?;
         let mut server = listener.accept().context("accept")?.0;
         for stream in [&client, &server] {
             stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_nodelay(true)?;
-            // It is a module; a kernel may lack it, and reno stays.
-            let _ = set_congestion_control(stream, CONGESTION_CONTROL);
+            Self::prepare(stream)?;
         }
         client.write_all(&[1])?;
         server.read_exact(&mut [0]).context("the first byte")?;

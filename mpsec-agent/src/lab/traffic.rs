@@ -18,7 +18,7 @@ const PIECE: usize = 64 << 10;
 /// How often a sender with a pace sends.
 const BEAT: Duration = Duration::from_millis(5);
 /// How long a sender or a reader waits before it looks whether it shall end.
-const GLANCE: Duration = Duration::from_millis(100);
+pub(super) const GLANCE: Duration = Duration::from_millis(100);
 
 /// The period, and as much behind it as is ever looked at.
 static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
@@ -181,7 +181,8 @@ impl Reading {
     }
 }
 
-fn is_timeout(error: &io::Error) -> bool {
+/// Whether a socket with a time limit has only had to wait.
+pub(super) fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 

@@ -1,5 +1,10 @@
 //! The scenarios, one file each. A new one is a file here and a row in the table of [`crate::lab`].
 
+pub mod backup;
+pub mod failover;
+pub mod fallback;
+pub mod ndiffports;
+pub mod stream;
 pub mod throughput;
 
 use std::time::Duration;
