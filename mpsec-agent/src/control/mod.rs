@@ -1,7 +1,17 @@
 //! The only way in: what the outside asks of the agent, and the local socket on which it asks.
 
+pub mod actual;
+pub mod apply;
+pub mod change;
 pub mod client;
+pub mod desired;
+pub mod mode;
+pub mod owned;
+pub mod plan;
 pub mod socket;
+pub mod store;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
