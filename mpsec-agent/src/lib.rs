@@ -18,5 +18,6 @@ pub mod kernel;
 pub mod logging;
 pub mod metrics;
 pub mod publish;
+pub mod scheduler;
 pub mod snapshot;
 pub mod top;

@@ -55,9 +55,7 @@ pub extern "C" fn mpsec_mptcpify(arguments: *const u64) -> i32 {
 
 #[inline(always)]
 fn is_tcp(family: i32, kind: i32, protocol: i32) -> bool {
-    matches!(family, AF_INET | AF_INET6)
-        && kind & SOCK_TYPE_MASK == SOCK_STREAM
-        && matches!(protocol, 0 | IPPROTO_TCP)
+    matches!(family, AF_INET | AF_INET6) && kind & SOCK_TYPE_MASK == SOCK_STREAM && matches!(protocol, 0 | IPPROTO_TCP)
 }
 
 #[inline(always)]

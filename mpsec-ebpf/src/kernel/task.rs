@@ -30,8 +30,6 @@ fn read(structure: u64, offset: &Global<u32>) -> Option<u64> {
     let mut value = 0u64;
     let address = structure.wrapping_add(offset.load() as u64) as *const u8;
     // SAFETY: the helper checks the address itself and fills all of `value` or fails.
-    let result = unsafe {
-        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<u64>() as u32, address.cast())
-    };
+    let result = unsafe { bpf_probe_read_kernel((&raw mut value).cast(), size_of::<u64>() as u32, address.cast()) };
     (result == 0).then_some(value)
 }
