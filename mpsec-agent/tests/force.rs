@@ -15,6 +15,7 @@ use libtest_mimic::Arguments;
 use mpsec_agent::kernel::cgroup::netns_cookie;
 use mpsec_agent::kernel::features::Features;
 use mpsec_agent::kernel::force::{Force, ForceError, Sockets};
+use mpsec_agent::kernel::mib;
 use mpsec_common::force::flags;
 use mpsec_tests::need;
 use mpsec_tests::netns::Netns;
@@ -31,6 +32,7 @@ fn main() {
     }
     let trials = vec![
         trial("force::scope", Duration::from_secs(60), scope),
+        trial("force::foreign", Duration::from_secs(60), foreign),
         trial("force::revert", Duration::from_secs(60), revert),
         trial("force::anew", Duration::from_secs(60), anew),
         trial("force::pause", Duration::from_secs(60), pause),
@@ -149,6 +151,24 @@ fn scope() -> Result<()> {
     // What is accepted is made by the kernel.
     let counted = force.sockets()?;
     ensure!(counted == Sockets { clients: 2, servers: 2, both: 0 }, "{counted:?}");
+    Ok(())
+}
+
+/// Somebody else's program as the server and as the client; the kernel counts the handshakes of MPTCP.
+fn foreign() -> Result<()> {
+    need::mptcp()?;
+    need::command("busybox")?;
+    let netns = Netns::new()?;
+    let group = Group::make("foreign")?;
+    let _force = load(&netns, &[(group.name(), flags::ALL)])?;
+    let script = "busybox nc -l -p 5000 >/dev/null </dev/null & sleep 1; echo x | busybox nc -w 5 127.0.0.1 5000; wait";
+    let inside = format!("echo 0 >{}/cgroup.procs; {script}", group.0.display());
+    for (script, handshakes, case) in [(script, 0, "outside"), (&inside, 1, "inside")] {
+        netns.output("busybox", &["sh", "-c", script])?;
+        let mib = netns.run(mib::read)?.mptcp;
+        let counted = mib.iter().find(|(name, _)| *name == "MPCapableACKRX").map_or(0, |(_, count)| *count);
+        ensure!(counted == handshakes, "{case}: {counted} handshakes of MPTCP");
+    }
     Ok(())
 }
 
