@@ -14,6 +14,7 @@ pub mod clsact;
 pub mod counters;
 pub mod ebpf;
 pub mod features;
+pub mod force;
 pub mod genetlink;
 pub mod host;
 pub mod identity;
@@ -33,6 +34,7 @@ pub mod sockets_iter;
 pub mod subflows;
 pub mod sysctl;
 pub mod tcx;
+pub mod tracing;
 
 /// Makes reads on a socket fail with `EAGAIN` after `timeout`.
 fn set_receive_timeout(socket: &netlink_sys::Socket, timeout: Duration) -> io::Result<()> {

@@ -160,6 +160,25 @@ mod tests {
     }
 
     #[test]
+    fn names_lead_nowhere_but_below_net() {
+        let found = |name: &str| file(name).ok().and_then(|file| file.to_str().map(str::to_owned));
+        let expected = |path: &str| Some(path.to_owned());
+        assert_eq!(found("net.mptcp.enabled"), expected("/proc/sys/net/mptcp/enabled"));
+        assert_eq!(found("net/ipv4/conf/a.b/rp_filter"), expected("/proc/sys/net/ipv4/conf/a.b/rp_filter"));
+        for name in ["", "net", "net.ipv4", "kernel.core_pattern", "net..x.y", "net.mptcp.", "/net/mptcp/enabled"] {
+            assert_eq!(found(name), None, "{name}");
+        }
+        for name in
+            ["net/../kernel/core_pattern", "net/ipv4/../../kernel/x", "net/./mptcp/x", "net/mptcp/a\0b", "net//a/b"]
+        {
+            assert_eq!(found(name), None, "{name}");
+        }
+        assert!(matches!(write("net.mptcp.enabled", "1\n2"), Err(SysctlError::Text { .. })));
+        assert!(matches!(write("net.mptcp.enabled", " "), Err(SysctlError::Text { .. })));
+        assert_eq!(normal("4096\t16384   99\n"), "4096 16384 99");
+    }
+
+    #[test]
     fn a_kernel_without_mptcp_has_none() {
         assert_eq!(
             read_folder(Path::new("/proc/sys/net/no_such")).expect("nothing there is no error"),
