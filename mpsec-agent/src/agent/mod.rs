@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, HttpStats, Limits, Server, WebConfig};
 use crate::config::{Config, Loaded, Loader};
+use crate::control::ask::{Answer, Ask, AskError, Who};
 use crate::control::socket::ControlSocket;
 use crate::control::{Command, Commands, Depth};
 use crate::kernel::ebpf::KernelStats;
@@ -276,7 +277,20 @@ impl Agent {
     /// Answers a command, and every other one that waits for the same.
     fn answer(&mut self, first: Command, inbox: &mut mpsc::Receiver<Command>) {
         let commands: Vec<_> = std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok())).collect();
-        let asked = commands.iter().map(|Command::Snapshot(depth, _)| *depth).max();
+        let mut asked = None;
+        let mut replies = Vec::new();
+        for command in commands {
+            match command {
+                Command::Snapshot(depth, reply) => {
+                    asked = asked.max(Some(depth));
+                    replies.push(reply);
+                }
+                Command::Ask(ask, who, reply) => drop(reply.send(self.act(&ask, &who))),
+            }
+        }
+        if replies.is_empty() {
+            return;
+        }
         let mptcp = &self.config.mptcp;
         let wanted = Wanted {
             program_stats: self.kernel_stats.is_some(),
@@ -288,10 +302,15 @@ impl Agent {
         if snapshot.connections() > LARGE {
             self.large = Some(Arc::downgrade(&snapshot));
         }
-        for Command::Snapshot(_, reply) in commands {
+        for reply in replies {
             // Who asked may have gone away.
             let _ = reply.send(snapshot.clone());
         }
+    }
+
+    /// Plans or changes something.
+    fn act(&mut self, _ask: &Ask, _who: &Who) -> Result<Answer, AskError> {
+        Err(AskError::Failed("nothing can be changed".into()))
     }
 
     fn reload(&mut self) {
