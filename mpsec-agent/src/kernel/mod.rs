@@ -18,6 +18,7 @@ pub mod force;
 pub mod genetlink;
 pub mod host;
 pub mod link;
+pub mod managers;
 pub mod mib;
 pub mod mptcp_pm;
 pub mod netlink;
