@@ -12,6 +12,7 @@ pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod conflicts;
 pub mod control;
 pub mod doctor;
 pub mod kernel;
