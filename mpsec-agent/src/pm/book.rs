@@ -267,7 +267,9 @@ impl Book {
         let known = connection.remotes.iter().position(|known| known.id == remote.id);
         match known {
             Some(at) => connection.remotes[at].address = address,
-            None if connection.remotes.len() < MOST_REMOTES => connection.remotes.push(Remote { id: remote.id, address }),
+            None if connection.remotes.len() < MOST_REMOTES => {
+                connection.remotes.push(Remote { id: remote.id, address })
+            }
             None => self.counters.remotes_over_the_cap += 1,
         }
     }

@@ -90,7 +90,13 @@ impl fmt::Display for Request {
             Request::Announce { local, .. } => write!(f, "announcement of {}", local.address),
             Request::Remove { address, id, .. } => write!(f, "removal of {address} (id {id})"),
             Request::SetFlags { ends, backup, .. } => {
-                write!(f, "priority of subflow {} > {}: {}", ends.local, ends.remote, if *backup { "backup" } else { "normal" })
+                write!(
+                    f,
+                    "priority of subflow {} > {}: {}",
+                    ends.local,
+                    ends.remote,
+                    if *backup { "backup" } else { "normal" }
+                )
             }
         }
     }

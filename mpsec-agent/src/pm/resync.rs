@@ -112,7 +112,8 @@ impl Connection {
         let lost = |(pair, count): &(Pair, usize)| {
             let is_on = |subflow: &&&ListedSubflow| subflow.ends.pair() == *pair;
             let connecting = listed.subflows.iter().filter(|subflow| subflow.connecting);
-            new.iter().filter(is_on).count() + connecting.filter(|subflow| subflow.ends.pair() == *pair).count() < *count
+            new.iter().filter(is_on).count() + connecting.filter(|subflow| subflow.ends.pair() == *pair).count()
+                < *count
         };
         before.into_iter().filter(lost).map(|(pair, _)| pair).collect()
     }

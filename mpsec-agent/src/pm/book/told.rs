@@ -49,14 +49,7 @@ impl Book {
         }
     }
 
-    fn told_destroy(
-        &mut self,
-        token: u32,
-        ends: Ends,
-        outcome: Result<(), Refusal>,
-        request: &Request,
-        now: Instant,
-    ) {
+    fn told_destroy(&mut self, token: u32, ends: Ends, outcome: Result<(), Refusal>, request: &Request, now: Instant) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         match outcome {
             Err(refusal) if !refusal.no_such_subflow() => {
