@@ -304,6 +304,7 @@ impl Keeper {
         wanted.path_max_rate.clear();
         if wanted.path_manager.is_some_and(|mode| crate::control::mode::of(mode).daemon(&wanted).is_some()) {
             wanted.path_manager = None;
+            wanted.endpoints.clear();
         }
         if wanted == self.wanted {
             return;
