@@ -10,6 +10,7 @@ pub mod live;
 pub mod mode;
 pub mod owned;
 pub mod plan;
+pub mod settings;
 pub mod socket;
 pub mod store;
 #[cfg(test)]
