@@ -114,10 +114,10 @@ fn names() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let program = folder.path().join("mptcpd");
     fs::copy(need::command("sleep")?, &program)?;
-    ensure!(found(&here)? == [], "{:?}", found(&here)?);
+    ensure!(found(&here)?.is_empty(), "{:?}", found(&here)?);
     let running = Running::start(&here, Command::new(program).arg("60"))?;
     until("it is found", || Ok(stops(&here, Manager::Mptcpd)? == Some(Stops::Endpoints)))?;
-    ensure!(found(&elsewhere)? == [], "it runs in another namespace: {:?}", found(&elsewhere)?);
+    ensure!(found(&elsewhere)?.is_empty(), "it runs in another namespace: {:?}", found(&elsewhere)?);
     drop(running);
     ensure!(found(&here)? == []);
     Ok(())
