@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 
-use crate::config::{EX_USAGE, KEYS, Key, Kind, Loader, Override};
+use crate::config::{EX_USAGE, Given, KEYS, Key, Kind, Loader, Override};
 use crate::top::View;
 
 const EXAMPLES: &str = "\
@@ -259,7 +259,7 @@ fn given(key: &'static Key, matches: &ArgMatches) -> Option<Override> {
     let values: Vec<String> = matches.get_many::<String>(key.name)?.cloned().collect();
     let from_env = matches.value_source(key.name) == Some(ValueSource::EnvVariable);
     let empty = from_env && values.iter().all(String::is_empty);
-    (!empty).then_some(Override { key, values, from_env })
+    (!empty).then_some(Override { key, values, given: if from_env { Given::Env } else { Given::Flag } })
 }
 
 #[cfg(test)]
@@ -281,10 +281,10 @@ mod tests {
 
     #[test]
     fn every_setting_is_a_flag() {
-        for key in KEYS {
+        for key in KEYS.iter() {
             let flag = format!("--{}=7", key.flag);
             let loader = run(&[&flag]);
-            let found = loader.overrides.iter().find(|given| !given.from_env).unwrap();
+            let found = loader.overrides.iter().find(|given| given.given == Given::Flag).unwrap();
             assert_eq!((found.key.name, found.values.as_slice()), (key.name, &["7".to_owned()][..]));
         }
     }

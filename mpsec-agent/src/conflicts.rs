@@ -52,6 +52,12 @@ pub struct Conflict {
     pub stops: Stops,
 }
 
+impl std::fmt::Display for Conflict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}; have it leave that to MPSec: {}", self.what, self.remedy)
+    }
+}
+
 /// The managers that run in the namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Managers {

@@ -18,6 +18,7 @@ pub mod doctor;
 pub mod kernel;
 pub mod logging;
 pub mod metrics;
+pub mod pm;
 pub mod publish;
 pub mod scheduler;
 pub mod snapshot;

@@ -11,7 +11,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 fn address(ifindex: u32, text: &str) -> Address {
-    Address { ifindex, address: ip(text), prefix_len: 24, is_local: false, readiness: Readiness::Ready }
+    Address::new(ifindex, ip(text), 24)
 }
 
 fn endpoint(text: &str, interface: &str, flags: &[&str]) -> Endpoint {
