@@ -28,7 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     }
     trials.push(trial("trouble::a_subflow_that_the_peer_ends_is_replaced", LIMIT, ended_by_peer));
     trials.push(trial("trouble::refused_joins_are_tried_ever_more_seldom", LIMIT, refused));
-    trials.push(trial("trouble::joins_that_nobody_takes_are_made_later", LIMIT, nobody_there));
+    trials.push(trial("trouble::joins_are_made_when_the_peer_takes_them", LIMIT, taken_later));
     trials.push(trial("trouble::a_restart_doubles_nothing", LIMIT, restart));
     trials.push(trial("trouble::a_restart_finds_what_was_lost_meanwhile", LIMIT, lost_meanwhile));
     trials.push(trial("trouble::lost_events_are_made_up_for", LIMIT, overflow));
@@ -111,19 +111,20 @@ fn refused() -> Result<()> {
     talk.joined(1)
 }
 
-/// A server under the path manager of user space refuses all joins while there is none.
-fn nobody_there() -> Result<()> {
+/// A server that takes no joins, and then does.
+fn taken_later() -> Result<()> {
     let paths = paths(1)?;
     leave_to_us(&paths.server)?;
     let west = Running::start(&paths.client, four())?;
+    let alone = Settings { most_subflows: 1, ..settings(Kind::Server, 1) };
+    let east = Running::start(&paths.server, alone.clone())?;
     let mut talk = Conversation::open(&paths, Family::V6)?;
     wait::until(PATIENCE, || {
         let stats = west.stats()?;
         ensure!(stats.counters.subflows_requested > 4 && stats.established == 1, "{stats:?}");
         Ok(())
     })?;
-    talk.joined(1)?;
-    let east = Running::start(&paths.server, settings(Kind::Server, 1))?;
+    east.with(move |daemon| daemon.set_settings(Settings { most_subflows: 8, ..alone }))?;
     talk.joined(4)?;
     talk.exchange(100_000, 100_000)?;
     west.settled()?;

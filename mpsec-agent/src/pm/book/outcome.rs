@@ -19,12 +19,13 @@ impl Book {
         now: Instant,
     ) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
-        if let Some(at) = connection.subflows.iter().position(|subflow| subflow.ends == ends) {
-            let subflow = connection.subflows.remove(at);
+        // Told twice, it must not be taken for the end of another that is asked for: `bury` and `note_gone` see to that.
+        if let Some(subflow) = connection.bury(ends) {
             self.ended(token, subflow, &reason(error, reset), now);
         } else if connection.was_buried(ends) {
             // It is known already.
         } else if connection.take_attempt(ends) {
+            connection.note_gone(ends);
             self.failed(token, ends.pair(), &reason(error, reset), now);
         } else {
             self.counters.events_stray += 1;
