@@ -31,6 +31,7 @@ use crate::snapshot::{Reload, Snapshot};
 use agency::Agency;
 use collect::{Sources, Wanted};
 use keeper::Keeper;
+pub(crate) use mptcp::fallback_causes;
 use namespace::{Namespace, News};
 use site::AgentSite;
 

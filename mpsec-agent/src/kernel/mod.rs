@@ -26,14 +26,17 @@ pub mod netlink;
 pub mod netns;
 pub mod probes;
 pub mod process;
+pub mod realtime;
 pub mod route;
 pub mod rtnl;
 pub mod rtnl_events;
 pub mod rule;
 pub mod sock_diag;
 pub mod sockets_iter;
+pub mod stream;
 pub mod subflows;
 pub mod sysctl;
+pub mod tap;
 pub mod tcx;
 pub mod tracing;
 
