@@ -9,6 +9,7 @@
 //! | send and receive them | [`send`], [`capture`], [`tuntap`] |
 //! | make bulk traffic of known size | [`bulk`] |
 //! | make several paths, and talk MPTCP over them | [`paths`], [`mptcp`], [`crowd`] |
+//! | make long lines that fail, and time a stream over them | [`wan`], [`stream`] |
 //! | know what crossed a path, and what the kernel says of it | [`wire`], [`ss`] |
 //! | open MPTCP sockets | [`mptcp_socket`] |
 //! | run the agent and read its metrics | [`agent`], [`http`], [`exposition`], [`counted`] |
@@ -41,8 +42,10 @@ pub mod pty;
 pub mod screen;
 pub mod send;
 pub mod ss;
+pub mod stream;
 pub mod topology;
 pub mod trial;
 pub mod tuntap;
 pub mod wait;
+pub mod wan;
 pub mod wire;
