@@ -174,6 +174,11 @@ fn round(plan: &Plan) -> Result<Round> {
             let _ = manager.delete_endpoint(&zero);
         }
     }
+    if let Some(after) = plan.number("destroy") {
+        thread::sleep(Duration::from_millis(after));
+        let dead = address(Host::Client, Family::V4, path).to_string();
+        println!("{}", wan.server.output("ss", &["-Ktn", "dst", &dead])?.lines().count());
+    }
     thread::sleep((fault + Duration::from_millis(3000)).saturating_duration_since(Instant::now()));
     let healed = Instant::now();
     let carried = wan.carried(path);
