@@ -1,6 +1,7 @@
 //! The agent: start, the loop (observe, publish), stop.
 
 mod collect;
+pub mod failover;
 mod interfaces;
 mod mptcp;
 mod namespace;
