@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use mpsec_agent::kernel::mptcp_pm::{Endpoint, EndpointFlags, PathManager};
+use mpsec_agent::kernel::policy::Policy;
+use mpsec_tests::keeper::Keeper;
 use mpsec_tests::mptcp::Info;
 use mpsec_tests::mptcp_socket::{self, Protocol};
 use mpsec_tests::netns::Netns;
@@ -119,6 +121,7 @@ fn round(plan: &Plan) -> Result<Round> {
     for path in 0..2 {
         wan.add_endpoint(path)?;
     }
+    let keepers = keepers(plan, &wan)?;
     let target: SocketAddr = (address(Host::Server, Family::V4, 0), 4242).into();
     let listener = wan.server.run(|| Protocol::Mptcp.listen(target))?;
     let client = wan.client.run(|| -> Result<_> {
@@ -230,5 +233,25 @@ fn round(plan: &Plan) -> Result<Round> {
     } else if plan.number("verbose").is_some() {
         println!("  {result:?}");
     }
+    for keeper in keepers {
+        keeper.stop()?;
+    }
     Ok(result)
+}
+
+/// `keep=client`, `server` or `both`; `policy_rto_min=` and `policy_rto_max=`; `acts=0` for nothing but the policy.
+fn keepers(plan: &Plan, wan: &Wan) -> Result<Vec<Keeper>> {
+    let ends = plan.text("keep", "none");
+    let policy = Policy {
+        rto_min_us: Some(plan.number("policy_rto_min").unwrap_or(50_000) as u32),
+        rto_max_ms: Some(plan.number("policy_rto_max").unwrap_or(1_000) as u32),
+        reports_timeouts: true,
+        ..Policy::default()
+    };
+    let acts = plan.number("acts") != Some(0);
+    [("client", &wan.client), ("server", &wan.server)]
+        .into_iter()
+        .filter(|(end, _)| ends == "both" || ends == *end)
+        .map(|(_, netns)| Keeper::start(netns, vec![(None, policy.clone())], acts))
+        .collect()
 }

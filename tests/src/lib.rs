@@ -10,6 +10,7 @@
 //! | make bulk traffic of known size | [`bulk`] |
 //! | make several paths, and talk MPTCP over them | [`paths`], [`mptcp`], [`crowd`] |
 //! | make long lines that fail, and time a stream over them | [`wan`], [`stream`] |
+//! | run the part of the agent that acts on that | [`keeper`] |
 //! | know what crossed a path, and what the kernel says of it | [`wire`], [`ss`] |
 //! | open MPTCP sockets | [`mptcp_socket`] |
 //! | run the agent and read its metrics | [`agent`], [`http`], [`exposition`], [`counted`] |
@@ -29,6 +30,7 @@ pub mod frames;
 pub mod grafana;
 pub mod hooks;
 pub mod http;
+pub mod keeper;
 pub mod link;
 pub mod mptcp;
 pub mod mptcp_socket;
