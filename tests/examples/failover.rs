@@ -3,7 +3,7 @@
 //! `cargo run --release -p mpsec-tests --example failover -- fault=silent dir=up path=1 stale=1 rto_min=20000 rounds=10`
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,9 @@ use mpsec_agent::kernel::mptcp_pm::{Endpoint, EndpointFlags, PathManager};
 use mpsec_agent::kernel::policy::Policy;
 use mpsec_tests::keeper::Keeper;
 use mpsec_tests::mptcp::Info;
-use mpsec_tests::mptcp_socket::{self, Protocol};
 use mpsec_tests::netns::Netns;
 use mpsec_tests::paths::{Family, Host, address};
-use mpsec_tests::stream::Stream;
+use mpsec_tests::stream::{Call, Stream};
 use mpsec_tests::wan::{Line, Wan};
 
 #[derive(Clone)]
@@ -48,13 +47,13 @@ fn main() -> Result<()> {
     let at_once = plan.number("at_once").unwrap_or(5);
     let mut done = Vec::new();
     while (done.len() as u64) < rounds {
-        let workers: Vec<_> = (0..at_once.min(rounds - done.len() as u64))
+        let count = at_once.min(rounds - done.len() as u64);
+        // Loading programs takes the processors that the streams of other rounds need.
+        let ready = Arc::new(Barrier::new(count as usize));
+        let workers: Vec<_> = (0..count)
             .map(|number| {
-                let plan = plan.clone();
-                thread::spawn(move || {
-                    thread::sleep(Duration::from_millis(37 * number));
-                    round(&plan)
-                })
+                let (plan, ready) = (plan.clone(), ready.clone());
+                thread::spawn(move || round(&plan, number, &ready))
             })
             .collect();
         for worker in workers {
@@ -107,7 +106,7 @@ fn tune(plan: &Plan, netns: &Netns, end: &str) -> Result<()> {
     Ok(())
 }
 
-fn round(plan: &Plan) -> Result<Round> {
+fn round(plan: &Plan, number: u64, ready: &Barrier) -> Result<Round> {
     let delay = plan.number("rtt").unwrap_or(10) / 2;
     let line = Line { delay: Duration::from_millis(delay), mbit: plan.number("mbit").unwrap_or(20), ..Line::USUAL };
     let path = plan.number("path").unwrap_or(1) as usize;
@@ -122,20 +121,10 @@ fn round(plan: &Plan) -> Result<Round> {
         wan.add_endpoint(path)?;
     }
     let keepers = keepers(plan, &wan)?;
-    let target: SocketAddr = (address(Host::Server, Family::V4, 0), 4242).into();
-    let listener = wan.server.run(|| Protocol::Mptcp.listen(target))?;
-    let client = wan.client.run(|| -> Result<_> {
-        let socket = Protocol::Mptcp.socket(target.ip())?;
-        mptcp_socket::bind(&socket, (address(Host::Client, Family::V4, 0), 0).into())?;
-        mptcp_socket::connect(&socket, target)?;
-        Ok(std::net::TcpStream::from(socket))
-    })?;
-    let (server, _) = listener.accept()?;
-    for end in [&client, &server] {
-        end.set_write_timeout(Some(Duration::from_secs(6)))?;
-        end.set_read_timeout(Some(Duration::from_secs(6)))?;
-    }
-    let (from, to) = if plan.text("dir", "up") == "up" { (&client, &server) } else { (&server, &client) };
+    ready.wait();
+    thread::sleep(Duration::from_millis(37 * number));
+    let call = Call::open(&wan)?;
+    let (from, to) = call.ends(if plan.text("dir", "up") == "up" { Host::Client } else { Host::Server });
     let rate = plan.number("rate").unwrap_or(10) * 125_000;
     let start = Instant::now();
     let stream = Stream::start(from, to, rate)?;

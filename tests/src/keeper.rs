@@ -36,21 +36,18 @@ impl Keeper {
             let spawn = || {
                 netns.enter()?;
                 Ok(thread::spawn(move || {
-                    let kernel = load(&policies);
-                    let driver = Driver::open(Settings::default()).map_err(anyhow::Error::from);
-                    match kernel.and_then(|kernel| Ok((kernel, driver?))) {
-                        Ok((kernel, driver)) => {
-                            let _ = ready.send(Ok(()));
-                            run(kernel, driver, acts, &stopped)
-                        }
-                        Err(error) => Ok(drop(ready.send(Err(error)))),
-                    }
+                    let started = || ready.send(()).context("nobody waits");
+                    load(&policies).and_then(|kernel| run(kernel, acts, &stopped, started))
                 }))
             };
             scope.spawn(spawn).join().unwrap_or_else(|_| bail!("no thread"))
         })?;
-        started.recv().context("it ended at once")??;
-        Ok(Self { stop, thread: Some(thread) })
+        let mut keeper = Self { stop, thread: Some(thread) };
+        // It hangs up when it fails.
+        if started.recv().is_err() {
+            keeper.end()?;
+        }
+        Ok(keeper)
     }
 
     /// Ends it, and tells what went wrong.
@@ -88,13 +85,15 @@ fn load(policies: &[(Option<IpAddr>, Policy)]) -> Result<Kernel> {
     Ok(kernel)
 }
 
-fn run(mut kernel: Kernel, mut driver: Driver, acts: bool, stop: &Notify) -> Result<()> {
+fn run(mut kernel: Kernel, acts: bool, stop: &Notify, started: impl FnOnce() -> Result<()>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let table = std::mem::replace(&mut kernel.subflows, Err("in use".into()));
     let mut table = table.map_err(anyhow::Error::msg)?;
     let mut timeouts = kernel.timeouts.take().context("no reports")?;
     runtime.block_on(async {
         let mut events = Events::subscribe()?;
+        let mut driver = Driver::open(Settings::default())?;
+        started()?;
         loop {
             tokio::select! {
                 () = stop.notified() => break,

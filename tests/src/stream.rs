@@ -1,20 +1,65 @@
 //! A stream at a constant rate whose reader keeps the time: what somebody notices of a path that fails.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::sync::Arc;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use crate::mptcp_socket::{self, Protocol};
+use crate::paths::{Family, Host, address};
+use crate::wan::Wan;
+
+const PORT: u16 = 4242;
+/// How long an end may wait.
+const PATIENCE: Duration = Duration::from_secs(6);
 /// How often the sender sends.
 const TICK: Duration = Duration::from_millis(2);
 /// No segment size is a multiple of it, so that bytes out of place are noticed.
 const PERIOD: usize = 251;
 const CHUNK: usize = 64 * 1024;
+
+/// A connection from the client's address on path 0 to the server's, and both ends of it.
+#[derive(Debug)]
+pub struct Call {
+    /// The end that connected.
+    pub client: TcpStream,
+    /// The end that accepted.
+    pub server: TcpStream,
+    /// The kernel takes joins only while somebody listens.
+    _listener: TcpListener,
+}
+
+impl Call {
+    /// Opens it. A client joins when data has gone both ways, or an acknowledgement has come back.
+    pub fn open(wan: &Wan) -> Result<Self> {
+        let target: SocketAddr = (address(Host::Server, Family::V4, 0), PORT).into();
+        let listener = wan.server.run(|| Protocol::Mptcp.listen(target))?;
+        let client = wan.client.run(|| -> Result<_> {
+            let socket = Protocol::Mptcp.socket(target.ip())?;
+            mptcp_socket::bind(&socket, (address(Host::Client, Family::V4, 0), 0).into())?;
+            mptcp_socket::connect(&socket, target)?;
+            Ok(TcpStream::from(socket))
+        })?;
+        let (server, _) = listener.accept()?;
+        for end in [&client, &server] {
+            end.set_read_timeout(Some(PATIENCE))?;
+            end.set_write_timeout(Some(PATIENCE))?;
+        }
+        Ok(Self { client, server, _listener: listener })
+    }
+
+    /// The end that sends and the one that receives.
+    pub fn ends(&self, sender: Host) -> (&TcpStream, &TcpStream) {
+        match sender {
+            Host::Client => (&self.client, &self.server),
+            Host::Server => (&self.server, &self.client),
+        }
+    }
+}
 
 /// A stream that runs.
 #[derive(Debug)]

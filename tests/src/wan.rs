@@ -131,6 +131,11 @@ impl Wan {
         self.client.ip(&format!("mptcp endpoint add {address} dev {device} id {} subflow", path + 1)).map(drop)
     }
 
+    /// Changes what `ip mptcp endpoint change` can of an endpoint.
+    pub fn set_flags(&self, path: usize, flags: &str) -> Result<()> {
+        self.client.ip(&format!("mptcp endpoint change id {} {flags}", path + 1)).map(drop)
+    }
+
     /// Takes the client's device down, as an administrator does.
     pub fn down(&self, path: usize) -> Result<()> {
         self.client.ip(&format!("link set dev {} down", device(Host::Client, path))).map(drop)

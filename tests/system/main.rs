@@ -5,6 +5,7 @@ mod bulk;
 mod classes;
 mod devices;
 mod doctor;
+mod failover;
 mod flood;
 mod harness;
 mod hotplug;
@@ -46,6 +47,7 @@ fn main() {
         hotplug::trials(),
         overflow::trials(),
         survive::trials(),
+        failover::trials(),
         refuse::trials(),
         reload::trials(),
         status::trials(),

@@ -37,7 +37,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Opens the path manager of the network namespace that the thread is in.
+    /// Opens the path manager of the network namespace that the thread is in. Subscribe to events of interfaces before.
     ///
     /// # Errors
     /// Without MPTCP, or CAP_NET_ADMIN.
@@ -52,7 +52,10 @@ impl Driver {
             listed_at: None,
             unready: BTreeSet::new(),
         };
-        driver.list(Instant::now())?;
+        let now = Instant::now();
+        driver.list(now)?;
+        let addresses = driver.endpoints.keys().copied().collect();
+        driver.core.observe(&Event::Endpoints(addresses), now, |_| Facts::default());
         for interface in link::list()? {
             driver.up.insert(interface.index, interface.is_up);
         }
@@ -99,6 +102,7 @@ impl Driver {
                 Ok(()) => {
                     let addresses = self.endpoints.keys().copied().collect();
                     self.observe(&Event::Endpoints(addresses), table);
+                    self.look_for_down(table);
                 }
                 Err(error) => tracing::warn!(%error, "cannot list the endpoints"),
             }
@@ -141,6 +145,15 @@ impl Driver {
         let (endpoints, taken) = (&self.endpoints, &self.taken);
         self.homes.retain(|address, _| endpoints.contains_key(address) || taken.contains_key(address));
         Ok(())
+    }
+
+    /// An endpoint may be made for an address whose interface is down already.
+    fn look_for_down(&mut self, table: &mut Subflows) {
+        let down = self.homes.iter().filter(|(_, home)| self.up.get(home) == Some(&false));
+        let addresses: Vec<IpAddr> = down.map(|(address, _)| *address).collect();
+        for address in addresses {
+            self.observe(&Event::Down(address), table);
+        }
     }
 
     fn look_for_ready(&mut self, table: &mut Subflows) {
