@@ -6,6 +6,7 @@ mod bulk;
 mod classes;
 mod devices;
 mod doctor;
+mod failover;
 mod flood;
 mod harness;
 mod hotplug;
@@ -48,6 +49,7 @@ fn main() {
         hotplug::trials(),
         overflow::trials(),
         survive::trials(),
+        failover::trials(),
         refuse::trials(),
         reload::trials(),
         status::trials(),

@@ -3,6 +3,7 @@
 mod agency;
 mod collect;
 mod effects;
+pub mod failover;
 mod interfaces;
 mod keeper;
 mod mptcp;
