@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub(crate) use error::nearest;
 pub use error::{ConfigError, EX_USAGE, Place, Problem};
 pub use keys::{KEYS, Key, Kind};
 pub use multipath::MultipathConfig;

@@ -13,6 +13,10 @@ use super::change::{Change, Daemon, Endpoint, Force, Policy, SourceRoute, Source
 pub struct Actual {
     /// Settings by their dotted names; what this kernel lacks is not there.
     pub sysctls: BTreeMap<String, String>,
+    /// Whether this is the host's own network namespace.
+    pub is_initial: bool,
+    /// Congestion controls that are installed as modules, by the modules' names.
+    pub modules: Vec<String>,
     /// Limits of the in-kernel path manager; `None` without MPTCP.
     pub limits: Option<Limits>,
     /// Its endpoints, but for those that the kernel made itself.

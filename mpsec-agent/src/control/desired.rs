@@ -9,6 +9,7 @@ use crate::config::MultipathConfig;
 use crate::config::multipath::{EndpointRule, Match, PathManagerMode, PerInterface, matches};
 use crate::kernel::address::{Address, Readiness};
 use crate::kernel::mptcp_pm::EndpointFlags;
+use crate::scheduler::{self, Choice, CongestionControls, PathManagers};
 use crate::snapshot::mptcp::Limits;
 
 use super::actual::{Actual, Link};
@@ -74,15 +75,16 @@ impl Desired {
             self.sysctl(actual, "net.mptcp.enabled", u32::from(on).to_string());
         }
         if let Some(name) = &settings.scheduler {
-            match crate::scheduler::scheduler(name, actual.sysctl("net.mptcp.available_schedulers")) {
-                // A kernel with one scheduler only has no setting for it.
-                Ok(()) if actual.sysctl("net.mptcp.scheduler").is_none() => {}
-                Ok(()) => self.sysctl(actual, "net.mptcp.scheduler", name.clone()),
-                Err(reason) => self.refusals.push(reason),
-            }
+            self.choice(actual, scheduler::scheduler(name, actual.sysctl("net.mptcp.available_schedulers")));
         }
         if let Some(name) = &settings.congestion_control {
-            self.sysctl(actual, "net.ipv4.tcp_congestion_control", name.clone());
+            let controls = CongestionControls {
+                available: actual.sysctl("net.ipv4.tcp_available_congestion_control").unwrap_or_default(),
+                allowed: actual.sysctl("net.ipv4.tcp_allowed_congestion_control"),
+                module_installed: actual.modules.iter().any(|module| module.strip_prefix("tcp_") == Some(name)),
+                initial_namespace: actual.is_initial,
+            };
+            self.choice(actual, scheduler::congestion_control(name, &controls));
         }
         let reordering = [
             ("net.ipv4.tcp_max_reordering", settings.max_reordering),
@@ -110,6 +112,15 @@ impl Desired {
         }
     }
 
+    fn choice(&mut self, actual: &Actual, choice: Choice) {
+        match choice {
+            Ok(Some(setting)) => self.sysctl(actual, setting.sysctl, setting.value),
+            // The kernel does nothing else anyway.
+            Ok(None) => {}
+            Err(refusal) => self.refusals.push(refusal.to_string()),
+        }
+    }
+
     /// The kernel checks neither against the other.
     fn check_reordering(&mut self, actual: &Actual) {
         let value = |name: &str| {
@@ -125,17 +136,11 @@ impl Desired {
         }
     }
 
-    /// The setting has a name since Linux 6.15, and was a number before (net/mptcp/ctrl.c).
     fn path_manager(&mut self, mode: PathManagerMode, actual: &Actual) {
-        let userspace = mode == PathManagerMode::Ndiffports;
-        if actual.sysctl("net.mptcp.path_manager").is_some() {
-            let name = if userspace { "userspace" } else { "kernel" };
-            self.sysctl(actual, "net.mptcp.path_manager", name.to_owned());
-        } else if actual.sysctl("net.mptcp.pm_type").is_some() {
-            self.sysctl(actual, "net.mptcp.pm_type", u32::from(userspace).to_string());
-        } else if userspace {
-            self.refusals.push("ndiffports needs the userspace path manager, from Linux 5.19 on".into());
-        }
+        let managers =
+            PathManagers::new(actual.sysctl("net.mptcp.available_path_managers"), actual.sysctl("net.mptcp.pm_type"));
+        let name = if mode == PathManagerMode::Ndiffports { "userspace" } else { "kernel" };
+        self.choice(actual, scheduler::path_manager(name, managers));
     }
 
     fn limits(&mut self, settings: &MultipathConfig, actual: &Actual) {
@@ -248,7 +253,13 @@ impl Desired {
     }
 
     /// The address, if it can be used now; else it is said what it waits for.
-    fn usable(&mut self, link: &Link, address: &Address, settings: &MultipathConfig, actual: &Actual) -> Option<Address> {
+    fn usable(
+        &mut self,
+        link: &Link,
+        address: &Address,
+        settings: &MultipathConfig,
+        actual: &Actual,
+    ) -> Option<Address> {
         let is_ipv4 = address.address.is_ipv4();
         let reason = match address.readiness {
             _ if !link.is_enabled => "its interface is switched off",
@@ -268,7 +279,9 @@ impl Desired {
     fn source_routes(&mut self, settings: &MultipathConfig, actual: &Actual) {
         for endpoint in &self.endpoints {
             let Some(index) = endpoint.interface else { continue };
-            let (Some(link), table) = (actual.link(index), settings.route_table.saturating_add(index)) else { continue };
+            let (Some(link), table) = (actual.link(index), settings.route_table.saturating_add(index)) else {
+                continue;
+            };
             let is_it = |address: &&Address| address.address == endpoint.address && address.ifindex == index;
             let Some(address) = actual.addresses.iter().find(is_it) else { continue };
             let is_ipv4 = endpoint.address.is_ipv4();

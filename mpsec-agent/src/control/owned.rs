@@ -102,7 +102,8 @@ impl Owned {
                 Change::AddEndpoint(endpoint) => is_there(endpoint),
                 Change::RemoveEndpoint(endpoint) => !is_there(endpoint),
                 Change::Link { index, up, .. } => actual.link(*index).is_some_and(|link| link.is_enabled == *up),
-                // Whatever the value is now, it was the original before.
+                Change::Sysctl { name, from, .. } => actual.sysctl(name) != Some(from),
+                Change::Limits { from, .. } => actual.limits != Some(*from),
                 _ => true,
             };
             if happened {

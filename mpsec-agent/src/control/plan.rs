@@ -29,8 +29,7 @@ impl Plan {
 /// What leads from `actual` to `desired`, touching nothing but what is ours.
 #[must_use]
 pub fn plan(desired: &Desired, actual: &Actual, owned: &Owned) -> Plan {
-    let mut plan =
-        Plan { changes: Vec::new(), refusals: desired.refusals.clone(), waiting: desired.waiting.clone() };
+    let mut plan = Plan { changes: Vec::new(), refusals: desired.refusals.clone(), waiting: desired.waiting.clone() };
     let (before, after): (Vec<_>, Vec<_>) = sysctls(desired, actual, owned)
         .into_iter()
         .partition(|change| !matches!(change, Change::Sysctl { name, .. } if is_path_manager(name)));
@@ -110,7 +109,8 @@ fn endpoints(
         }
     }
     for wanted in &desired.endpoints {
-        let in_place = actual.endpoints.iter().find(|there| there.address == wanted.address && there.port == wanted.port);
+        let in_place =
+            actual.endpoints.iter().find(|there| there.address == wanted.address && there.port == wanted.port);
         match in_place {
             None => additions.push(Change::AddEndpoint(wanted.clone())),
             Some(there) if owned.has(there) && there.has_place_of(wanted) => {}

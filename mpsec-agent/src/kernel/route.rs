@@ -12,6 +12,7 @@ use super::rtnl::{self, Attribute, Family, PROTOCOL};
 
 mod code;
 mod message;
+mod object;
 #[cfg(test)]
 mod tests;
 
@@ -46,7 +47,7 @@ pub struct Route {
     /// The ways to go where there are several; then `gateway` and `ifindex` are `None`.
     pub next_hops: Vec<NextHop>,
     /// Number of the next hop object (ip-nexthop(8)) that says where to go. What that is at the moment is told in `gateway`,
-    /// `ifindex` and `next_hops` too, unless the setting net.ipv4.nexthop_compat_mode is off.
+    /// `ifindex` and `next_hops` too; when the route is set, the number alone counts.
     pub nexthop_id: Option<u32>,
     /// The address that this host speaks from, unless a program chose one.
     pub prefsrc: Option<IpAddr>,
@@ -254,7 +255,9 @@ pub fn list_filtered(client: &mut Client, filter: &Filter) -> Result<Vec<Route>,
     if is_strict {
         client.set_strict(false)?;
     }
-    outcome.map(|()| routes)
+    outcome?;
+    object::resolve(client, &mut routes)?;
+    Ok(routes)
 }
 
 /// Adds a route.

@@ -151,7 +151,9 @@ pub fn list(client: &mut Client) -> Result<Vec<Rule>, NetlinkError> {
 /// Adds a rule, behind those of its priority.
 ///
 /// # Errors
-/// `EEXIST` if there is one that asks for the same, of the same protocol.
+/// `EEXIST` if there is one that asks for the same, of the same protocol; also if that one asks for a source, a destination or
+/// a type of service beside, which the new one does not name (rule_exists): then the wider one has to be added first, or with
+/// a priority of its own.
 pub fn add(client: &mut Client, rule: &Rule) -> Result<(), NetlinkError> {
     client.execute(message::encode(message::NEW, CREATE | EXCLUSIVE, rule))
 }

@@ -130,6 +130,16 @@ pub fn read_mptcp() -> io::Result<BTreeMap<String, String>> {
     read_folder(Path::new(FOLDER))
 }
 
+/// Whether sockets that are made now leave subflows to a path manager in user space, by what [`read_mptcp`] gave. Sockets keep
+/// what they were made with (mptcp_pm_data_reset, net/mptcp/pm.c). The name is there from Linux 6.16 on, the number before;
+/// newer kernels have both.
+pub fn is_userspace(settings: &BTreeMap<String, String>) -> bool {
+    match settings.get("path_manager") {
+        Some(name) => name == "userspace",
+        None => settings.get("pm_type").is_some_and(|number| number == "1"),
+    }
+}
+
 fn read_folder(folder: &Path) -> io::Result<BTreeMap<String, String>> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -157,6 +167,36 @@ mod tests {
         let settings = read_folder(folder.path()).expect("it is readable");
         let expected = [("available_schedulers", "default mine"), ("enabled", "1")];
         assert_eq!(settings, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+    }
+
+    #[test]
+    fn names_lead_nowhere_but_below_net() {
+        let found = |name: &str| file(name).ok().and_then(|file| file.to_str().map(str::to_owned));
+        let expected = |path: &str| Some(path.to_owned());
+        assert_eq!(found("net.mptcp.enabled"), expected("/proc/sys/net/mptcp/enabled"));
+        assert_eq!(found("net/ipv4/conf/a.b/rp_filter"), expected("/proc/sys/net/ipv4/conf/a.b/rp_filter"));
+        for name in ["", "net", "net.ipv4", "kernel.core_pattern", "net..x.y", "net.mptcp.", "/net/mptcp/enabled"] {
+            assert_eq!(found(name), None, "{name}");
+        }
+        for name in
+            ["net/../kernel/core_pattern", "net/ipv4/../../kernel/x", "net/./mptcp/x", "net/mptcp/a\0b", "net//a/b"]
+        {
+            assert_eq!(found(name), None, "{name}");
+        }
+        assert!(matches!(write("net.mptcp.enabled", "1\n2"), Err(SysctlError::Text { .. })));
+        assert!(matches!(write("net.mptcp.enabled", " "), Err(SysctlError::Text { .. })));
+        assert_eq!(normal("4096\t16384   99\n"), "4096 16384 99");
+    }
+
+    #[test]
+    fn the_path_manager_is_told_by_name_or_number() {
+        let settings = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        assert!(is_userspace(&settings(&[("path_manager", "userspace"), ("pm_type", "1")])));
+        assert!(!is_userspace(&settings(&[("path_manager", "kernel"), ("pm_type", "0")])));
+        assert!(!is_userspace(&settings(&[("path_manager", "mine"), ("pm_type", "1")])));
+        assert!(is_userspace(&settings(&[("pm_type", "1")])));
+        assert!(!is_userspace(&settings(&[("pm_type", "0")])));
+        assert!(!is_userspace(&settings(&[("enabled", "1")])));
     }
 
     #[test]

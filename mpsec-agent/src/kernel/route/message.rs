@@ -25,7 +25,7 @@ const RTA_PAD: u16 = 24;
 const RTA_NH_ID: u16 = 30;
 const RTAX_CC_ALGO: u16 = 16;
 pub(super) const DEAD: u32 = 1;
-const ONLINK: u32 = 4;
+pub(super) const ONLINK: u32 = 4;
 pub(super) const LINKDOWN: u32 = 16;
 /// `RTM_F_CLONED`: learnt of one destination, as its path MTU, and no setting.
 const CLONED: u32 = 0x200;
