@@ -110,6 +110,7 @@ fn figures(outcome: &mut Outcome, fault: Fault, column: &'static str, rounds: &[
         with_goal(of("longest_gap", |round| Some(round.longest_gap)), Goal::Below(limit)),
         with_goal(of("full_rate_after", |round| round.full_rate_after), Goal::Below(0.5)),
         with_goal(of("path_used_again_after", |round| round.used_after), Goal::Below(2.0)),
+        of("longest_gap_when_back", |round| Some(round.gap_when_back)),
         // Nothing may be lost, whoever helps.
         lost.goal(Goal::Exactly(0.0)),
     ]);
@@ -125,6 +126,7 @@ mod tests {
             victim: 0,
             usual_gap: Duration::from_millis(10),
             longest_gap: Duration::from_millis(300),
+            gap_when_back: Duration::from_millis(10),
             lost_bytes: 0,
             first_wrong: None,
             full_rate_after: Some(Duration::from_millis(400)),
