@@ -108,8 +108,12 @@ impl Locals {
         if let Some(id) = free {
             return Ok(id);
         }
-        let (other, id) =
-            self.ids.iter().map(|(a, id)| (*a, *id)).find(|(a, _)| !addresses.contains(a)).ok_or(LocalsError::TooMany)?;
+        let (other, id) = self
+            .ids
+            .iter()
+            .map(|(a, id)| (*a, *id))
+            .find(|(a, _)| !addresses.contains(a))
+            .ok_or(LocalsError::TooMany)?;
         self.ids.remove(&other);
         Ok(id)
     }

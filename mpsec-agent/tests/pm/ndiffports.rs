@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
-use mpsec_agent::pm::mode::Kind;
 use mpsec_agent::pm::Origin;
+use mpsec_agent::pm::mode::Kind;
 use mpsec_tests::mptcp::Conversation;
 use mpsec_tests::paths::{Family, Paths, Plan};
 use mpsec_tests::trial::trial;

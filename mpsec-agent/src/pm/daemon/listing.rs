@@ -2,8 +2,8 @@
 
 use crate::kernel::netlink::NetlinkError;
 use crate::kernel::sock_diag::{Extensions, SockDiag, Socket, States, SubflowFlags};
-use crate::pm::connection::Ends;
 use crate::pm::resync::{ListedConnection, ListedSubflow, Listing};
+use crate::pm::subflow::Ends;
 use crate::snapshot::mptcp::TcpState;
 
 /// Lists the connections and then their subflows. What begins or ends meanwhile is told by events.
@@ -31,6 +31,7 @@ fn connection(socket: &Socket<'_>) -> ListedConnection {
     ListedConnection {
         ends: Ends { local: socket.local(), remote: socket.remote() },
         ipv6_socket: is_ipv6(socket),
+        ifindex: Some(socket.interface()).filter(|index| *index != 0),
         open: socket.state() == Some(TcpState::Established),
         subflows: Vec::new(),
     }
