@@ -4,10 +4,12 @@
 //! Everything here is `no_std`, allocates nothing and has no panic path, so that the eBPF verifier accepts it.
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 
+pub mod force;
 pub mod headers;
 pub mod maps;
 pub mod mptcp;
 pub mod packet;
+pub mod policy;
 pub mod probes;
 pub mod sockets;
 pub mod traffic;

@@ -20,7 +20,7 @@ pub struct Args {
 }
 
 /// The binaries of mpsec-ebpf; each becomes `<name>.bpf.o`.
-const BINARIES: &[&str] = &["mpsec", "anchors"];
+const BINARIES: &[&str] = &["mpsec", "mptcpify", "anchors"];
 /// What `bpf_target_arch` can be: the machines that the agent runs on. Registers of probes differ between them.
 const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 const TARGET: &str = "bpfel-unknown-none";

@@ -1,7 +1,11 @@
 //! The agent: start, the loop (observe, publish), stop.
 
+mod agency;
 mod collect;
+mod effects;
+pub mod failover;
 mod interfaces;
+mod keeper;
 mod mptcp;
 mod namespace;
 mod site;
@@ -18,13 +22,17 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, HttpStats, Limits, Server, WebConfig};
 use crate::config::{Config, Loaded, Loader};
+use crate::control::ask::{Answer, Ask, AskError, LinkSwitch, Who};
 use crate::control::socket::ControlSocket;
 use crate::control::{Command, Commands, Depth};
 use crate::kernel::ebpf::KernelStats;
 use crate::logging::LogHandle;
 use crate::snapshot::{Reload, Snapshot};
 
+use agency::Agency;
 use collect::{Sources, Wanted};
+use keeper::Keeper;
+pub(crate) use mptcp::fallback_causes;
 use namespace::{Namespace, News};
 use site::AgentSite;
 
@@ -131,13 +139,16 @@ impl Signals {
 /// The state of the running agent.
 struct Agent {
     config: Config,
-    loader: Loader,
     log: LogHandle,
     /// The agent's own network namespace, and behind it those that the configuration names, as far as they are there.
     namespaces: Vec<Namespace>,
     /// Keeps the kernel's accounting of run time on, while it is there.
     kernel_stats: Option<KernelStats>,
     sources: Sources,
+    /// What is done for others as long as the agent runs.
+    agency: Agency,
+    /// Keeps the host as it is wanted.
+    keeper: Keeper,
     /// A snapshot with many connections: when it is gone, there is memory to give back.
     large: Option<Weak<Snapshot>>,
 }
@@ -146,9 +157,11 @@ impl Agent {
     fn start(config: Config, loader: Loader, log: LogHandle, front: &Front) -> anyhow::Result<Agent> {
         crate::kernel::return_large_memory();
         crate::kernel::raise_descriptor_limit().context("cannot raise the limit of open descriptors")?;
+        let (keeper, config) = Keeper::open(config, loader);
         let namespaces = vec![Namespace::own(&config)?];
         let sources = Sources::new(front.stats.clone());
-        let mut agent = Agent { kernel_stats: None, large: None, sources, config, loader, log, namespaces };
+        let agency = Agency::default();
+        let mut agent = Agent { kernel_stats: None, large: None, sources, agency, keeper, config, log, namespaces };
         agent.watch_named();
         crate::kernel::trim_heap();
         agent.switch_kernel_stats();
@@ -208,6 +221,8 @@ impl Agent {
             tokio::select! {
                 (index, news) = next_of(&mut self.namespaces) => self.observe(index, news).await?,
                 Some(command) = inbox.recv() => self.answer(command, &mut inbox),
+                () = self.keeper.due() => self.reconcile(),
+                news = self.agency.news() => self.agency.observe(news),
                 _ = signals.hangup.recv() => self.reload(),
                 _ = verify.tick() => self.verify(),
                 _ = beat.tick() => self.beat(),
@@ -230,6 +245,9 @@ impl Agent {
 
     /// Takes note of news, and of those that have come meanwhile, as far as a task may go at once.
     async fn observe(&mut self, index: usize, news: News) -> anyhow::Result<()> {
+        if index == 0 && matches!(news, News::Links(_)) {
+            self.keeper.touch();
+        }
         self.take_note(index, news)?;
         loop {
             tokio::select! {
@@ -264,6 +282,8 @@ impl Agent {
     fn verify(&mut self) {
         self.watch_named();
         self.namespaces.iter_mut().for_each(Namespace::verify);
+        self.agency.beat();
+        self.keeper.touch();
     }
 
     fn beat(&mut self) {
@@ -276,7 +296,20 @@ impl Agent {
     /// Answers a command, and every other one that waits for the same.
     fn answer(&mut self, first: Command, inbox: &mut mpsc::Receiver<Command>) {
         let commands: Vec<_> = std::iter::once(first).chain(std::iter::from_fn(|| inbox.try_recv().ok())).collect();
-        let asked = commands.iter().map(|Command::Snapshot(depth, _)| *depth).max();
+        let mut asked = None;
+        let mut replies = Vec::new();
+        for command in commands {
+            match command {
+                Command::Snapshot(depth, reply) => {
+                    asked = asked.max(Some(depth));
+                    replies.push(reply);
+                }
+                Command::Ask(ask, who, reply) => drop(reply.send(self.act(&ask, &who))),
+            }
+        }
+        if replies.is_empty() {
+            return;
+        }
         let mptcp = &self.config.mptcp;
         let wanted = Wanted {
             program_stats: self.kernel_stats.is_some(),
@@ -288,10 +321,43 @@ impl Agent {
         if snapshot.connections() > LARGE {
             self.large = Some(Arc::downgrade(&snapshot));
         }
-        for Command::Snapshot(_, reply) in commands {
+        for reply in replies {
             // Who asked may have gone away.
             let _ = reply.send(snapshot.clone());
         }
+    }
+
+    fn reconcile(&mut self) {
+        self.keeper.reconcile(&mut self.agency);
+    }
+
+    /// Plans or changes something.
+    fn act(&mut self, ask: &Ask, who: &Who) -> Result<Answer, AskError> {
+        if ask.is_mutating() {
+            tracing::info!(%who, "{ask}");
+        }
+        match ask {
+            Ask::Plan(settings) => self.keeper.plan(settings, &mut self.agency),
+            Ask::Apply(settings) => {
+                let (answer, config) = self.keeper.apply(settings, &mut self.agency)?;
+                if let Some(config) = config {
+                    self.adopt(config).map_err(|error| AskError::Failed(format!("{error:#}")))?;
+                }
+                Ok(answer)
+            }
+            Ask::Release => self.keeper.release(&mut self.agency),
+            Ask::Link(LinkSwitch { name, up, dry_run }) => {
+                let effects = if *up { Vec::new() } else { effects::of_losing(name, &self.full_snapshot()) };
+                let answer = self.keeper.link(name, *up, *dry_run, &mut self.agency)?;
+                let effects = if answer.outcome.changes.is_empty() { Vec::new() } else { effects };
+                Ok(Answer { effects, ..answer })
+            }
+        }
+    }
+
+    fn full_snapshot(&mut self) -> Snapshot {
+        let wanted = Wanted { program_stats: false, subflow_series: None, subflows: true };
+        self.sources.collect(&mut self.namespaces, wanted)
     }
 
     fn reload(&mut self) {
@@ -307,9 +373,15 @@ impl Agent {
     }
 
     fn try_reload(&mut self) -> anyhow::Result<()> {
-        let new = self.loader.load()?.config;
+        let new = self.keeper.load()?;
         let fixed = self.config.needs_restart(&new);
         anyhow::ensure!(fixed.is_empty(), "{} cannot change while the agent runs: restart it", fixed.join(", "));
+        self.keeper.want(&new);
+        self.adopt(new)
+    }
+
+    /// Puts a configuration in force that needs no restart.
+    fn adopt(&mut self, new: Config) -> anyhow::Result<()> {
         self.log.set_level(&new.log.level)?;
         for namespace in &mut self.namespaces {
             namespace.inside(|this| this.interfaces.set_filter(new.interfaces.filter.clone()));
@@ -341,6 +413,7 @@ impl Agent {
 
     async fn stop(&mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.keeper.stop(&mut self.agency);
         for namespace in &mut self.namespaces {
             namespace.release_all().await;
         }

@@ -64,7 +64,7 @@ impl Namespace {
             log_level: config.log.kernel as u8,
             probes: config.mptcp.probes.into(),
         })?;
-        if let (true, Err(error)) = (config.mptcp.enabled, &kernel.subflows) {
+        if let (true, Err(error)) = (config.mptcp.count, &kernel.subflows) {
             tracing::warn!(netns = name, "MPTCP subflows are not counted: {error}");
         }
         for probe in kernel.probes.states() {

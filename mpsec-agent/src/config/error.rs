@@ -99,6 +99,13 @@ pub enum Place {
         /// What was given.
         value: String,
     },
+    /// `mpsec apply --set`.
+    Set {
+        /// The key.
+        name: &'static str,
+        /// What was given.
+        value: String,
+    },
 }
 
 impl Place {
@@ -131,6 +138,7 @@ impl fmt::Display for Problem {
             Place::File(path) => write!(f, "{}: {message}", path.display()),
             Place::Env { name, value } => write!(f, "{name}={value:?} (environment): {message}"),
             Place::Flag { name, value } => write!(f, "--{name} {value:?}: {message}"),
+            Place::Set { name, value } => write!(f, "{name}={value}: {message}"),
             Place::Line { path, line, column, excerpt, width } => {
                 let gutter = line.to_string().len();
                 writeln!(f, "{}:{line}:{column}: {message}", path.display())?;
@@ -142,7 +150,7 @@ impl fmt::Display for Problem {
 }
 
 /// The one of `known` that `word` was most likely meant to be.
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word: Vec<char> = word.chars().take(64).flat_map(char::to_lowercase).collect();
     known
         .into_iter()

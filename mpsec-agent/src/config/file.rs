@@ -26,7 +26,7 @@ pub(super) fn read(text: &str, path: &Path, config: &mut Config) -> Result<Vec<(
     // What follows a syntax error is guesswork: complaints about it would mislead.
     if syntax.is_empty() {
         for (section, value) in root.get_ref() {
-            reader.section(section, value, config);
+            reader.section(section.get_ref(), section.span(), value, config);
         }
     }
     reader.problems.sort_by_key(|(start, _)| *start);
@@ -62,18 +62,12 @@ struct Reader<'a> {
 type Named<'a, 'i> = (&'a Spanned<std::borrow::Cow<'i, str>>, &'a Spanned<DeValue<'i>>);
 
 impl Reader<'_> {
-    fn section(
-        &mut self,
-        name: &Spanned<std::borrow::Cow<'_, str>>,
-        value: &Spanned<DeValue<'_>>,
-        config: &mut Config,
-    ) {
-        let section = name.get_ref().as_ref();
+    fn section(&mut self, section: &str, name: Range<usize>, value: &Spanned<DeValue<'_>>, config: &mut Config) {
         if let Some(key) = KEYS.iter().find(|key| key.name == section) {
-            return self.set(key, name.span(), value, config);
+            return self.set(key, name, value, config);
         }
         if !KEYS.iter().any(|key| key.section() == section) {
-            return self.complain(name.span(), unknown_section(section));
+            return self.complain(name, unknown_section(section));
         }
         match value.get_ref() {
             DeValue::Table(table) => table.iter().for_each(|entry| self.key(section, entry, config)),
@@ -85,6 +79,10 @@ impl Reader<'_> {
 
     fn key(&mut self, section: &str, (name, value): Named<'_, '_>, config: &mut Config) {
         let field = name.get_ref().as_ref();
+        let inner = format!("{section}.{field}");
+        if KEYS.iter().any(|key| key.section() == inner) {
+            return self.section(&inner, name.span(), value, config);
+        }
         let Some(key) = KEYS.iter().find(|key| key.section() == section && key.field() == field) else {
             return self.complain(name.span(), unknown_key(section, field));
         };

@@ -1,13 +1,17 @@
 //! The table of settings: one row a key.
 
+mod mptcp;
+
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use super::error::nearest;
 use super::types::{Globs, WireguardPorts};
 use super::{AgentConfig, ClassifyConfig, Config, HttpConfig, InterfacesConfig, MptcpConfig, NetnsConfig, Probes};
 
 /// One setting.
+#[derive(Clone, Copy)]
 pub struct Key {
     /// `section.key`, as in the file.
     pub name: &'static str,
@@ -45,7 +49,9 @@ pub enum Kind {
 }
 
 /// The settings, in the order in which the default file shows them.
-pub static KEYS: &[Key] = &[
+pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| [BEFORE, mptcp::KEYS, AFTER].concat());
+
+const BEFORE: &[Key] = &[
     Key {
         name: "netns",
         flag: "netns",
@@ -160,122 +166,9 @@ pub static KEYS: &[Key] = &[
         set: |config, value| value.ports().map(|ports| config.classify.wireguard_ports = ports),
         get: |config| Value::numbers(config.classify.wireguard_ports.ports()),
     },
-    Key {
-        name: "mptcp.enabled",
-        flag: "mptcp",
-        alias: None,
-        env: "MPSEC_MPTCP",
-        kind: Kind::Switch,
-        placeholder: "BOOL",
-        doc: "Count MPTCP subflows: a program on the root cgroup sees every TCP socket that is made, and packets of TCP take \
-              a little longer. Off, connections are still listed, without bytes on the wire.",
-        restart: true,
-        set: |config, value| value.switch().map(|on| config.mptcp.enabled = on),
-        get: |config| Value::Switch(config.mptcp.enabled),
-    },
-    Key {
-        name: "mptcp.max_subflows",
-        flag: "max-subflows",
-        alias: None,
-        env: "MPSEC_MAX_SUBFLOWS",
-        kind: Kind::Number,
-        placeholder: "N",
-        doc: "Subflows counted at a time in each network namespace, up to 1048576, rounded up to a power of two. Each takes 152 \
-              bytes of the kernel's memory, and 128 more for each CPU. 0 means as many as fit into 64 MiB, from 4096 to 32768. \
-              What is beyond it is counted as lost.",
-        restart: true,
-        set: |config, value| value.number(0..=1 << 20).map(|n| config.mptcp.max_subflows = n),
-        get: |config| Value::Number(config.mptcp.max_subflows.into()),
-    },
-    Key {
-        name: "mptcp.probes",
-        flag: "probes",
-        alias: None,
-        env: "MPSEC_PROBES",
-        kind: Kind::Text,
-        placeholder: "auto|off|tp_btf|fentry|kprobe",
-        doc: "How retransmissions and resets of subflows are seen in the kernel. auto takes, for each, the first way that works: \
-              tp_btf, fentry, kprobe; a single one leaves out what it cannot see. Needs enabled.",
-        restart: true,
-        set: |config, value| value.item(str::parse).map(|probes| config.mptcp.probes = probes),
-        get: |config| Value::text(config.mptcp.probes),
-    },
-    Key {
-        name: "mptcp.subflow_series",
-        flag: "subflow-series",
-        alias: None,
-        env: "MPSEC_SUBFLOW_SERIES",
-        kind: Kind::Switch,
-        placeholder: "BOOL",
-        doc: "Publish metrics of single subflows too, beside those of paths. Each connection brings new series: for debugging \
-              and for hosts with few connections.",
-        restart: false,
-        set: |config, value| value.switch().map(|on| config.mptcp.subflow_series = on),
-        get: |config| Value::Switch(config.mptcp.subflow_series),
-    },
-    Key {
-        name: "mptcp.max_subflow_series",
-        flag: "max-subflow-series",
-        alias: None,
-        env: "MPSEC_MAX_SUBFLOW_SERIES",
-        kind: Kind::Number,
-        placeholder: "N",
-        doc: "With subflow_series: so many subflows have series of their own, from 0 to 10000, those with the most bytes first; \
-              the rest is published as _other.",
-        restart: false,
-        set: |config, value| value.number(0..=10_000).map(|n| config.mptcp.max_subflow_series = n),
-        get: |config| Value::Number(config.mptcp.max_subflow_series.into()),
-    },
-    Key {
-        name: "paths.remote_prefix_ipv4",
-        flag: "remote-prefix-ipv4",
-        alias: None,
-        env: "MPSEC_REMOTE_PREFIX_IPV4",
-        kind: Kind::Number,
-        placeholder: "BITS",
-        doc: "A path leads from an interface to a remote prefix of this length, from 0 (all remotes alike) to 32.",
-        restart: true,
-        set: |config, value| value.number(0..=32).map(|n| config.paths.remote_prefix_ipv4 = n as u8),
-        get: |config| Value::Number(config.paths.remote_prefix_ipv4.into()),
-    },
-    Key {
-        name: "paths.remote_prefix_ipv6",
-        flag: "remote-prefix-ipv6",
-        alias: None,
-        env: "MPSEC_REMOTE_PREFIX_IPV6",
-        kind: Kind::Number,
-        placeholder: "BITS",
-        doc: "The same for IPv6, from 0 to 128.",
-        restart: true,
-        set: |config, value| value.number(0..=128).map(|n| config.paths.remote_prefix_ipv6 = n as u8),
-        get: |config| Value::Number(config.paths.remote_prefix_ipv6.into()),
-    },
-    Key {
-        name: "paths.peers",
-        flag: "peers",
-        alias: None,
-        env: "MPSEC_PEERS",
-        kind: Kind::Texts,
-        placeholder: "NAME=PREFIX",
-        doc: "Names that stand for remote prefixes in metrics, such as office=192.0.2.0/24; the longest prefix counts, and several \
-              may have one name.",
-        restart: true,
-        set: |config, value| value.items(str::parse).map(|all| config.paths.peers = all),
-        get: |config| Value::texts(&config.paths.peers),
-    },
-    Key {
-        name: "paths.max_paths",
-        flag: "max-paths",
-        alias: None,
-        env: "MPSEC_MAX_PATHS",
-        kind: Kind::Number,
-        placeholder: "N",
-        doc: "Paths that are kept apart in each network namespace, from 1 to 10000. When there are more, those that have been idle \
-              for ten minutes go into _other, and new ones too if there are none such.",
-        restart: true,
-        set: |config, value| value.number(1..=10_000).map(|n| config.paths.max_paths = n),
-        get: |config| Value::Number(config.paths.max_paths.into()),
-    },
+];
+
+const AFTER: &[Key] = &[
     Key {
         name: "agent.control_socket",
         flag: "control-socket",
@@ -287,6 +180,32 @@ pub static KEYS: &[Key] = &[
         restart: true,
         set: |config, value| value.item(socket_path).map(|path| config.agent.control_socket = path),
         get: |config| Value::path(config.agent.control_socket.clone()),
+    },
+    Key {
+        name: "agent.control_group",
+        flag: "control-group",
+        alias: None,
+        env: "MPSEC_CONTROL_GROUP",
+        kind: Kind::Text,
+        placeholder: "GROUP",
+        doc: "The group whose members may use that socket, to look and to change things, beside root. Without such a group \
+              on this host only root may.",
+        restart: true,
+        set: |config, value| value.item(group).map(|name| config.agent.control_group = name),
+        get: |config| Value::text(&config.agent.control_group),
+    },
+    Key {
+        name: "agent.state_dir",
+        flag: "state-dir",
+        alias: None,
+        env: "MPSEC_STATE_DIR",
+        kind: Kind::Text,
+        placeholder: "DIR",
+        doc: "Where it is kept what MPSec changed on this host, so that it can be given back, and the log of all changes. \
+              Made when something is changed for the first time.",
+        restart: true,
+        set: |config, value| value.item(path).map(|path| config.agent.state_dir = path),
+        get: |config| Value::path(config.agent.state_dir.clone()),
     },
     Key {
         name: "agent.kernel_stats",
@@ -364,27 +283,32 @@ impl Default for ClassifyConfig {
 
 impl Default for MptcpConfig {
     fn default() -> Self {
-        Self { enabled: true, max_subflows: 0, probes: Probes::Auto, subflow_series: false, max_subflow_series: 256 }
+        Self { count: true, max_subflows: 0, probes: Probes::Auto, subflow_series: false, max_subflow_series: 256 }
     }
 }
 
 impl Default for AgentConfig {
     fn default() -> Self {
-        Self { control_socket: "/run/mpsec/mpsec.sock".into(), kernel_stats: false }
+        Self {
+            control_socket: "/run/mpsec/mpsec.sock".into(),
+            control_group: "mpsec".into(),
+            state_dir: "/var/lib/mpsec".into(),
+            kernel_stats: false,
+        }
     }
 }
 
 impl Key {
-    /// The part before the dot.
+    /// The part before the last dot.
     #[must_use]
     pub fn section(&self) -> &'static str {
-        self.name.split_once('.').map_or("", |(section, _)| section)
+        self.name.rsplit_once('.').map_or("", |(section, _)| section)
     }
 
-    /// The part after the dot.
+    /// The part after the last dot.
     #[must_use]
     pub fn field(&self) -> &'static str {
-        self.name.split_once('.').map_or(self.name, |(_, field)| field)
+        self.name.rsplit_once('.').map_or(self.name, |(_, field)| field)
     }
 
     /// The first sentence of `doc`.
@@ -424,6 +348,14 @@ fn path(text: &str) -> Result<PathBuf, String> {
 
 fn optional_path(text: &str) -> Result<Option<PathBuf>, String> {
     if text.is_empty() { Ok(None) } else { path(text).map(Some) }
+}
+
+fn group(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    match !text.is_empty() && text.len() <= 32 && text.chars().all(plain) {
+        true => Ok(text.into()),
+        false => Err(format!("{text:?} is no name of a group")),
+    }
 }
 
 /// A path that fits `sockaddr_un.sun_path` with its final NUL.

@@ -9,6 +9,7 @@
 mod error;
 mod file;
 mod keys;
+pub mod multipath;
 mod paths;
 mod render;
 #[cfg(test)]
@@ -20,8 +21,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub(crate) use error::nearest;
 pub use error::{ConfigError, EX_USAGE, Place, Problem};
 pub use keys::{KEYS, Key, Kind};
+pub use multipath::MultipathConfig;
 pub use paths::{NetnsConfig, PathsConfig, Peer};
 pub use render::{Show, default_toml};
 pub use types::{Attach, Globs, InterfaceFilter, KernelLog, ListenAddr, LogFormat, LogLevel, Probes, WireguardPorts};
@@ -42,6 +45,8 @@ pub struct Config {
     pub classify: ClassifyConfig,
     /// `[mptcp]`: what is told of connections.
     pub mptcp: MptcpConfig,
+    /// `[mptcp]` and `[mptcp.force]`: what is changed on the host.
+    pub multipath: MultipathConfig,
     /// `[paths]`: how subflows are put together.
     pub paths: PathsConfig,
     /// `[[netns]]`: network namespaces that are watched beside the agent's own.
@@ -81,11 +86,11 @@ pub struct ClassifyConfig {
     pub wireguard_ports: WireguardPorts,
 }
 
-/// `[mptcp]`.
+/// `[mptcp]`, what is told of connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MptcpConfig {
     /// Whether subflows are counted at all.
-    pub enabled: bool,
+    pub count: bool,
     /// Which ways into the kernel probes may take.
     pub probes: Probes,
     /// Subflows counted at a time in a network namespace; 0 for as many as [`MptcpConfig::slots`] finds fit.
@@ -102,7 +107,7 @@ impl MptcpConfig {
     pub fn slots(&self, cpus: u32) -> u32 {
         /// Memory that the tables take of a host without being asked, in bytes.
         const MODEST: u32 = 64 << 20;
-        match (self.enabled, self.max_subflows) {
+        match (self.count, self.max_subflows) {
             (false, _) => 0,
             (true, 0) => 1 << (MODEST / (152 + 128 * cpus.min(1 << 16))).clamp(4096, 32_768).ilog2(),
             (true, asked) => asked,
@@ -115,6 +120,10 @@ impl MptcpConfig {
 pub struct AgentConfig {
     /// The local control socket.
     pub control_socket: PathBuf,
+    /// The group whose members may change things through it, beside root.
+    pub control_group: String,
+    /// Where it is kept what was changed on the host.
+    pub state_dir: PathBuf,
     /// Whether the kernel accounts the run time of BPF programs.
     pub kernel_stats: bool,
 }
@@ -172,6 +181,8 @@ pub enum Origin {
     Env(&'static str),
     /// This flag, without its dashes.
     Flag(&'static str),
+    /// `mpsec apply --set`.
+    Set,
 }
 
 impl fmt::Display for Origin {
@@ -181,6 +192,7 @@ impl fmt::Display for Origin {
             Self::File { path, line } => write!(f, "file {}:{line}", path.display()),
             Self::Env(name) => write!(f, "env {name}"),
             Self::Flag(name) => write!(f, "flag --{name}"),
+            Self::Set => write!(f, "mpsec apply --set"),
         }
     }
 }
@@ -203,8 +215,19 @@ pub struct Override {
     pub key: &'static Key,
     /// As typed; more than one where the flag was repeated.
     pub values: Vec<String>,
-    /// Whether it came from the environment.
-    pub from_env: bool,
+    /// Where it was given.
+    pub given: Given,
+}
+
+/// Where a setting was given that is not in the file. Later ones win.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Given {
+    /// In the environment.
+    Env,
+    /// On the command line of `mpsec run`.
+    Flag,
+    /// To the running agent: `mpsec apply --set`.
+    Set,
 }
 
 /// What is needed to load the settings, now and again on SIGHUP.
@@ -212,7 +235,7 @@ pub struct Override {
 pub struct Loader {
     /// The file that was asked for; `None` means [`DEFAULT_PATH`], which may be absent.
     pub path: Option<PathBuf>,
-    /// Flags and environment variables, which win over the file.
+    /// Flags and environment variables, and what was set while the agent runs, which win over the file in this order.
     pub overrides: Vec<Override>,
 }
 
@@ -248,14 +271,45 @@ impl Loader {
 }
 
 impl Override {
+    /// `KEY=VALUE`, as `mpsec apply --set` takes it.
+    ///
+    /// # Errors
+    /// A text of another form, or a key that is not there, or one that only a restart changes.
+    pub fn set(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?}: expected KEY=VALUE"))?;
+        let key = Self::settable(name)?;
+        Ok(Self { key, values: vec![value.to_owned()], given: Given::Set })
+    }
+
+    /// The key with this name, if it can be set while the agent runs.
+    pub fn settable(name: &str) -> Result<&'static Key, String> {
+        let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+            let hint = error::nearest(name, KEYS.iter().map(|key| key.name));
+            let hint = hint.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+            return Err(format!("unknown key {name:?}{hint}"));
+        };
+        match key.restart {
+            true => {
+                Err(format!("{name} cannot change while the agent runs: write it into the file and restart the agent"))
+            }
+            false => Ok(key),
+        }
+    }
+
     fn origin(&self) -> Origin {
-        if self.from_env { Origin::Env(self.key.env) } else { Origin::Flag(self.key.flag) }
+        match self.given {
+            Given::Env => Origin::Env(self.key.env),
+            Given::Flag => Origin::Flag(self.key.flag),
+            Given::Set => Origin::Set,
+        }
     }
 
     fn apply(&self, config: &mut Config) -> Result<(), Vec<Problem>> {
-        let place = || match self.from_env {
-            true => Place::Env { name: self.key.env, value: self.values.join(",") },
-            false => Place::Flag { name: self.key.flag, value: self.values.join(",") },
+        let value = || self.values.join(",");
+        let place = || match self.given {
+            Given::Env => Place::Env { name: self.key.env, value: value() },
+            Given::Flag => Place::Flag { name: self.key.flag, value: value() },
+            Given::Set => Place::Set { name: self.key.name, value: value() },
         };
         Value::from_words(self.key.kind, &self.values)
             .and_then(|value| (self.key.set)(config, &value))

@@ -16,7 +16,7 @@ fn messages(text: &str) -> Vec<String> {
 
 fn flag(name: &str, values: &[&str]) -> Override {
     let key = KEYS.iter().find(|key| key.name == name).expect("a key of the table");
-    Override { key, values: values.iter().map(ToString::to_string).collect(), from_env: false }
+    Override { key, values: values.iter().map(ToString::to_string).collect(), given: Given::Flag }
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn every_key_is_read_from_a_file() {
         [classify]
         wireguard_ports = [1, 65535]
         [mptcp]
-        enabled = false
+        count = false
         max_subflows = 1024
         probes = "tp_btf"
         subflow_series = true
@@ -85,7 +85,7 @@ fn every_key_is_read_from_a_file() {
     assert_eq!(config.classify.wireguard_ports.padded(), [1, 65535, 0, 0]);
     assert!(config.agent.kernel_stats);
     let mptcp = MptcpConfig {
-        enabled: false,
+        count: false,
         max_subflows: 1024,
         probes: Probes::TpBtf,
         subflow_series: true,
@@ -104,8 +104,7 @@ fn every_key_is_read_from_a_file() {
 
 #[test]
 fn the_table_of_subflows_fits_the_host() {
-    let slots =
-        |enabled, max_subflows, cpus| MptcpConfig { enabled, max_subflows, ..MptcpConfig::default() }.slots(cpus);
+    let slots = |count, max_subflows, cpus| MptcpConfig { count, max_subflows, ..MptcpConfig::default() }.slots(cpus);
     assert_eq!([1, 2, 8, 16, 128, 4096].map(|cpus| slots(true, 0, cpus)), [32_768, 32_768, 32_768, 16_384, 4096, 4096]);
     assert_eq!((slots(true, 50_000, 128), slots(false, 50_000, 2)), (50_000, 0));
 }
@@ -198,7 +197,7 @@ fn flags_win_over_the_file_and_origins_are_told() {
     let path = dir.path().join("mpsec.toml");
     std::fs::write(&path, "[http]\nmax_connections = 3\nlisten = \"a:1\"\n").unwrap();
     let mut env = flag("interfaces.exclude", &["{eth,wl}*, lo"]);
-    env.from_env = true;
+    env.given = Given::Env;
     let overrides = vec![env, flag("http.listen", &["b:2", "c:3,d:4"]), flag("agent.kernel_stats", &["true"])];
     let loaded = Loader { path: Some(path.clone()), overrides }.load().unwrap();
     let listen: Vec<_> = loaded.config.http.listen.iter().map(ToString::to_string).collect();
@@ -265,6 +264,11 @@ fn any_line() -> impl Strategy<Value = String> {
         prop::collection::vec(any::<String>(), 0..4)
             .prop_map(|all| toml::Value::Array(all.into_iter().map(toml::Value::String).collect()).to_string()),
         Just("\"127.0.0.1:1\"".to_owned()),
+        Just("\"keep\"".to_owned()),
+        Just("[\"wan*=backup+ipv6\", \"lte0=10mbit\", \"192.0.2.1=signal+port:7\"]".to_owned()),
+        Just("[\"wan*=cubic\", \"wan1=192.0.2.1\", \"stale_loss_cnt=2\"]".to_owned()),
+        prop::collection::vec("[a-z0-9*.:]{1,6}=[a-z0-9.:+]{1,8}", 1..3)
+            .prop_map(|all| toml::Value::Array(all.into_iter().map(toml::Value::String).collect()).to_string()),
     ];
     (0..KEYS.len(), value).prop_map(|(index, value)| format!("{} = {value}\n", KEYS[index].name))
 }
@@ -297,7 +301,68 @@ proptest! {
 
     #[test]
     fn no_flag_makes_it_panic(index in 0..KEYS.len(), values in prop::collection::vec(any::<String>(), 0..3)) {
-        let overrides = vec![Override { key: &KEYS[index], values, from_env: false }];
+        let overrides = vec![Override { key: &KEYS[index], values, given: Given::Flag }];
         let _ = Loader { path: Some("/dev/null".into()), overrides }.load().map_err(|error| error.to_string());
+    }
+}
+
+#[test]
+fn what_changes_the_host_is_left_alone_unless_it_is_asked_for() {
+    assert_eq!(Config::default().multipath, MultipathConfig::default());
+    let config = parse(
+        r#"
+        [mptcp]
+        enabled = true
+        path_manager = "backup"
+        endpoints = ["wan0", "lte*=backup+ipv4"]
+        limit_subflows = 4
+        scheduler = "default"
+        path_max_rate = "lte*=10mbit"
+        reordering = "5"
+        sysctls = ["stale_loss_cnt=2"]
+        manage_routes = true
+        gateways = ["wan1=192.0.2.1"]
+        [mptcp.force]
+        clients = "/sys/fs/cgroup/a.slice"
+        "#,
+    )
+    .unwrap();
+    let multipath = &config.multipath;
+    assert_eq!((multipath.enabled, multipath.reordering, multipath.recovery), (Some(true), Some(5), None));
+    assert_eq!(multipath.force.clients, [PathBuf::from("a.slice")]);
+    assert_eq!(parse(&config.to_toml()).unwrap(), config);
+}
+
+#[test]
+fn what_would_change_the_host_wrongly_is_refused() {
+    for (text, part) in [
+        ("mptcp.path_manager = \"fullmash\"", "did you mean \"fullmesh\""),
+        ("mptcp.enabled = \"yess\"", "expected on, off or keep"),
+        ("mptcp.limit_subflows = 65", "from 0 to 64"),
+        ("mptcp.scheduler = \"a b\"", "no name of the kernel's"),
+        ("mptcp.sysctls = [\"close_timeout=1\", \"close_timeout=2\"]", "close_timeout is set twice"),
+        ("[mptcp.force]\nclient = \"a\"", "unknown key `client` in [mptcp.force]; did you mean `clients`"),
+        ("[mptcp.force]\nclients = \"../a\"", "is no cgroup"),
+        ("mptcp.force = 3", "`mptcp.force` is a section"),
+    ] {
+        let found = messages(text);
+        assert!(found.iter().any(|message| message.contains(part)), "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn keys_are_set_while_the_agent_runs() {
+    let set = Override::set("mptcp.path_manager=fullmesh").unwrap();
+    let file = Loader { path: None, overrides: vec![flag("mptcp.path_manager", &["default"]), set] };
+    let loaded = file.load().unwrap();
+    assert_eq!(loaded.config.multipath.path_manager, Some(multipath::PathManagerMode::Fullmesh));
+    assert_eq!(loaded.origins["mptcp.path_manager"], Origin::Set);
+    for (text, part) in [
+        ("mptcp.path_manger=x", "did you mean mptcp.path_manager?"),
+        ("http.listen=a:1", "restart"),
+        ("mptcp.enabled", "expected KEY=VALUE"),
+    ] {
+        let error = Override::set(text).unwrap_err();
+        assert!(error.contains(part), "{error}");
     }
 }

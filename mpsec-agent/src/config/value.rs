@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::keys::Kind;
+use super::multipath::KEEP;
 
 /// A value of one of the shapes of [`Kind`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,20 @@ impl Value {
 
     pub(super) fn numbers(values: &[u16]) -> Self {
         Self::List(values.iter().map(|n| Self::Number((*n).into())).collect())
+    }
+
+    pub(super) fn paths(paths: &[PathBuf]) -> Self {
+        Self::List(paths.iter().map(|path| Self::path(path.clone())).collect())
+    }
+
+    /// A text; `keep` where there is none.
+    pub(super) fn maybe(value: Option<&str>) -> Self {
+        Self::text(value.unwrap_or(KEEP))
+    }
+
+    /// A number; `keep` where there is none.
+    pub(super) fn maybe_n(value: Option<u32>) -> Self {
+        value.map_or(Self::text(KEEP), |n| Self::Number(n.into()))
     }
 
     pub(super) fn path(path: PathBuf) -> Self {
@@ -130,6 +145,34 @@ impl Value {
         match self {
             Self::Switch(on) => Ok(*on),
             other => Err(Wrong::whole(format!("expected true or false, found {}", other.kind_name()))),
+        }
+    }
+
+    /// `keep`, or a number.
+    pub(super) fn maybe_number(&self, range: RangeInclusive<u32>) -> Result<Option<u32>, Vec<Wrong>> {
+        match self {
+            Self::Text(text) if text == KEEP => Ok(None),
+            // From a flag or the environment, where numbers are text.
+            Self::Text(text) => Self::Number(text.trim().parse().map_err(|_| {
+                let (start, end) = (range.start(), range.end());
+                Wrong::whole(format!("expected a whole number from {start} to {end}, or {KEEP}; found {text:?}"))
+            })?)
+            .number(range)
+            .map(Some),
+            number => number.number(range).map(Some),
+        }
+    }
+
+    /// `keep`, or on or off.
+    pub(super) fn maybe_switch(&self) -> Result<Option<bool>, Vec<Wrong>> {
+        match self {
+            Self::Switch(on) => Ok(Some(*on)),
+            Self::Text(text) if text == KEEP => Ok(None),
+            Self::Text(text) => match Self::from_words(Kind::Switch, std::slice::from_ref(text)) {
+                Ok(Self::Switch(on)) => Ok(Some(on)),
+                _ => Err(Wrong::whole(format!("expected on, off or {KEEP}, found {text:?}"))),
+            },
+            other => Err(Wrong::whole(format!("expected on, off or {KEEP}, found {}", other.kind_name()))),
         }
     }
 

@@ -1,13 +1,28 @@
 //! The only way in: what the outside asks of the agent, and the local socket on which it asks.
 
+pub mod actual;
+pub mod apply;
+pub mod ask;
+pub mod change;
 pub mod client;
+pub mod desired;
+pub mod live;
+pub mod mode;
+pub mod owned;
+pub mod plan;
+pub mod settings;
 pub mod socket;
+pub mod store;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::snapshot::Snapshot;
+
+use ask::{Answer, Ask, AskError, Who};
 
 /// How much of a snapshot is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +38,8 @@ pub enum Depth {
 pub enum Command {
     /// A fresh snapshot, of this depth at least.
     Snapshot(Depth, oneshot::Sender<Arc<Snapshot>>),
+    /// To plan or to change something. That who asks may do so has been checked.
+    Ask(Ask, Who, oneshot::Sender<Result<Answer, AskError>>),
 }
 
 /// Sends commands to the agent's loop.
@@ -46,5 +63,13 @@ impl Commands {
         let (reply, answer) = oneshot::channel();
         self.0.send(Command::Snapshot(depth, reply)).await.map_err(|_| Stopping)?;
         answer.await.map_err(|_| Stopping)
+    }
+
+    /// Asks for a plan or a change, and waits until it is done.
+    pub async fn ask(&self, ask: Ask, who: Who) -> Result<Answer, AskError> {
+        let stopping = |_| AskError::Failed(Stopping.to_string());
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Command::Ask(ask, who, reply)).await.map_err(|_| AskError::Failed(Stopping.to_string()))?;
+        answer.await.map_err(stopping)?
     }
 }

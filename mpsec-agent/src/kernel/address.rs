@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use super::netlink::{Client, Message, NetlinkError, Request, attribute, attributes, u32_at};
+use super::rtnl::{ip, octets};
 
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
@@ -16,6 +17,9 @@ const IFA_FLAGS: u16 = 8;
 const IFA_F_DADFAILED: u32 = 0x08;
 const IFA_F_DEPRECATED: u32 = 0x20;
 const IFA_F_TENTATIVE: u32 = 0x40;
+const IFA_F_TEMPORARY: u32 = 0x01;
+const IFA_F_PERMANENT: u32 = 0x80;
+const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 const RTA_DST: u16 = 1;
 const RTA_SRC: u16 = 2;
 const RTA_OIF: u16 = 4;
@@ -38,6 +42,35 @@ pub struct Address {
     pub is_local: bool,
     /// Whether it can be used.
     pub readiness: Readiness,
+    /// The address of the other end, on a point-to-point link that has one.
+    pub peer: Option<IpAddr>,
+    /// All that the kernel notes of it: `IFA_F_*` flags.
+    pub flags: u32,
+}
+
+impl Address {
+    /// An address that somebody gave to the interface for good, and that can be used.
+    pub fn new(ifindex: u32, address: IpAddr, prefix_len: u8) -> Address {
+        let readiness = Readiness::Ready;
+        Address { ifindex, address, prefix_len, is_local: false, readiness, peer: None, flags: IFA_F_PERMANENT }
+    }
+
+    /// It stays until somebody takes it away. False for one with a lifetime, from DHCP or a router's advertisement, even if
+    /// that lifetime has no end (inet_fill_ifaddr, net/ipv4/devinet.c; addrconf_prefix_rcv, net/ipv6/addrconf.c).
+    pub fn is_permanent(&self) -> bool {
+        self.flags & IFA_F_PERMANENT != 0
+    }
+
+    /// The kernel made no route to its prefix (`noprefixroute`): whoever set the address sees to routes.
+    pub fn is_without_prefix_route(&self) -> bool {
+        self.flags & IFA_F_NOPREFIXROUTE != 0
+    }
+
+    /// An IPv6 address that is replaced by another before long, for privacy (RFC 8981). With IPv4 the flag stands for a second
+    /// address of the same prefix, which is no such thing.
+    pub fn is_temporary(&self) -> bool {
+        self.address.is_ipv6() && self.flags & IFA_F_TEMPORARY != 0
+    }
 }
 
 /// Whether an address can be used.
@@ -103,7 +136,8 @@ fn decode_address(message: &Message<'_>) -> Option<Address> {
     let [_family, prefix_len, flags, scope] = *message.payload.first_chunk()?;
     let rest = message.payload.get(ADDRESS_HEADER_LEN..)?;
     // On a point-to-point link the plain attribute is the other end's.
-    let address = attribute(rest, IFA_LOCAL).or_else(|| attribute(rest, IFA_ADDRESS))?;
+    let (local, plain) = (attribute(rest, IFA_LOCAL).and_then(ip), attribute(rest, IFA_ADDRESS).and_then(ip));
+    let address = local.or(plain)?;
     let flags = attribute(rest, IFA_FLAGS).and_then(|value| u32_at(value, 0)).unwrap_or(u32::from(flags));
     let readiness = match flags {
         f if f & IFA_F_DADFAILED != 0 => Readiness::Duplicate,
@@ -113,10 +147,12 @@ fn decode_address(message: &Message<'_>) -> Option<Address> {
     };
     Some(Address {
         ifindex: u32_at(message.payload, 4)?,
-        address: ip(address)?,
+        address,
         prefix_len,
         is_local: scope >= SCOPE_LINK,
         readiness,
+        peer: plain.filter(|plain| *plain != address),
+        flags,
     })
 }
 
@@ -132,21 +168,6 @@ fn decode_route(message: &Message<'_>) -> Option<Route> {
     Some(Route { ifindex: ifindex?, gateway })
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
-}
-
-fn ip(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => bytes.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
-        16 => bytes.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,6 +177,7 @@ mod tests {
         let lo = list().expect("rtnetlink answers everybody");
         let lo = lo.iter().find(|address| address.address == IpAddr::from([127, 0, 0, 1])).expect("127.0.0.1");
         assert_eq!((lo.ifindex, lo.prefix_len, lo.is_local, lo.readiness), (1, 8, true, Readiness::Ready));
+        assert!(lo.is_permanent() && !lo.is_temporary() && lo.peer.is_none(), "{lo:?}");
         let mut client = Client::open(netlink_sys::protocols::NETLINK_ROUTE).expect("a netlink socket");
         let found = route(&mut client, lo.address, lo.address).expect("a route to oneself");
         assert_eq!(found, Route { ifindex: 1, gateway: None });

@@ -12,16 +12,20 @@ use super::netlink::{Client, Message, NetlinkError, Request, attribute, messages
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
 const RTNLGRP_LINK: u32 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
-/// `IFF_UP` and `IFF_LOWER_UP` (include/uapi/linux/if.h).
-const UP: u32 = 1 | 1 << 16;
+/// `IFF_UP` (include/uapi/linux/if.h).
+const ENABLED: u32 = 1;
+/// `IFF_UP` and `IFF_LOWER_UP`.
+const UP: u32 = ENABLED | 1 << 16;
 /// Frames without a link header (include/uapi/linux/if_arp.h), as cellular modems have them.
 const ARPHRD_RAWIP: u16 = 519;
 /// Room for thousands of events that come at once; the default holds a few hundred.
@@ -47,6 +51,10 @@ pub struct Interface {
     pub holds_ip: bool,
     /// True when it is switched on and has a carrier.
     pub is_up: bool,
+    /// True when it is switched on, whether it has a carrier or not.
+    pub is_enabled: bool,
+    /// The longest packet that it sends, in bytes, without the link header.
+    pub mtu: Option<u32>,
 }
 
 impl Interface {
@@ -56,6 +64,7 @@ impl Interface {
             return None;
         }
         let attributes = message.payload.get(HEADER_LEN..)?;
+        let flags = u32_at(message.payload, 8)?;
         let info = |which| attribute(attribute(attributes, IFLA_LINKINFO)?, which);
         let kind = info(IFLA_INFO_KIND).map(string).unwrap_or_default();
         let is_port = attribute(attributes, IFLA_MASTER).is_some()
@@ -69,7 +78,9 @@ impl Interface {
             hardware: u16_at(message.payload, 2)?,
             kind,
             holds_ip: !is_port && !is_sublayer,
-            is_up: u32_at(message.payload, 8)? & UP == UP,
+            is_up: flags & UP == UP,
+            is_enabled: flags & ENABLED != 0,
+            mtu: attribute(attributes, IFLA_MTU).and_then(|value| u32_at(value, 0)),
         })
     }
 
@@ -133,6 +144,20 @@ pub fn list() -> Result<Vec<Interface>, NetlinkError> {
         }
     }
     Ok(interfaces)
+}
+
+/// Switches an interface on or off, and changes nothing else about it. Switching it off takes its routes, and its IPv6
+/// addresses unless net.ipv6.conf.*.keep_addr_on_down keeps them (addrconf_ifdown, net/ipv6/addrconf.c, Linux 6.18).
+///
+/// # Errors
+/// `ENODEV` if there is no such interface; `EPERM` without CAP_NET_ADMIN; what its driver says.
+pub fn set_up(client: &mut Client, index: u32, up: bool) -> Result<(), NetlinkError> {
+    let mut header = [0; HEADER_LEN];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&if up { ENABLED } else { 0 }.to_ne_bytes());
+    // `ifi_change`: no other flag is touched.
+    header[12..].copy_from_slice(&ENABLED.to_ne_bytes());
+    client.execute(Request::new(RTM_SETLINK, 0, &header))
 }
 
 /// What happened to an interface.

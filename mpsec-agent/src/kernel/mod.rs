@@ -14,20 +14,32 @@ pub mod clsact;
 pub mod counters;
 pub mod ebpf;
 pub mod features;
+pub mod force;
 pub mod genetlink;
 pub mod host;
+pub mod identity;
 pub mod link;
+pub mod managers;
 pub mod mib;
 pub mod mptcp_pm;
 pub mod netlink;
 pub mod netns;
+pub mod policy;
 pub mod probes;
 pub mod process;
+pub mod realtime;
+pub mod route;
+pub mod rtnl;
+pub mod rtnl_events;
+pub mod rule;
 pub mod sock_diag;
 pub mod sockets_iter;
+pub mod stream;
 pub mod subflows;
 pub mod sysctl;
+pub mod tap;
 pub mod tcx;
+pub mod tracing;
 
 /// Makes reads on a socket fail with `EAGAIN` after `timeout`.
 fn set_receive_timeout(socket: &netlink_sys::Socket, timeout: Duration) -> io::Result<()> {

@@ -208,6 +208,14 @@ impl Client {
         Ok(Client { socket, sequence: 0, buffer: Vec::new() })
     }
 
+    /// Has the kernel look at all of a dump request, and heed the filters in it, or not.
+    ///
+    /// # Errors
+    /// `ENOPROTOOPT` before Linux 4.20, which looks at little more than the family.
+    pub fn set_strict(&self, strict: bool) -> io::Result<()> {
+        self.socket.set_netlink_get_strict_chk(strict)
+    }
+
     /// Sends a request that is answered by an acknowledgement alone.
     pub fn execute(&mut self, request: Request) -> Result<(), NetlinkError> {
         self.ask(request, |_| ())

@@ -7,6 +7,7 @@ use mpsec_common::maps::Event;
 use mpsec_common::traffic::{CLASS_SLOTS, Counter};
 use serde::Serialize;
 
+pub mod control;
 pub mod host;
 pub mod json;
 pub mod mptcp;

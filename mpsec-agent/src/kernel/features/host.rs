@@ -131,11 +131,15 @@ pub(super) fn find_cgroup2(mounts: &str) -> Option<PathBuf> {
 
 /// How to come by something that this kernel was built without, or whose module is not loaded.
 pub(super) fn module_remedy(module: &str, option: &str) -> String {
-    let release = sysctl("kernel/osrelease").unwrap_or_default();
-    let file = format!("/{module}.ko");
-    let known = fs::read_to_string(format!("/lib/modules/{release}/modules.dep")).is_ok_and(|dep| dep.contains(&file));
-    match known {
+    match module_installed(module) {
         true => format!("modprobe {module}"),
         false => format!("boot a kernel built with {option} (=y, or =m with its module installed)"),
     }
+}
+
+/// Whether the running kernel has this module to load.
+pub(super) fn module_installed(module: &str) -> bool {
+    let release = sysctl("kernel/osrelease").unwrap_or_default();
+    let file = format!("/{module}.ko");
+    fs::read_to_string(format!("/lib/modules/{release}/modules.dep")).is_ok_and(|dep| dep.contains(&file))
 }

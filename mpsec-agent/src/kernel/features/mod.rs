@@ -8,7 +8,7 @@ mod ipsec;
 mod mptcp;
 mod netns;
 mod programs;
-mod syscall;
+pub(super) mod syscall;
 mod traffic;
 
 use std::collections::BTreeMap;
@@ -171,6 +171,12 @@ pub fn mptcp_socket() -> Result<(), String> {
         State::Available => Ok(()),
         State::Missing { reason } | State::Unknown { reason } => Err(reason),
     }
+}
+
+/// Whether the running kernel has this module to load, named as modprobe(8) takes it.
+#[must_use]
+pub fn module_installed(module: &str) -> bool {
+    host::module_installed(module)
 }
 
 /// The groups that features are shown in.

@@ -8,9 +8,11 @@ use aya::sys::{BpfHelper, is_helper_supported, is_program_supported};
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_attach_type, bpf_map_type, bpf_prog_type};
 
 use super::super::btf::{BtfKind, KernelBtf};
+use super::super::force::{self, ForceError};
+use super::super::tracing::TracingError;
 use super::host::{Capabilities, sysctl};
 use super::syscall::{self, Refused};
-use super::{Id, Verdict, Verdicts};
+use super::{Id, State, Verdict, Verdicts};
 
 const LOADING: &[Id] = &[Id::CapBpf, Id::CapNetAdmin];
 const TRACING: &[Id] = &[Id::CapBpf, Id::CapPerfmon];
@@ -21,6 +23,7 @@ pub(super) fn probe(capabilities: Capabilities, btf: Option<&KernelBtf>) -> Verd
     verdicts.extend(prober.classifier());
     verdicts.extend(prober.maps());
     let loaded = syscall::load(bpf_prog_type::BPF_PROG_TYPE_SOCK_OPS, Some(bpf_attach_type::BPF_CGROUP_SOCK_OPS), 0);
+    verdicts.insert(Id::FmodRet, prober.fmod_ret());
     verdicts.insert(Id::SockOps, prober.loaded(loaded.map(drop), LOADING, "CONFIG_CGROUP_BPF"));
     verdicts.insert(Id::Kprobe, kprobe());
     verdicts.insert(Id::StructOps, prober.struct_ops());
@@ -83,13 +86,12 @@ impl Prober<'_> {
 
     /// Tracepoints with types, and the trampolines.
     fn tracing(&self) -> Verdicts {
-        use bpf_attach_type::{BPF_MODIFY_RETURN, BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_TRACE_ITER, BPF_TRACE_RAW_TP};
+        use bpf_attach_type::{BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_TRACE_ITER, BPF_TRACE_RAW_TP};
         [
             (Id::TpBtf, BPF_TRACE_RAW_TP, "btf_trace_inet_sock_set_state", BtfKind::Typedef),
             (Id::Fentry, BPF_TRACE_FENTRY, "tcp_sendmsg", BtfKind::Func),
             (Id::Fexit, BPF_TRACE_FEXIT, "tcp_sendmsg", BtfKind::Func),
             (Id::IterTcp, BPF_TRACE_ITER, "bpf_iter_tcp", BtfKind::Func),
-            (Id::FmodRet, BPF_MODIFY_RETURN, "update_socket_protocol", BtfKind::Func),
         ]
         .into_iter()
         .map(|(id, attach, target, kind)| (id, self.traced(attach, target, kind)))
@@ -111,6 +113,24 @@ impl Prober<'_> {
             _ => "CONFIG_BPF_EVENTS, CONFIG_FUNCTION_TRACER and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS",
         };
         self.loaded(loaded, TRACING, option)
+    }
+
+    /// The program that is used, rather than one that does nothing: it reads the kernel's structures.
+    fn fmod_ret(&self) -> Verdict {
+        match force::probe() {
+            Ok(()) => Verdict::available(),
+            Err(ForceError::Program(TracingError::Refused { error, log })) => {
+                let verdict = self.loaded(Err(Refused { error, log }), TRACING, "");
+                match verdict.state {
+                    State::Missing { .. } => verdict.remedy(force::INSTEAD),
+                    _ => verdict,
+                }
+            }
+            Err(error @ (ForceError::NoHook | ForceError::NoBtf(_))) => {
+                Verdict::missing(error.to_string()).remedy(error.remedy())
+            }
+            Err(error) => Verdict::unknown(error.to_string()).remedy(error.remedy()),
+        }
     }
 
     fn struct_ops(&self) -> Verdict {

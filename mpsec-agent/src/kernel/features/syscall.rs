@@ -102,14 +102,17 @@ pub(super) fn enable_stats() -> io::Result<OwnedFd> {
     unsafe { call_for_fd(bpf_cmd::BPF_ENABLE_STATS, &mut empty()) }
 }
 
-fn empty() -> bpf_attr {
+/// All zeroes.
+pub(in crate::kernel) fn empty() -> bpf_attr {
     // SAFETY: bpf_attr is a C union of integers and structures of integers, for all of which zeroes are a value.
     unsafe { mem::zeroed() }
 }
 
+/// Calls bpf(2) with a command that makes something.
+///
 /// # Safety
 /// What `attr` points to must be valid for what `command` does with it; `command` must return a descriptor.
-unsafe fn call_for_fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+pub(in crate::kernel) unsafe fn call_for_fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
     // SAFETY: the caller vouches for `attr`.
     let fd = unsafe { call(command, attr) }?;
     let fd = i32::try_from(fd).map_err(|_| io::Error::other("no descriptor"))?;
@@ -117,9 +120,11 @@ unsafe fn call_for_fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<Owned
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Calls bpf(2).
+///
 /// # Safety
 /// What `attr` points to must be valid for what `command` does with it.
-unsafe fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
+pub(in crate::kernel) unsafe fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is a live bpf_attr of the size that is given, and the caller vouches for its pointers.
     match unsafe { libc::syscall(libc::SYS_bpf, command as u32, &raw mut *attr, size_of::<bpf_attr>()) } {
         -1 => Err(io::Error::last_os_error()),

@@ -1,0 +1,261 @@
+//! Making it so: changes are performed in order, what they led to is read back, and if it is not what was wanted they are
+//! undone. It is written down beforehand what is about to be done, so that a start after a crash finds out.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::MultipathConfig;
+
+use super::actual::Actual;
+use super::change::Change;
+use super::desired::{Desired, desired};
+use super::owned::Owned;
+use super::plan::{Plan, plan};
+
+/// A host that can be looked at and changed: the real one, or a model of it in tests.
+pub trait Host {
+    /// Looks at everything.
+    ///
+    /// # Errors
+    /// What cannot be read, and why.
+    fn retrieve(&mut self) -> Result<Actual, String>;
+
+    /// Makes a change.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn perform(&mut self, change: &Change) -> Result<(), String>;
+
+    /// Other programs that would undo what is about to be done, and what to do about them.
+    fn conflicts(&mut self, plan: &Plan) -> Vec<String>;
+}
+
+/// Where it is kept what is ours.
+pub trait Memory {
+    /// What is ours, and changes that were begun and not ended.
+    fn owned(&self) -> &Owned;
+
+    /// Writes down what is about to be done.
+    ///
+    /// # Errors
+    /// When it cannot be kept; then nothing may be done.
+    fn begin(&mut self, changes: &[Change]) -> Result<(), String>;
+
+    /// Writes down what is ours now.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    fn end(&mut self, owned: Owned) -> Result<(), String>;
+}
+
+/// What becomes of the others when one change fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spirit {
+    /// All or nothing: what an operator asked for.
+    Whole,
+    /// As much as can be had: the agent sees to it that all stays as it should.
+    Parts,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Outcome {
+    /// Changes that were made and hold.
+    pub changes: Vec<Change>,
+    /// What failed, with the kernel's own words.
+    pub failures: Vec<Failure>,
+    /// Changes that were made and taken back.
+    pub undone: Vec<Change>,
+    /// Why nothing was tried, in words.
+    pub refusals: Vec<String>,
+    /// What waits, and for what.
+    pub waiting: Vec<String>,
+}
+
+impl Outcome {
+    /// Whether all is as it should be.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        self.failures.is_empty() && self.refusals.is_empty()
+    }
+
+    fn refused(plan: Plan) -> Outcome {
+        Outcome { refusals: plan.refusals, waiting: plan.waiting, ..Outcome::default() }
+    }
+}
+
+/// A change that failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Failure {
+    /// Which; `None` where it is no single one.
+    pub change: Option<Change>,
+    /// What the kernel said, or what did not hold.
+    pub error: String,
+    /// The command that would do the same.
+    pub by_hand: Option<String>,
+}
+
+impl Failure {
+    fn of(change: &Change, error: String) -> Failure {
+        Failure { change: Some(change.clone()), error, by_hand: change.by_hand() }
+    }
+
+    fn other(error: impl Into<String>) -> Failure {
+        Failure { change: None, error: error.into(), by_hand: None }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.change, &self.by_hand) {
+            (Some(change), Some(command)) => write!(f, "{change}: {} (as by: {command})", self.error),
+            (Some(change), None) => write!(f, "{change}: {}", self.error),
+            (None, _) => f.write_str(&self.error),
+        }
+    }
+}
+
+/// What would be done.
+///
+/// # Errors
+/// What cannot be read.
+pub fn preview(host: &mut impl Host, owned: &Owned, settings: &MultipathConfig) -> Result<Plan, String> {
+    let actual = host.retrieve()?;
+    let mut plan = plan(&desired(settings, &actual), &actual, owned);
+    let conflicts = host.conflicts(&plan);
+    plan.refusals.extend(conflicts);
+    Ok(plan)
+}
+
+/// Makes the host what the settings ask for.
+pub fn apply(host: &mut impl Host, memory: &mut impl Memory, settings: &MultipathConfig, spirit: Spirit) -> Outcome {
+    let actual = match host.retrieve() {
+        Ok(actual) => actual,
+        Err(error) => return Outcome { failures: vec![Failure::other(error)], ..Outcome::default() },
+    };
+    let desired = desired(settings, &actual);
+    let mut plan = plan(&desired, &actual, memory.owned());
+    let conflicts = host.conflicts(&plan);
+    plan.refusals.extend(conflicts);
+    if !plan.refusals.is_empty() {
+        return Outcome::refused(plan);
+    }
+    if plan.is_empty() {
+        let mut owned = memory.owned().clone();
+        owned.prune(&desired);
+        let failures = match owned == *memory.owned() {
+            true => Vec::new(),
+            false => memory.end(owned).err().map(Failure::other).into_iter().collect(),
+        };
+        return Outcome { failures, waiting: plan.waiting, ..Outcome::default() };
+    }
+    perform(host, memory, &plan.changes, Some(&desired), spirit, plan.waiting)
+}
+
+/// Makes one change that is not part of the settings, such as taking an interface down.
+pub fn command(host: &mut impl Host, memory: &mut impl Memory, change: Change) -> Outcome {
+    perform(host, memory, &[change], None, Spirit::Whole, Vec::new())
+}
+
+/// Gives back everything that is ours.
+pub fn release(host: &mut impl Host, memory: &mut impl Memory) -> Outcome {
+    let given_back = apply(host, memory, &MultipathConfig::default(), Spirit::Parts);
+    let links = memory.owned().links.clone();
+    let actual = match host.retrieve() {
+        Ok(actual) if !links.is_empty() => actual,
+        _ => return given_back,
+    };
+    let mut changes = Vec::new();
+    let mut owned = memory.owned().clone();
+    for (name, changed) in links {
+        match actual.links.iter().find(|link| link.name == name) {
+            Some(link) if link.is_enabled == changed.ours => {
+                changes.push(Change::Link { name, index: link.index, up: changed.original });
+            }
+            // It is gone, or somebody else has set it since.
+            _ => drop(owned.links.remove(&name)),
+        }
+    }
+    let kept = memory.end(owned).err().map(Failure::other);
+    let links = perform(host, memory, &changes, None, Spirit::Parts, Vec::new());
+    Outcome {
+        changes: [given_back.changes, links.changes].concat(),
+        failures: given_back.failures.into_iter().chain(links.failures).chain(kept).collect(),
+        ..given_back
+    }
+}
+
+fn perform(
+    host: &mut impl Host,
+    memory: &mut impl Memory,
+    changes: &[Change],
+    desired: Option<&Desired>,
+    spirit: Spirit,
+    waiting: Vec<String>,
+) -> Outcome {
+    let mut outcome = Outcome { waiting, ..Outcome::default() };
+    if let Err(error) = memory.begin(changes) {
+        outcome.failures.push(Failure::other(error));
+        return outcome;
+    }
+    let before = memory.owned().clone();
+    for change in changes {
+        match host.perform(change) {
+            Ok(()) => outcome.changes.push(change.clone()),
+            Err(error) => {
+                outcome.failures.push(Failure::of(change, error));
+                // What is not there for sockets must not be where sockets are given to.
+                if spirit == Spirit::Whole || matches!(change, Change::Daemon { .. }) {
+                    break;
+                }
+            }
+        }
+    }
+    if outcome.failures.is_empty()
+        && let Some(desired) = desired
+    {
+        outcome.failures.extend(verify(host, desired, &outcome.changes, &before));
+    }
+    if spirit == Spirit::Whole && !outcome.failures.is_empty() {
+        undo(host, &mut outcome);
+    }
+    let mut owned = before;
+    outcome.changes.iter().for_each(|change| owned.note(change));
+    if let Some(desired) = desired.filter(|_| outcome.failures.is_empty()) {
+        owned.prune(desired);
+    }
+    outcome.failures.extend(memory.end(owned).err().map(Failure::other));
+    outcome
+}
+
+/// Looks whether what was wanted is there now.
+fn verify(host: &mut impl Host, desired: &Desired, made: &[Change], before: &Owned) -> Vec<Failure> {
+    let mut owned = before.clone();
+    made.iter().for_each(|change| owned.note(change));
+    match host.retrieve() {
+        Ok(actual) => {
+            let rest = plan(desired, &actual, &owned).changes;
+            let left = rest.iter().map(|change| Failure::of(change, "the kernel took it, and it did not hold".into()));
+            left.collect()
+        }
+        Err(error) => vec![Failure::other(error)],
+    }
+}
+
+/// Takes back what was made, the last first.
+fn undo(host: &mut impl Host, outcome: &mut Outcome) {
+    for change in std::mem::take(&mut outcome.changes).into_iter().rev() {
+        match host.perform(&change.inverse()) {
+            Ok(()) => outcome.undone.push(change),
+            Err(error) => {
+                let error = format!("it could not be taken back: {error}");
+                outcome.failures.push(Failure { by_hand: change.inverse().by_hand(), ..Failure::of(&change, error) });
+                outcome.changes.push(change);
+            }
+        }
+    }
+    outcome.changes.reverse();
+}

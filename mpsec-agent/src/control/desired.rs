@@ -1,0 +1,353 @@
+//! From settings and a host to what the host should be like. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::config::MultipathConfig;
+use crate::config::multipath::{EndpointRule, Match, PathManagerMode, PerInterface, matches};
+use crate::kernel::address::{Address, Readiness};
+use crate::kernel::mptcp_pm::EndpointFlags;
+use crate::scheduler::{self, Choice, CongestionControls, PathManagers};
+use crate::snapshot::mptcp::Limits;
+
+use super::actual::{Actual, Link};
+use super::change::{Daemon, Endpoint, Force, Policy, SourceRoute, SourceRule};
+use super::mode::{self, MOST};
+
+/// What the host should be like, as far as MPSec is asked to see to it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Desired {
+    /// Settings by their dotted names; those that are not here are left alone.
+    pub sysctls: BTreeMap<String, String>,
+    /// The limits; `None` leaves them alone.
+    pub limits: Option<Limits>,
+    /// Endpoints of ours.
+    pub endpoints: Vec<Endpoint>,
+    /// Routes of ours.
+    pub routes: Vec<SourceRoute>,
+    /// Rules of ours.
+    pub rules: Vec<SourceRule>,
+    /// What the agent's path manager does.
+    pub daemon: Option<Daemon>,
+    /// What new subflows are given.
+    pub policies: BTreeMap<IpAddr, Policy>,
+    /// Programs that get MPTCP sockets.
+    pub force: Force,
+    /// What this host cannot be: nothing is changed until these are gone.
+    pub refusals: Vec<String>,
+    /// What has to wait, and for what.
+    pub waiting: Vec<String>,
+}
+
+/// Works out what a host should be like.
+#[must_use]
+pub fn desired(settings: &MultipathConfig, actual: &Actual) -> Desired {
+    let mut desired = Desired { force: force(settings), ..Desired::default() };
+    desired.sysctls(settings, actual);
+    let mode = settings.path_manager.map(mode::of);
+    desired.daemon = mode.and_then(|mode| mode.daemon(settings));
+    desired.limits(settings, actual);
+    desired.endpoints(settings, actual);
+    if settings.manage_routes {
+        desired.source_routes(settings, actual);
+    }
+    desired.policies(settings, actual);
+    if desired.needs_agent() && actual.agent.is_none() {
+        let text = "ndiffports, failover, force and what is set by path need the running agent: start it (mpsec run)";
+        desired.refusals.push(text.into());
+    }
+    desired
+}
+
+fn force(settings: &MultipathConfig) -> Force {
+    Force { clients: settings.force.clients.clone(), servers: settings.force.servers.clone() }
+}
+
+impl Desired {
+    fn needs_agent(&self) -> bool {
+        self.daemon.is_some() || !self.policies.is_empty() || !self.force.is_empty()
+    }
+
+    fn sysctls(&mut self, settings: &MultipathConfig, actual: &Actual) {
+        if let Some(on) = settings.enabled {
+            self.sysctl(actual, "net.mptcp.enabled", u32::from(on).to_string());
+        }
+        if let Some(name) = &settings.scheduler {
+            self.choice(actual, scheduler::scheduler(name, actual.sysctl("net.mptcp.available_schedulers")));
+        }
+        if let Some(name) = &settings.congestion_control {
+            let controls = CongestionControls {
+                available: actual.sysctl("net.ipv4.tcp_available_congestion_control").unwrap_or_default(),
+                allowed: actual.sysctl("net.ipv4.tcp_allowed_congestion_control"),
+                module_installed: actual.modules.iter().any(|module| module.strip_prefix("tcp_") == Some(name)),
+                initial_namespace: actual.is_initial,
+            };
+            self.choice(actual, scheduler::congestion_control(name, &controls));
+        }
+        let reordering = [
+            ("net.ipv4.tcp_max_reordering", settings.max_reordering),
+            ("net.ipv4.tcp_reordering", settings.reordering),
+            ("net.ipv4.tcp_recovery", settings.recovery),
+        ];
+        for (name, value) in reordering {
+            if let Some(value) = value {
+                self.sysctl(actual, name, value.to_string());
+            }
+        }
+        self.check_reordering(actual);
+        for sysctl in &settings.sysctls {
+            self.sysctl(actual, &format!("net.mptcp.{}", sysctl.name), sysctl.value.to_string());
+        }
+        if let Some(mode) = settings.path_manager {
+            self.path_manager(mode, actual);
+        }
+    }
+
+    fn sysctl(&mut self, actual: &Actual, name: &str, value: String) {
+        match actual.sysctl(name) {
+            Some(_) => drop(self.sysctls.insert(name.to_owned(), value)),
+            None => self.refusals.push(format!("this kernel has no {name}")),
+        }
+    }
+
+    fn choice(&mut self, actual: &Actual, choice: Choice) {
+        match choice {
+            Ok(Some(setting)) => self.sysctl(actual, setting.sysctl, setting.value),
+            // The kernel does nothing else anyway.
+            Ok(None) => {}
+            Err(refusal) => self.refusals.push(refusal.to_string()),
+        }
+    }
+
+    /// The kernel checks neither against the other.
+    fn check_reordering(&mut self, actual: &Actual) {
+        let value = |name: &str| {
+            let text = self.sysctls.get(name).map(String::as_str).or_else(|| actual.sysctl(name));
+            text.and_then(|text| text.parse::<u32>().ok())
+        };
+        let names = ["net.ipv4.tcp_reordering", "net.ipv4.tcp_max_reordering"];
+        if let [Some(begin), Some(most)] = names.map(value)
+            && begin > most
+            && names.iter().any(|name| self.sysctls.contains_key(*name))
+        {
+            self.refusals.push(format!("tcp_reordering {begin} is more than tcp_max_reordering {most}"));
+        }
+    }
+
+    fn path_manager(&mut self, mode: PathManagerMode, actual: &Actual) {
+        let managers =
+            PathManagers::new(actual.sysctl("net.mptcp.available_path_managers"), actual.sysctl("net.mptcp.pm_type"));
+        let name = if mode == PathManagerMode::Ndiffports { "userspace" } else { "kernel" };
+        self.choice(actual, scheduler::path_manager(name, managers));
+    }
+
+    fn limits(&mut self, settings: &MultipathConfig, actual: &Actual) {
+        let wanted = (settings.subflow_limit, settings.add_addr_accepted_limit);
+        if settings.path_manager.is_none() && wanted == (None, None) {
+            return;
+        }
+        let Some(now) = actual.limits else {
+            return self.refusals.push("this kernel has no MPTCP: boot one that is built with CONFIG_MPTCP".into());
+        };
+        let usual = settings.path_manager.map_or(now, |mode| mode::of(mode).limits());
+        self.limits = Some(Limits {
+            subflows: wanted.0.unwrap_or(usual.subflows),
+            add_addr_accepted: wanted.1.unwrap_or(usual.add_addr_accepted),
+        });
+    }
+
+    fn endpoints(&mut self, settings: &MultipathConfig, actual: &Actual) {
+        let mode = settings.path_manager.map(mode::of);
+        let usual = |nth| match mode {
+            Some(mode) => mode.flags(nth),
+            None => Some(EndpointFlags::SUBFLOW),
+        };
+        let every = [EndpointRule::every()];
+        let rules = match settings.endpoints.as_slice() {
+            [] if settings.path_manager.is_none() || usual(0).is_none() => return,
+            [] => &every[..],
+            rules => rules,
+        };
+        // Interfaces by importance.
+        let mut ranks: Vec<u32> = Vec::new();
+        for rule in rules {
+            // One that is down keeps its place.
+            for link in links(rule, actual) {
+                if !ranks.contains(&link.index) {
+                    ranks.push(link.index);
+                }
+            }
+            for address in self.addresses(rule, settings, actual) {
+                let nth = ranks.iter().position(|known| *known == address.ifindex).unwrap_or(ranks.len());
+                let Some(usual) = usual(nth) else { continue };
+                self.endpoint(rule, usual, &address);
+            }
+        }
+    }
+
+    fn endpoint(&mut self, rule: &EndpointRule, usual: EndpointFlags, address: &Address) {
+        let same = |known: &Endpoint| known.address == address.address && known.port == rule.port;
+        if self.endpoints.iter().any(same) {
+            return;
+        }
+        if self.endpoints.len() >= MOST as usize {
+            return self.waiting.push(format!("{}: there can be {MOST} endpoints at most", address.address));
+        }
+        self.endpoints.push(Endpoint {
+            id: 0,
+            address: address.address,
+            port: rule.port,
+            flags: rule.flags(usual).names(),
+            interface: Some(address.ifindex),
+        });
+    }
+
+    /// The addresses that a rule means and that can be used by now. Of an interface it is one of each family.
+    fn addresses(&mut self, rule: &EndpointRule, settings: &MultipathConfig, actual: &Actual) -> Vec<Address> {
+        let links = links(rule, actual);
+        if let Match::Address(wanted) = rule.matches {
+            let found = actual.addresses.iter().find(|address| address.address == wanted);
+            let Some((found, link)) = found.zip(links.first()) else {
+                self.waiting.push(format!("{wanted}: it is on no interface"));
+                return Vec::new();
+            };
+            return self.usable(link, found, settings, actual).into_iter().collect();
+        }
+        let is_asked_for = |is_ipv4: &bool| rule.family.is_none_or(|only| (only == 4) == *is_ipv4);
+        let mut all = Vec::new();
+        for link in links {
+            for is_ipv4 in [true, false].into_iter().filter(is_asked_for) {
+                if !settings.endpoints.is_empty() || has_exit(settings, actual, link, is_ipv4) {
+                    all.extend(self.of_interface(link, is_ipv4, settings, actual));
+                }
+            }
+        }
+        all
+    }
+
+    /// The first address of a family that can be used.
+    fn of_interface(
+        &mut self,
+        link: &Link,
+        is_ipv4: bool,
+        settings: &MultipathConfig,
+        actual: &Actual,
+    ) -> Option<Address> {
+        let of_family = |address: &&Address| {
+            let suits = address.address.is_ipv4() == is_ipv4 && !address.address.is_loopback();
+            address.ifindex == link.index && suits && !address.is_local
+        };
+        let mut waiting = Vec::new();
+        let found = actual.addresses.iter().filter(of_family).find_map(|address| {
+            let before = self.waiting.len();
+            let usable = self.usable(link, address, settings, actual);
+            waiting.extend(self.waiting.drain(before..));
+            usable
+        });
+        if found.is_none() {
+            self.waiting.append(&mut waiting);
+        }
+        found
+    }
+
+    /// The address, if it can be used now; else it is said what it waits for.
+    fn usable(
+        &mut self,
+        link: &Link,
+        address: &Address,
+        settings: &MultipathConfig,
+        actual: &Actual,
+    ) -> Option<Address> {
+        let is_ipv4 = address.address.is_ipv4();
+        let reason = match address.readiness {
+            _ if !link.is_enabled => "its interface is switched off",
+            _ if !link.is_up => "its interface has no carrier",
+            Readiness::Tentative => "duplicate address detection has not ended",
+            Readiness::Duplicate => "another host has this address",
+            Readiness::Deprecated => "it is deprecated",
+            Readiness::Ready if settings.manage_routes && !has_exit(settings, actual, link, is_ipv4) => {
+                "no default route leads through its interface; set mptcp.gateways, or wait for one"
+            }
+            Readiness::Ready => return Some(address.clone()),
+        };
+        self.waiting.push(format!("{} on {}: {reason}", address.address, link.name));
+        None
+    }
+
+    fn source_routes(&mut self, settings: &MultipathConfig, actual: &Actual) {
+        for endpoint in &self.endpoints {
+            let Some(index) = endpoint.interface else { continue };
+            let (Some(link), table) = (actual.link(index), settings.route_table.saturating_add(index)) else {
+                continue;
+            };
+            let is_it = |address: &&Address| address.address == endpoint.address && address.ifindex == index;
+            let Some(address) = actual.addresses.iter().find(is_it) else { continue };
+            let is_ipv4 = endpoint.address.is_ipv4();
+            let on_link = IpNet::new(address.address, address.prefix_len).map(|net| net.trunc());
+            let everywhere = if is_ipv4 { "0.0.0.0/0" } else { "::/0" }.parse().expect("a prefix");
+            let routes = [
+                on_link.ok().map(|destination| SourceRoute { table, destination, gateway: None, interface: index }),
+                exit(settings, actual, link, is_ipv4).map(|gateway| SourceRoute {
+                    table,
+                    destination: everywhere,
+                    gateway,
+                    interface: index,
+                }),
+            ];
+            for route in routes.into_iter().flatten() {
+                if !self.routes.contains(&route) {
+                    self.routes.push(route);
+                }
+            }
+            let rule = SourceRule { source: endpoint.address, table };
+            if !self.rules.contains(&rule) {
+                self.rules.push(rule);
+            }
+        }
+    }
+
+    fn policies(&mut self, settings: &MultipathConfig, actual: &Actual) {
+        for address in actual.addresses.iter().filter(|address| !address.address.is_loopback()) {
+            let Some(link) = actual.link(address.ifindex) else { continue };
+            let policy = Policy {
+                congestion_control: PerInterface::of(&settings.path_congestion_control, &link.name).cloned(),
+                max_rate: PerInterface::of(&settings.path_max_rate, &link.name).map(|rate| rate.bytes_per_second()),
+                failover: settings.failover,
+            };
+            if policy != Policy::default() {
+                self.policies.insert(address.address, policy);
+            }
+        }
+    }
+}
+
+/// The interfaces that a rule means, by name.
+fn links<'a>(rule: &EndpointRule, actual: &'a Actual) -> Vec<&'a Link> {
+    let is_meant = |link: &&Link| match &rule.matches {
+        Match::Interfaces(pattern) => matches(pattern, &link.name),
+        Match::Address(wanted) => {
+            let holds = |address: &Address| address.ifindex == link.index && address.address == *wanted;
+            actual.addresses.iter().any(holds)
+        }
+    };
+    let mut links: Vec<&Link> = actual.links.iter().filter(|link| link.name != "lo").filter(is_meant).collect();
+    links.sort_by(|a, b| a.name.cmp(&b.name));
+    links
+}
+
+/// The router of an interface, if packets can leave by it: `Some(None)` where none is needed.
+fn exit(settings: &MultipathConfig, actual: &Actual, link: &Link, is_ipv4: bool) -> Option<Option<IpAddr>> {
+    let of_family = |gateway: &&PerInterface<IpAddr>| gateway.value.is_ipv4() == is_ipv4;
+    let mut configured = settings.gateways.iter().filter(of_family);
+    if let Some(found) = configured.find(|gateway| matches(&gateway.interfaces, &link.name)) {
+        return Some(Some(found.value));
+    }
+    let found = actual.exits.iter().find(|exit| exit.is_ipv4 == is_ipv4 && exit.interface == link.index);
+    found.map(|exit| exit.gateway)
+}
+
+fn has_exit(settings: &MultipathConfig, actual: &Actual, link: &Link, is_ipv4: bool) -> bool {
+    exit(settings, actual, link, is_ipv4).is_some()
+}

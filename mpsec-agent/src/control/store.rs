@@ -1,0 +1,304 @@
+//! The state file: what is ours on this host, what was set beside the configuration file, and what was begun.
+//!
+//! It is written whole beside the old one, synchronised and then given its name, so that there is always one that is right.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::actual::Actual;
+use super::apply::Memory;
+use super::change::Change;
+use super::owned::Owned;
+
+/// Its name in the folder.
+const FILE: &str = "state.json";
+/// What a lock is taken on, as the file itself is replaced.
+const LOCK: &str = "lock";
+/// What these lines mean; another number is not touched.
+const VERSION: u32 = 1;
+
+/// Why the state cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Somebody else has it.
+    #[error("another mpsec works with {}: stop it first, or choose another folder with --state-dir", .0.display())]
+    InUse(PathBuf),
+    /// It is not as this program writes it.
+    #[error("{} cannot be understood ({error}): it says what MPSec changed on this host. Mend it, or look at it and move it \
+             away, and see with `ip mptcp endpoint` and `ip rule` what is left", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: String,
+    },
+    /// It cannot be read or written.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// What is kept.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    version: u32,
+    /// The boot and the network namespace that `owned` and `begun` are about: they are gone with those.
+    place: Place,
+    owned: Owned,
+    /// Changes that were begun and not ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    begun: Vec<Change>,
+    /// `KEY=VALUE`, from `mpsec apply --set`.
+    #[serde(default)]
+    settings: Vec<String>,
+    /// Everything was given back, and nothing is to be changed until it is asked for.
+    #[serde(default)]
+    released: bool,
+    /// How often what is wanted has changed.
+    #[serde(default)]
+    generation: u64,
+}
+
+/// Where something is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The kernel's identifier of this boot.
+    pub boot: String,
+    /// The kernel's number of the network namespace, unique in a boot.
+    pub netns: u64,
+}
+
+/// The state of this host, held by one program at a time.
+pub struct Store {
+    folder: PathBuf,
+    kept: Kept,
+    /// Held as soon as there is something to keep.
+    lock: Option<File>,
+}
+
+impl Store {
+    /// Reads the state. Without a folder or a file nothing is ours, and none is made before there is something to keep.
+    ///
+    /// # Errors
+    /// A file that cannot be understood is never replaced, and one that another program works with is not read.
+    pub fn open(folder: &Path, place: Place) -> Result<Store, StoreError> {
+        let mut store = Store { folder: folder.to_owned(), kept: Kept::default(), lock: None };
+        if folder.exists() {
+            store.lock()?;
+        }
+        let path = folder.join(FILE);
+        let kept = match fs::read(&path) {
+            Ok(bytes) => parse(&path, &bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Kept { version: VERSION, ..Kept::default() },
+            Err(error) => return Err(StoreError::Io { path, error }),
+        };
+        store.kept = kept;
+        if store.kept.place != place {
+            store.kept.owned = Owned::default();
+            store.kept.begun.clear();
+            store.kept.released = false;
+            store.kept.place = place;
+        }
+        Ok(store)
+    }
+
+    /// Changes that were begun before a crash.
+    #[must_use]
+    pub fn begun(&self) -> &[Change] {
+        &self.kept.begun
+    }
+
+    /// After a crash: finds out how far it went, by what is there.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    pub fn recover(&mut self, actual: &Actual) -> Result<(), String> {
+        let begun = std::mem::take(&mut self.kept.begun);
+        let owned = std::mem::take(&mut self.kept.owned);
+        self.end(owned.recovered(&begun, actual))
+    }
+
+    /// What was set beside the configuration file, as `KEY=VALUE`.
+    #[must_use]
+    pub fn settings(&self) -> &[String] {
+        &self.kept.settings
+    }
+
+    /// Whether everything was given back.
+    #[must_use]
+    pub fn released(&self) -> bool {
+        self.kept.released
+    }
+
+    /// How often what is wanted has changed.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.kept.generation
+    }
+
+    /// Keeps what was set, and that something else is wanted from now on.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    pub fn set(&mut self, settings: Vec<String>, released: bool) -> Result<(), String> {
+        let before = self.kept.clone();
+        self.kept.settings = settings;
+        self.kept.released = released;
+        self.kept.generation += 1;
+        self.save().map_err(|error| {
+            self.kept = before;
+            error.to_string()
+        })
+    }
+
+    /// Counts that the configuration file asks for something else; kept with the next thing that is.
+    pub fn count_generation(&mut self) {
+        self.kept.generation += 1;
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn lock(&mut self) -> Result<(), StoreError> {
+        if self.lock.is_some() {
+            return Ok(());
+        }
+        let io = |path: &Path, error| StoreError::Io { path: path.to_owned(), error };
+        let folder = &self.folder;
+        fs::DirBuilder::new().recursive(true).mode(0o750).create(folder).map_err(|error| io(folder, error))?;
+        let path = folder.join(LOCK);
+        let options = File::options().create(true).truncate(false).write(true).mode(0o640).open(&path);
+        let file = options.map_err(|error| io(&path, error))?;
+        match file.try_lock() {
+            Ok(()) => self.lock = Some(file),
+            Err(fs::TryLockError::WouldBlock) => return Err(StoreError::InUse(folder.clone())),
+            Err(fs::TryLockError::Error(error)) => return Err(io(&path, error)),
+        }
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<(), StoreError> {
+        self.lock()?;
+        let path = self.folder.join(FILE);
+        let new = self.folder.join("state.json.new");
+        let mut text = serde_json::to_vec_pretty(&self.kept).expect("plain data is JSON");
+        text.push(b'\n');
+        let write = || {
+            let mut file = File::options().create(true).truncate(true).write(true).mode(0o640).open(&new)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(&self.folder)?.sync_all()
+        };
+        write().map_err(|error| StoreError::Io { path: path.clone(), error })
+    }
+}
+
+impl Memory for Store {
+    fn owned(&self) -> &Owned {
+        &self.kept.owned
+    }
+
+    fn begin(&mut self, changes: &[Change]) -> Result<(), String> {
+        // What ends with the agent needs no memory.
+        if changes.iter().all(Change::needs_agent) {
+            return Ok(());
+        }
+        self.kept.begun = changes.to_vec();
+        self.save().map_err(|error| format!("nothing is changed, as it cannot be kept what: {error}"))
+    }
+
+    fn end(&mut self, owned: Owned) -> Result<(), String> {
+        if self.kept.begun.is_empty() && self.kept.owned == owned {
+            return Ok(());
+        }
+        self.kept.begun.clear();
+        self.kept.owned = owned;
+        self.save().map_err(|error| format!("it cannot be kept what was changed: {error}"))
+    }
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Kept, StoreError> {
+    let damaged = |error: String| StoreError::Damaged { path: path.to_owned(), error };
+    let kept: Kept = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+    match kept.version {
+        VERSION => Ok(kept),
+        other => Err(damaged(format!("it has version {other}, this program knows {VERSION}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::mptcp::Limits;
+
+    fn place(boot: &str) -> Place {
+        Place { boot: boot.into(), netns: 1 }
+    }
+
+    fn change() -> Change {
+        let limits = |subflows| Limits { subflows, add_addr_accepted: 0 };
+        Change::Limits { from: limits(2), to: limits(8) }
+    }
+
+    #[test]
+    fn nothing_is_written_before_there_is_something_to_keep() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("mpsec");
+        let mut store = Store::open(&inner, place("a")).unwrap();
+        assert!(!inner.exists());
+        store.end(Owned::default()).unwrap();
+        assert!(!inner.exists());
+        store.begin(&[change()]).unwrap();
+        assert!(inner.join(FILE).exists());
+    }
+
+    #[test]
+    fn what_was_begun_is_found_by_the_next_one_in_the_same_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Store::open(folder.path(), place("a")).unwrap();
+        store.set(vec!["mptcp.failover=true".into()], false).unwrap();
+        store.begin(&[change()]).unwrap();
+        drop(store);
+        let mut store = Store::open(folder.path(), place("a")).unwrap();
+        assert_eq!(store.begun(), [change()]);
+        store.recover(&Actual::default()).unwrap();
+        assert_eq!(store.owned().limits.as_ref().map(|changed| changed.original.subflows), Some(2));
+        drop(store);
+        let store = Store::open(folder.path(), place("b")).unwrap();
+        assert!(store.owned().is_empty() && store.begun().is_empty());
+        assert_eq!(store.settings(), ["mptcp.failover=true"]);
+    }
+
+    #[test]
+    fn it_belongs_to_one_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), place("a")).unwrap();
+        assert!(matches!(Store::open(folder.path(), place("a")), Err(StoreError::InUse(_))));
+        drop(store);
+        assert!(Store::open(folder.path(), place("a")).is_ok());
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        for text in ["", "{}", "[1]", r#"{"version": 2, "place": {"boot": "", "netns": 0}, "owned": {}}"#] {
+            fs::write(&path, text).unwrap();
+            assert!(matches!(Store::open(folder.path(), place("a")), Err(StoreError::Damaged { .. })), "{text}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Plans against a model of a host: for any two settings, applying leads from one to the other and back.
+
+use std::net::IpAddr;
+
+use proptest::collection::{btree_set, vec};
+use proptest::option::of as maybe;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+use crate::config::MultipathConfig;
+use crate::config::multipath::{PathManagerMode, PerInterface};
+use crate::kernel::address::{Address, Readiness};
+use crate::snapshot::mptcp::Limits;
+
+use super::actual::{Actual, Doings, Exit, Link};
+use super::apply::{Host, Memory, Outcome, Spirit, apply, preview, release};
+use super::change::{Change, Endpoint};
+use super::owned::Owned;
+use super::plan::Plan;
+
+/// A host in memory, which may refuse a change, or die after some.
+#[derive(Clone, Debug)]
+struct Model {
+    actual: Actual,
+    performed: usize,
+    /// The change of this number is refused.
+    refuses: Option<usize>,
+    /// From this number on nothing happens any more.
+    dies: Option<usize>,
+}
+
+impl Model {
+    fn new(actual: Actual) -> Model {
+        Model { actual, performed: 0, refuses: None, dies: None }
+    }
+}
+
+impl Host for Model {
+    fn retrieve(&mut self) -> Result<Actual, String> {
+        Ok(self.actual.clone())
+    }
+
+    fn perform(&mut self, change: &Change) -> Result<(), String> {
+        let number = self.performed;
+        self.performed += 1;
+        if self.dies.is_some_and(|dies| number >= dies) || self.refuses == Some(number) {
+            return Err("no".into());
+        }
+        self.actual = self.actual.clone().with(change)?;
+        Ok(())
+    }
+
+    fn conflicts(&mut self, _plan: &Plan) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// What is kept, until the program dies.
+#[derive(Clone, Debug, Default)]
+struct Notebook {
+    owned: Owned,
+    begun: Vec<Change>,
+    is_dead: bool,
+}
+
+impl Memory for Notebook {
+    fn owned(&self) -> &Owned {
+        &self.owned
+    }
+
+    fn begin(&mut self, changes: &[Change]) -> Result<(), String> {
+        self.begun = changes.to_vec();
+        Ok(())
+    }
+
+    fn end(&mut self, owned: Owned) -> Result<(), String> {
+        if !self.is_dead {
+            self.begun.clear();
+            self.owned = owned;
+        }
+        Ok(())
+    }
+}
+
+/// Without what the kernel chooses: identifiers and order.
+fn plain(mut actual: Actual) -> Actual {
+    actual.endpoints.iter_mut().for_each(|endpoint| endpoint.id = 0);
+    actual.endpoints.sort_by_key(|endpoint| (endpoint.address, endpoint.port));
+    actual.routes.sort();
+    actual.rules.sort();
+    actual
+}
+
+fn address(interface: u32, is_ipv4: bool) -> IpAddr {
+    match is_ipv4 {
+        true => IpAddr::from([192, 0, 2, interface as u8]),
+        false => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, interface as u16]),
+    }
+}
+
+fn settings() -> impl Strategy<Value = MultipathConfig> {
+    let rule = select(vec!["wan1", "wan*", "wan2=backup", "wan3=ipv4", "*=signal", "192.0.2.1", "2001:db8::2=subflow"]);
+    let rules = btree_set(rule, 0..4).prop_shuffle_into_vec();
+    let modes = maybe(select(PathManagerMode::ALL.to_vec()));
+    let names = (maybe(any::<bool>()), maybe(1..9u32), maybe(0..9u32), maybe(select(vec!["reno", "cubic"])));
+    let more = (vec(select(vec!["stale_loss_cnt=2", "close_timeout=9"]), 0..2), any::<bool>(), any::<bool>());
+    (modes, rules, names, more, 1..9u32).prop_map(|(mode, rules, names, more, ndiffports)| {
+        let (enabled, reordering, limit, congestion_control) = names;
+        let (sysctls, manage_routes, failover) = more;
+        MultipathConfig {
+            enabled,
+            path_manager: mode,
+            ndiffports,
+            endpoints: rules.iter().map(|rule| rule.parse().unwrap()).collect(),
+            subflow_limit: limit,
+            congestion_control: congestion_control.map(str::to_owned),
+            reordering,
+            sysctls: sysctls.first().into_iter().map(|text| text.parse().unwrap()).collect(),
+            manage_routes,
+            failover,
+            gateways: vec![PerInterface { interfaces: "wan3".into(), value: IpAddr::from([192, 0, 2, 254]) }],
+            ..MultipathConfig::default()
+        }
+    })
+}
+
+/// Shuffled, so that order counts.
+trait Shuffled: Strategy + Sized {
+    fn prop_shuffle_into_vec(self) -> BoxedStrategy<Vec<&'static str>>;
+}
+
+impl<S: Strategy<Value = std::collections::BTreeSet<&'static str>> + 'static> Shuffled for S {
+    fn prop_shuffle_into_vec(self) -> BoxedStrategy<Vec<&'static str>> {
+        self.prop_map(|set| set.into_iter().collect::<Vec<_>>()).prop_shuffle().boxed()
+    }
+}
+
+fn sysctls() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
+    let all = vec![
+        ("net.mptcp.enabled", "1"),
+        ("net.mptcp.path_manager", "kernel"),
+        ("net.mptcp.available_path_managers", "kernel userspace"),
+        ("net.mptcp.pm_type", "0"),
+        ("net.mptcp.stale_loss_cnt", "4"),
+        ("net.mptcp.close_timeout", "60"),
+        ("net.ipv4.tcp_reordering", "3"),
+        ("net.ipv4.tcp_max_reordering", "300"),
+        ("net.ipv4.tcp_congestion_control", "cubic"),
+        ("net.ipv4.tcp_available_congestion_control", "reno cubic"),
+        ("net.ipv4.tcp_allowed_congestion_control", "reno cubic"),
+    ];
+    // Mostly all of them.
+    prop_oneof![4 => Just(all.clone()), 1 => subsequence(all.clone(), 0..=all.len())]
+}
+
+fn hosts() -> impl Strategy<Value = Actual> {
+    let readiness = select(vec![Readiness::Ready, Readiness::Ready, Readiness::Tentative, Readiness::Deprecated]);
+    let one = (any::<bool>(), any::<bool>(), any::<bool>(), readiness, any::<bool>());
+    let foreign = vec((1..4u32, any::<bool>(), select(vec!["subflow", "signal"])), 0..2);
+    (vec(one, 3), foreign, sysctls(), any::<bool>()).prop_map(|(links, foreign, sysctls, has_agent)| {
+        let mut actual = Actual {
+            is_initial: true,
+            sysctls: sysctls.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            limits: Some(Limits { subflows: 2, add_addr_accepted: 0 }),
+            agent: has_agent.then(Doings::default),
+            ..Actual::default()
+        };
+        for (index, (is_enabled, is_up, has_exit, readiness, has_ipv6)) in (1..).zip(links) {
+            let name = format!("wan{index}");
+            actual.links.push(Link { index, name, is_enabled, is_up: is_enabled && is_up });
+            for is_ipv4 in [true, false].into_iter().filter(|is_ipv4| *is_ipv4 || has_ipv6) {
+                let address = Address { readiness, ..Address::new(index, address(index, is_ipv4), 24) };
+                actual.addresses.push(address);
+                if has_exit {
+                    actual.exits.push(Exit { is_ipv4, interface: index, gateway: None });
+                }
+            }
+        }
+        for (id, (index, is_ipv4, flag)) in (1..).zip(foreign) {
+            let address = address(index, is_ipv4);
+            let endpoint = Endpoint { id, address, port: None, flags: vec![flag.into()], interface: None };
+            if actual.endpoints.iter().all(|known| known.address != address) {
+                actual.endpoints.push(endpoint);
+            }
+        }
+        actual
+    })
+}
+
+fn succeeded(outcome: &Outcome) -> bool {
+    assert!(outcome.failures.is_empty(), "{outcome:?}");
+    outcome.refusals.is_empty()
+}
+
+proptest! {
+    #[test]
+    fn applying_leads_from_any_settings_to_any_others_and_back(
+        actual in hosts(), first in settings(), second in settings(),
+    ) {
+        let before = plain(actual.clone());
+        let (mut host, mut memory) = (Model::new(actual), Notebook::default());
+        for settings in [&first, &second, &first] {
+            let was = host.clone();
+            if succeeded(&apply(&mut host, &mut memory, settings, Spirit::Whole)) {
+                let rest = preview(&mut host, &memory.owned, settings).unwrap();
+                prop_assert!(rest.is_empty(), "{rest:?}");
+                let again = apply(&mut host, &mut memory, settings, Spirit::Whole);
+                prop_assert!(again.changes.is_empty() && again.is_success(), "{again:?}");
+            } else {
+                prop_assert_eq!(&was.actual, &host.actual);
+            }
+            for foreign in &before.endpoints {
+                prop_assert!(plain(host.actual.clone()).endpoints.contains(foreign));
+            }
+        }
+        prop_assert!(succeeded(&release(&mut host, &mut memory)));
+        prop_assert_eq!(plain(host.actual), before);
+        prop_assert!(memory.owned.is_empty(), "{:?}", memory.owned);
+    }
+
+    #[test]
+    fn what_fails_is_undone(actual in hosts(), first in settings(), second in settings(), fails in 0..12usize) {
+        let (mut host, mut memory) = (Model::new(actual), Notebook::default());
+        apply(&mut host, &mut memory, &first, Spirit::Whole);
+        let (before, owned) = (plain(host.actual.clone()), memory.owned.clone());
+        (host.performed, host.refuses) = (0, Some(fails));
+        let outcome = apply(&mut host, &mut memory, &second, Spirit::Whole);
+        if !outcome.failures.is_empty() {
+            prop_assert!(outcome.changes.is_empty(), "{outcome:?}");
+            prop_assert_eq!(outcome.undone.len(), fails);
+            prop_assert_eq!(plain(host.actual), before);
+            // Identifiers may be others by now.
+            prop_assert_eq!(memory.owned.endpoints.len(), owned.endpoints.len());
+        }
+    }
+
+    #[test]
+    fn who_dies_in_the_middle_finds_out_at_the_next_start(
+        actual in hosts(), first in settings(), second in settings(), third in settings(), dies in 0..12usize,
+    ) {
+        let before = plain(actual.clone());
+        let (mut host, mut memory) = (Model::new(actual), Notebook::default());
+        apply(&mut host, &mut memory, &first, Spirit::Whole);
+        (host.performed, host.dies, memory.is_dead) = (0, Some(dies), true);
+        apply(&mut host, &mut memory, &second, Spirit::Parts);
+        // What ends with the agent has ended.
+        host.actual.agent = host.actual.agent.take().map(|_| Doings::default());
+        (host.dies, memory.is_dead) = (None, false);
+        memory.owned = memory.owned.recovered(&std::mem::take(&mut memory.begun), &host.actual);
+        if succeeded(&apply(&mut host, &mut memory, &third, Spirit::Parts)) {
+            prop_assert!(preview(&mut host, &memory.owned, &third).unwrap().is_empty());
+        }
+        prop_assert!(succeeded(&release(&mut host, &mut memory)));
+        prop_assert_eq!(plain(host.actual), before);
+        prop_assert!(memory.owned.is_empty(), "{:?}", memory.owned);
+    }
+
+    #[test]
+    fn what_somebody_else_changed_since_is_not_given_back(actual in hosts(), settings in settings()) {
+        let (mut host, mut memory) = (Model::new(actual), Notebook::default());
+        apply(&mut host, &mut memory, &settings, Spirit::Whole);
+        let name = "net.ipv4.tcp_congestion_control";
+        if let Some(value) = host.actual.sysctls.get_mut(name) {
+            *value = "theirs".into();
+            release(&mut host, &mut memory);
+            prop_assert_eq!(host.actual.sysctl(name), Some("theirs"));
+        }
+    }
+}

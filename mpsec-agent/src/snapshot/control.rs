@@ -1,0 +1,27 @@
+//! What was asked to be changed on the host, and whether it is so.
+
+use serde::{Deserialize, Serialize};
+
+/// How what is wanted and what is compare.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Control {
+    /// How often what is wanted has changed.
+    pub desired_generation: u64,
+    /// The last one that the host was found to be like; the same number while all is as it should be.
+    pub actual_generation: u64,
+    /// Whether everything is given back, and nothing is changed.
+    pub released: bool,
+    /// Why the host is not as it should be.
+    pub failures: Vec<String>,
+    /// What waits, and for what.
+    pub waiting: Vec<String>,
+    /// Endpoints, settings, routes, rules and interfaces that are as MPSec made them.
+    pub owned: u64,
+    /// Changes that were made and hold.
+    pub changes_total: u64,
+    /// Changes that failed.
+    pub failed_total: u64,
+    /// Changes that were made and taken back.
+    pub undone_total: u64,
+}

@@ -1,0 +1,226 @@
+//! MPTCP for programs that do not ask for it, on the kernel that is here: what the sockets of an ordinary program are, in listed
+//! control groups and outside of them.
+
+use std::collections::BTreeMap;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use std::{env, fs, io};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Arguments;
+use mpsec_agent::kernel::cgroup::netns_cookie;
+use mpsec_agent::kernel::features::Features;
+use mpsec_agent::kernel::force::{Force, ForceError, Sockets};
+use mpsec_agent::kernel::mib;
+use mpsec_common::force::flags;
+use mpsec_tests::need;
+use mpsec_tests::netns::Netns;
+use mpsec_tests::trial::{Skip, trial};
+
+/// Set for the ordinary program, which is this one: it makes sockets and prints what they are.
+const ORDINARY: &str = "MPSEC_TEST_ORDINARY";
+const TCP: i32 = libc::IPPROTO_TCP;
+const MPTCP: i32 = libc::IPPROTO_MPTCP;
+
+fn main() {
+    if env::var_os(ORDINARY).is_some() {
+        return ordinary().expect("an ordinary program works");
+    }
+    let trials = vec![
+        trial("force::scope", Duration::from_secs(60), scope),
+        trial("force::foreign", Duration::from_secs(60), foreign),
+        trial("force::revert", Duration::from_secs(60), revert),
+        trial("force::anew", Duration::from_secs(60), anew),
+        trial("force::pause", Duration::from_secs(60), pause),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+/// Listens, connects, accepts, with nothing but the standard library.
+fn ordinary() -> io::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let client = TcpStream::connect(listener.local_addr()?)?;
+    let (accepted, _) = listener.accept()?;
+    let datagrams = UdpSocket::bind("127.0.0.1:0")?;
+    let sockets: [(&str, &dyn AsRawFd); 4] =
+        [("listener", &listener), ("client", &client), ("accepted", &accepted), ("datagrams", &datagrams)];
+    for (name, socket) in sockets {
+        println!("{name} {}", protocol(socket.as_raw_fd())?);
+    }
+    for (name, family, kind, asked) in [
+        ("ipv6", libc::AF_INET6, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, TCP),
+        ("local", libc::AF_UNIX, libc::SOCK_STREAM, 0),
+    ] {
+        // SAFETY: socket takes numbers alone.
+        let socket = unsafe { libc::socket(family, kind, asked) };
+        println!("{name} {}", protocol(socket)?);
+    }
+    Ok(())
+}
+
+fn protocol(socket: RawFd) -> io::Result<i32> {
+    let (mut value, mut len) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: the descriptor is open, and both pointers are to variables that outlive the call; the length is the first's.
+    let result =
+        unsafe { libc::getsockopt(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL, (&raw mut value).cast(), &raw mut len) };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A control group of this test's own, gone on drop with those below.
+struct Group(PathBuf);
+
+impl Group {
+    fn make(name: &str) -> Result<Group> {
+        let root = Features::probe().cgroup_root().map(Path::to_owned);
+        let root = root.ok_or_else(|| Skip::because("no cgroup2 file system is mounted"))?;
+        let group = Group(root.join(format!("mpsec-test-{}-{name}", std::process::id())));
+        fs::create_dir(&group.0).map_err(|error| Skip::because(format!("no control group can be made: {error}")))?;
+        Ok(group)
+    }
+
+    fn below(&self, name: &str) -> Result<PathBuf> {
+        let path = self.0.join(name);
+        fs::create_dir(&path)?;
+        Ok(path)
+    }
+
+    /// As it is listed.
+    fn name(&self) -> PathBuf {
+        self.0.file_name().expect("it was given one").into()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(entry.path());
+        }
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// What the sockets of an ordinary program are that is started in a control group of a namespace.
+fn sockets_in(netns: &Netns, group: Option<&Path>) -> Result<BTreeMap<String, i32>> {
+    let procs = group.map(|group| fs::OpenOptions::new().write(true).open(group.join("cgroup.procs"))).transpose()?;
+    let mut program = Command::new("/proc/self/exe");
+    program.env(ORDINARY, "1");
+    if let Some(procs) = procs {
+        let join = move || io::Write::write_all(&mut &procs, b"0");
+        // SAFETY: between fork and exec nothing is done but one write(2).
+        unsafe { program.pre_exec(join) };
+    }
+    let output = netns.run(move || program.output())?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout)?;
+    let line = |line: &str| Some((line.split_once(' ')?.0.to_owned(), line.split_once(' ')?.1.parse().ok()?));
+    let sockets: BTreeMap<String, i32> = text.lines().filter_map(line).collect();
+    let others = ["datagrams", "local"].map(|name| sockets.get(name).copied());
+    ensure!(others == [Some(libc::IPPROTO_UDP), Some(0)], "{sockets:?}");
+    Ok(sockets)
+}
+
+/// That every TCP socket of such a program is of one protocol.
+fn expect(netns: &Netns, group: Option<&Path>, protocol: i32, case: &str) -> Result<()> {
+    let sockets = sockets_in(netns, group).with_context(|| case.to_owned())?;
+    let tcp = ["listener", "client", "accepted", "ipv6"].map(|name| sockets.get(name).copied());
+    ensure!(tcp == [Some(protocol); 4], "{case}: {sockets:?}, not {protocol}");
+    Ok(())
+}
+
+/// In a namespace, for it.
+fn load(netns: &Netns, cgroups: &[(PathBuf, u32)]) -> Result<Force> {
+    let loaded = netns.run(|| Force::load(netns_cookie().map_err(ForceError::NoCgroup2)?, cgroups));
+    loaded.map_err(|error| match error {
+        ForceError::NoHook | ForceError::NoBtf(_) | ForceError::Program(_) => {
+            Skip::because(format!("{error}; instead: {}", error.remedy()))
+        }
+        error => error.into(),
+    })
+}
+
+fn scope() -> Result<()> {
+    need::mptcp()?;
+    let (netns, other) = (Netns::new()?, Netns::new()?);
+    let (servers, clients) = (Group::make("servers")?, Group::make("clients")?);
+    let (deep, spared) = (servers.below("deep")?, servers.below("spared")?);
+    let force = load(
+        &netns,
+        &[(servers.name(), flags::SERVERS), (clients.name(), flags::CLIENTS), (servers.name().join("spared"), 0)],
+    )?;
+    expect(&netns, None, TCP, "outside")?;
+    expect(&netns, Some(&clients.0), MPTCP, "a listed control group")?;
+    expect(&netns, Some(&deep), MPTCP, "below a listed control group")?;
+    expect(&netns, Some(&spared), TCP, "one that is spared, below a listed one")?;
+    expect(&other, Some(&clients.0), TCP, "another network namespace")?;
+    // What is accepted is made by the kernel.
+    let counted = force.sockets()?;
+    ensure!(counted == Sockets { clients: 3, servers: 3, both: 0 }, "{counted:?}");
+    Ok(())
+}
+
+/// Somebody else's program as the server and as the client; the kernel counts the handshakes of MPTCP.
+fn foreign() -> Result<()> {
+    need::mptcp()?;
+    need::command("busybox")?;
+    let netns = Netns::new()?;
+    let group = Group::make("foreign")?;
+    let _force = load(&netns, &[(group.name(), flags::ALL)])?;
+    let script = "busybox nc -l -p 5000 >/dev/null </dev/null & sleep 1; echo x | busybox nc -w 5 127.0.0.1 5000; wait";
+    let inside = format!("echo 0 >{}/cgroup.procs; {script}", group.0.display());
+    for (script, handshakes, case) in [(script, 0, "outside"), (&inside, 1, "inside")] {
+        netns.output("busybox", &["sh", "-c", script])?;
+        let mib = netns.run(mib::read)?.mptcp;
+        let counted = mib.iter().find(|(name, _)| *name == "MPCapableACKRX").map_or(0, |(_, count)| *count);
+        ensure!(counted == handshakes, "{case}: {counted} handshakes of MPTCP");
+    }
+    Ok(())
+}
+
+fn revert() -> Result<()> {
+    need::mptcp()?;
+    let netns = Netns::new()?;
+    let group = Group::make("revert")?;
+    for _ in 0..2 {
+        let force = load(&netns, &[(group.name(), flags::ALL)])?;
+        expect(&netns, Some(&group.0), MPTCP, "while it is there")?;
+        drop(force);
+        expect(&netns, Some(&group.0), TCP, "afterwards")?;
+    }
+    Ok(())
+}
+
+/// As a service's is at each start.
+fn anew() -> Result<()> {
+    need::mptcp()?;
+    let netns = Netns::new()?;
+    let group = Group::make("anew")?;
+    let mut force = load(&netns, &[(group.name().join("service"), flags::SERVERS)])?;
+    ensure!(force.missing().count() == 1);
+    for round in 0..2 {
+        let service = group.below("service")?;
+        netns.run(|| force.refresh())?;
+        ensure!(force.missing().count() == 0);
+        expect(&netns, Some(&service), MPTCP, &format!("start {round}"))?;
+        fs::remove_dir(service)?;
+    }
+    Ok(())
+}
+
+fn pause() -> Result<()> {
+    need::mptcp()?;
+    let netns = Netns::new()?;
+    let group = Group::make("pause")?;
+    let mut force = load(&netns, &[(group.name(), flags::ALL)])?;
+    netns.sysctl("net/mptcp/enabled", "0")?;
+    ensure!(sockets_in(&netns, Some(&group.0)).is_err(), "the kernel makes no MPTCP sockets, and there are some");
+    netns.run(|| force.refresh())?;
+    ensure!(force.paused().is_some());
+    expect(&netns, Some(&group.0), TCP, "MPTCP is switched off")?;
+    netns.sysctl("net/mptcp/enabled", "1")?;
+    netns.run(|| force.refresh())?;
+    expect(&netns, Some(&group.0), MPTCP, "MPTCP is switched on again")
+}
