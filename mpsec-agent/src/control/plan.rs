@@ -95,7 +95,9 @@ fn endpoints(
 ) -> (Vec<Change>, Vec<Change>) {
     let (mut additions, mut removals) = (Vec::new(), Vec::new());
     for there in actual.endpoints.iter().filter(|there| owned.has(there)) {
+        let is_held = desired.held.iter().any(|held| held.has_place_of(there));
         match desired.endpoints.iter().find(|wanted| wanted.has_place_of(there)) {
+            None if is_held => {}
             None => removals.push(Change::RemoveEndpoint(there.clone())),
             Some(wanted) if wanted.flags == there.flags => {}
             Some(wanted) if can_become(there, wanted) => {
