@@ -299,7 +299,7 @@ impl Keeper {
         let Ok(store) = &mut self.store else { return };
         let mut wanted = self.wanted.clone();
         wanted.force = Default::default();
-        wanted.failover = false;
+        wanted.failover = Some(false);
         wanted.path_congestion_control.clear();
         wanted.path_max_rate.clear();
         if wanted.path_manager.is_some_and(|mode| crate::control::mode::of(mode).daemon(&wanted).is_some()) {

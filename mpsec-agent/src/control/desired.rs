@@ -16,6 +16,8 @@ use super::actual::{Actual, Link};
 use super::change::{Daemon, Endpoint, Force, Policy, SourceRoute, SourceRule};
 use super::mode::{self, MOST};
 
+const STALE_LOSSES: &str = "net.mptcp.stale_loss_cnt";
+
 /// What the host should be like, as far as MPSec is asked to see to it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
@@ -36,6 +38,8 @@ pub struct Desired {
     pub daemon: Option<Daemon>,
     /// What new subflows are given.
     pub policies: BTreeMap<IpAddr, Policy>,
+    /// Whether the agent takes paths out that went down or silent.
+    pub failover: bool,
     /// Programs that get MPTCP sockets.
     pub force: Force,
     /// What this host cannot be: nothing is changed until these are gone.
@@ -48,6 +52,7 @@ pub struct Desired {
 #[must_use]
 pub fn desired(settings: &MultipathConfig, actual: &Actual) -> Desired {
     let mut desired = Desired { force: force(settings), ..Desired::default() };
+    desired.failover = settings.fails_over() && actual.agent.is_some();
     desired.sysctls(settings, actual);
     let mode = settings.path_manager.map(mode::of);
     desired.daemon = mode.and_then(|mode| mode.daemon(settings));
@@ -57,7 +62,7 @@ pub fn desired(settings: &MultipathConfig, actual: &Actual) -> Desired {
         desired.source_routes(settings, actual);
     }
     desired.policies(settings, actual);
-    if desired.needs_agent() && actual.agent.is_none() {
+    if actual.agent.is_none() && (desired.needs_agent() || settings.failover == Some(true)) {
         let text = "ndiffports, failover, force and what is set by path need the running agent: start it (mpsec run)";
         desired.refusals.push(text.into());
     }
@@ -100,6 +105,11 @@ impl Desired {
             }
         }
         self.check_reordering(actual);
+        // What a subflow has not got acknowledged goes to the others after its first timeout (mptcp_pm_subflow_chk_stale,
+        // net/mptcp/pm.c, 6.18), unless it is said how many there have to be.
+        if self.failover && actual.sysctl(STALE_LOSSES).is_some() {
+            self.sysctls.insert(STALE_LOSSES.to_owned(), "1".to_owned());
+        }
         for sysctl in &settings.sysctls {
             self.sysctl(actual, &format!("net.mptcp.{}", sysctl.name), sysctl.value.to_string());
         }
@@ -315,7 +325,6 @@ impl Desired {
             let policy = Policy {
                 congestion_control: PerInterface::of(&settings.path_congestion_control, &link.name).cloned(),
                 max_rate: PerInterface::of(&settings.path_max_rate, &link.name).map(|rate| rate.bytes_per_second()),
-                failover: settings.failover,
             };
             if policy != Policy::default() {
                 self.policies.insert(address.address, policy);

@@ -188,7 +188,7 @@ impl Host for Live<'_> {
             Change::AddRule(rule) => rule::add(&mut self.rtnl, &kernel_rule(rule)).map_err(text),
             Change::RemoveRule(rule) => gone(rule::delete(&mut self.rtnl, &kernel_rule(rule))),
             Change::Link { index, up, .. } => link::set_up(&mut self.rtnl, *index, *up).map_err(text),
-            Change::Daemon { .. } | Change::Policy { .. } | Change::Force { .. } => match &mut self.agency {
+            Change::Daemon { .. } | Change::Policy { .. } | Change::Failover { .. } | Change::Force { .. } => match &mut self.agency {
                 Some(agency) => agency.perform(change),
                 None => Err("it needs the running agent: start it (mpsec run)".into()),
             },

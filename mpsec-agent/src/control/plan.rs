@@ -53,6 +53,8 @@ pub fn plan(desired: &Desired, actual: &Actual, owned: &Owned) -> Plan {
     plan.changes.extend(missing(&desired.rules, &actual.rules).map(Change::AddRule));
     plan.changes.extend(policies(desired, actual));
     plan.changes.extend(additions);
+    let failover = actual.agent.as_ref().filter(|doings| doings.failover != desired.failover);
+    plan.changes.extend(failover.map(|_| Change::Failover { to: desired.failover }));
     plan.changes.extend(force(desired, actual));
     plan
 }
