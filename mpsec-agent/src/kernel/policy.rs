@@ -79,7 +79,8 @@ impl Policy {
     fn to_shared(&self) -> Result<policy::Policy, PolicyError> {
         let mut congestion = [0; CONGESTION_LEN];
         if let Some(name) = &self.congestion {
-            let fits = !name.is_empty() && name.len() < CONGESTION_LEN && name.bytes().all(|byte| byte.is_ascii_graphic());
+            let fits =
+                !name.is_empty() && name.len() < CONGESTION_LEN && name.bytes().all(|byte| byte.is_ascii_graphic());
             if !fits {
                 return Err(PolicyError::Name(name.clone()));
             }

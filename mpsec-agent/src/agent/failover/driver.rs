@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(book.facts(path), wanted);
         assert_eq!(book.facts(Path::Endpoint([10, 0, 0, 1].into())).alone, 0);
         let pair = |path| Path::Peer { local: [10, 0, path, 1].into(), remote: [10, 0, 0, 2].into() };
-        assert_eq!((book.facts(pair(1)).alone, book.facts(pair(2))), (1, Facts { connections: 0, ..Facts::default() }));
+        assert_eq!((book.facts(pair(1)).alone, book.facts(pair(2))), (1, Facts { connections: 2, ..Facts::default() }));
     }
 
     #[test]
