@@ -256,10 +256,7 @@ impl Change {
     /// Whether it lasts no longer than the agent.
     #[must_use]
     pub fn needs_agent(&self) -> bool {
-        matches!(
-            self,
-            Change::Daemon { .. } | Change::Policy { .. } | Change::Failover { .. } | Change::Force { .. }
-        )
+        matches!(self, Change::Daemon { .. } | Change::Policy { .. } | Change::Failover { .. } | Change::Force { .. })
     }
 }
 

@@ -49,7 +49,8 @@ impl Step<'_> {
         let mut before = std::mem::take(&mut self.connection.pairs);
         for wanted in &plan.subflows {
             let same = |state: &PairState| {
-                state.wanted.local.address == wanted.local.address && state.wanted.remote.address == wanted.remote.address
+                state.wanted.local.address == wanted.local.address
+                    && state.wanted.remote.address == wanted.remote.address
             };
             let state = match before.iter().position(same) {
                 Some(at) => PairState { wanted: *wanted, ..before.swap_remove(at) },
@@ -150,7 +151,8 @@ impl Step<'_> {
     fn prioritise(&mut self) {
         for subflow in &mut self.connection.subflows {
             let Some(local) = self.locals.get(subflow.ends.local.ip()) else { continue };
-            if subflow.origin == Origin::Ours && !subflow.ending && !subflow.changing && subflow.backup != local.backup {
+            if subflow.origin == Origin::Ours && !subflow.ending && !subflow.changing && subflow.backup != local.backup
+            {
                 subflow.changing = true;
                 let (token, ends, mapped) = (self.connection.token, subflow.ends, subflow.mapped);
                 self.requests.push(Request::SetFlags { token, ends, mapped, backup: local.backup });
