@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use mpsec_agent::agent::failover::driver::policy;
 use mpsec_agent::kernel::mptcp_pm::{Endpoint, EndpointFlags, PathManager};
 use mpsec_agent::kernel::policy::Policy;
 use mpsec_tests::keeper::Keeper;
@@ -139,7 +140,10 @@ fn round(plan: &Plan, number: u64, ready: &Barrier) -> Result<Round> {
     let remove = plan.number("remove");
     let endpoint = wan.client.run(|| -> Result<_> {
         let mut manager = PathManager::open()?;
-        Ok(manager.endpoints()?.into_iter().find(|endpoint| endpoint.address == address(Host::Client, Family::V4, path)))
+        Ok(manager
+            .endpoints()?
+            .into_iter()
+            .find(|endpoint| endpoint.address == address(Host::Client, Family::V4, path)))
     })?;
     let endpoint = endpoint.context("no endpoint")?;
     let mut manager = wan.client.run(PathManager::open)?;
@@ -193,9 +197,7 @@ fn round(plan: &Plan, number: u64, ready: &Barrier) -> Result<Round> {
     let window = Duration::from_millis(3000);
     let result = Round {
         gap: stream.longest_gap(fault, window).as_secs_f64(),
-        caught_up: stream
-            .caught_up(start, fault, Duration::from_millis(30 + delay * 2))
-            .map(|time| time.as_secs_f64()),
+        caught_up: stream.caught_up(start, fault, Duration::from_millis(30 + delay * 2)).map(|time| time.as_secs_f64()),
         rest_mbit: stream.mbit(fault + Duration::from_millis(500), Duration::from_secs(1)),
         back,
         subflows: info.subflows_total,
@@ -231,11 +233,11 @@ fn round(plan: &Plan, number: u64, ready: &Barrier) -> Result<Round> {
 /// `keep=client`, `server` or `both`; `policy_rto_min=` and `policy_rto_max=`; `acts=0` for nothing but the policy.
 fn keepers(plan: &Plan, wan: &Wan) -> Result<Vec<Keeper>> {
     let ends = plan.text("keep", "none");
+    let usual = policy();
     let policy = Policy {
-        rto_min_us: Some(plan.number("policy_rto_min").unwrap_or(50_000) as u32),
-        rto_max_ms: Some(plan.number("policy_rto_max").unwrap_or(1_000) as u32),
-        reports_timeouts: true,
-        ..Policy::default()
+        rto_min_us: plan.number("policy_rto_min").map_or(usual.rto_min_us, |value| Some(value as u32)),
+        rto_max_ms: plan.number("policy_rto_max").map_or(usual.rto_max_ms, |value| Some(value as u32)),
+        ..usual
     };
     let acts = plan.number("acts") != Some(0);
     [("client", &wan.client), ("server", &wan.server)]

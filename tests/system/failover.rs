@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
+use mpsec_agent::agent::failover::driver::policy;
 use mpsec_agent::kernel::policy::Policy;
 use mpsec_tests::keeper::Keeper;
 use mpsec_tests::mptcp::Info;
@@ -43,11 +44,6 @@ enum Fault {
     Silence,
 }
 
-/// As the agent sets it.
-fn usual() -> Policy {
-    Policy { rto_min_us: Some(50_000), rto_max_ms: Some(1_000), reports_timeouts: true, ..Policy::default() }
-}
-
 /// Two lines, and hosts that have room for what comes too early while a hole is open.
 fn two_lines() -> Result<Wan> {
     let wan = Wan::usual(2)?;
@@ -83,9 +79,9 @@ fn each(fault: Fault, gap: Duration) -> Result<()> {
 fn one(fault: Fault, sender: Host, path: usize, most: Duration) -> Result<()> {
     let wan = two_lines()?;
     // The end that sees a link fail is enough; what is silent is noticed by the one that sends.
-    let mut keepers = vec![Keeper::start(&wan.client, vec![(None, usual())], true)?];
+    let mut keepers = vec![Keeper::start(&wan.client, vec![(None, policy())], true)?];
     if fault == Fault::Silence {
-        keepers.push(Keeper::start(&wan.server, vec![(None, usual())], true)?);
+        keepers.push(Keeper::start(&wan.server, vec![(None, policy())], true)?);
     }
     let call = Call::open(&wan)?;
     let (from, to) = call.ends(sender);
@@ -121,7 +117,7 @@ fn one(fault: Fault, sender: Host, path: usize, most: Duration) -> Result<()> {
 fn stalls() -> Result<()> {
     for path in 0..2 {
         let wan = two_lines()?;
-        let keeper = Keeper::start(&wan.client, vec![(None, usual())], true)?;
+        let keeper = Keeper::start(&wan.client, vec![(None, policy())], true)?;
         let endpoints = wan.client.ip("mptcp endpoint show")?;
         let call = Call::open(&wan)?;
         let stream = Stream::start(&call.client, &call.server, RATE)?;
@@ -146,7 +142,7 @@ fn restored() -> Result<()> {
     wan.set_flags(1, "backup")?;
     let show = || wan.client.ip("mptcp endpoint show");
     let before = show()?;
-    let keeper = Keeper::start(&wan.client, vec![(None, usual())], true)?;
+    let keeper = Keeper::start(&wan.client, vec![(None, policy())], true)?;
     wan.down(1)?;
     wait::until(SOON, || Ok(ensure!(!show()?.contains("10.0.1.1"), "it is there still")))?;
     keeper.stop()?;

@@ -116,8 +116,13 @@ fn a_peer_without_an_endpoint_here_is_closed_once() {
     let now = Instant::now();
     let mut failover = Failover::new(Settings::default());
     failover.observe(&timeout(A), now, |_| FINE);
-    assert_eq!(failover.beat(now + ms(70), |_| FINE), [Action::Close(SERVER)]);
+    assert_eq!(failover.next_beat(), None, "nobody asked for it");
+    let mut failover = Failover::new(Settings { closes_peers: true, ..Settings::default() });
+    failover.observe(&timeout(A), now, |_| FINE);
+    assert_eq!(failover.beat(now + ms(70), |_| FINE), [Action::Close { local: A, remote: SERVER }]);
     assert_eq!(failover.next_beat(), None);
+    failover.observe(&timeout(A), now, |_| FINE);
+    assert_eq!(failover.beat(now + ms(70), |_| Facts { received: 101, ..FINE }), []);
     assert_eq!(failover.release(), []);
 }
 
@@ -158,7 +163,7 @@ proptest! {
                 match action {
                     Action::Remove(address) => assert!(there.remove(&address), "{address} is not there"),
                     Action::Restore(address) => assert!(there.insert(address), "{address} is there"),
-                    Action::Close(_) => panic!("both have endpoints"),
+                    Action::Close { .. } => panic!("both have endpoints"),
                 }
                 assert!(!there.is_empty() || matches!(action, Action::Remove(_)));
             }
