@@ -27,8 +27,8 @@ shared! {
         /// Lower bound of the retransmission timeout in microseconds, 8,000 to 200,000 where the kernel's timer has 250
         /// ticks a second (TCP_BPF_RTO_MIN, net/core/filter.c, 5.10 to 6.18). The round-trip time comes on top.
         pub rto_min_us: u32,
-        /// Upper bound of the retransmission timeout in milliseconds, 1,000 to 120,000 (TCP_RTO_MAX_MS, Linux 6.15). It
-        /// is set before the SYN is sent, whose timeout it bounds, too.
+        /// Upper bound of the retransmission timeout in milliseconds, 1,000 to 120,000 (TCP_RTO_MAX_MS, Linux 6.15), of
+        /// subflows that join; it holds for their SYN, too. They are given up as late as without it (TCP_USER_TIMEOUT).
         pub rto_max_ms: u32,
         /// Upper bound of the pacing rate in bytes per second (SO_MAX_PACING_RATE). The kernel side can set no more than
         /// 2^32 - 2.

@@ -14,19 +14,28 @@ const SOL_SOCKET: i32 = 1;
 const SOL_TCP: i32 = 6;
 const SO_MAX_PACING_RATE: i32 = 47;
 const TCP_CONGESTION: i32 = 13;
+const TCP_USER_TIMEOUT: i32 = 18;
 const TCP_RTO_MAX_MS: i32 = 44;
 const TCP_BPF_RTO_MIN: i32 = 1004;
+/// How long TCP sends again before it gives up, unless set otherwise: with a shorter bound between two attempts it would give
+/// up after as many of them, and therefore much sooner (retransmits_timed_out, net/ipv4/tcp_timer.c, 6.18).
+const USUAL_TIMEOUT_MS: u32 = 924_600;
 /// The callback that is made when a retransmission timer expires (BPF_SOCK_OPS_RTO_CB_FLAG).
 const TIMEOUT_CALLBACK: u32 = 1 << 0;
 
 /// Sets what the policy for this local address says: before a SYN leaves the bound of its timeout, and when the handshake is
 /// done all of it.
 #[inline(always)]
-pub fn apply(ops: *mut bpf_sock_ops, local: [u64; 2], connects: bool) {
+pub fn apply(ops: *mut bpf_sock_ops, local: [u64; 2], connects: bool, joined: bool) {
     let Some(policy) = policy::of(&key(local)) else { return };
     // SAFETY: the map returned a pointer to a whole value.
     let wanted = unsafe { &*policy };
-    set(ops, SOL_TCP, TCP_RTO_MAX_MS, wanted.rto_max_ms);
+    if joined && wanted.rto_max_ms != 0 {
+        set(ops, SOL_TCP, TCP_RTO_MAX_MS, wanted.rto_max_ms);
+        if !connects {
+            set(ops, SOL_TCP, TCP_USER_TIMEOUT, USUAL_TIMEOUT_MS);
+        }
+    }
     if connects {
         return;
     }

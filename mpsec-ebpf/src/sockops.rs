@@ -47,7 +47,8 @@ pub fn called_back(ops: *mut bpf_sock_ops) -> Option<()> {
         op::CONNECT | op::ACTIVE_ESTABLISHED | op::PASSIVE_ESTABLISHED => {
             let tcp = TcpSock::of(ops)?;
             if tcp.is_mptcp() && is_ours(ops) {
-                policy::apply(ops, Tuple::of(ops).local, op == op::CONNECT);
+                let joined = tcp.subflow().is_some_and(|subflow| subflow.joined());
+                policy::apply(ops, Tuple::of(ops).local, op == op::CONNECT, joined);
                 opened(ops, op, &tcp)?;
             }
         }

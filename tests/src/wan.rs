@@ -224,8 +224,11 @@ impl Carrier {
             }
         }
         let timeout = libc::timespec { tv_sec: 0, tv_nsec: wait.as_nanos().min(100_000_000) as libc::c_long };
-        let mut polled = [&self.ends[0], &self.ends[1]]
-            .map(|end| libc::pollfd { fd: end.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+        let mut polled = [&self.ends[0], &self.ends[1]].map(|end| libc::pollfd {
+            fd: end.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        });
         // SAFETY: the pointers are to two `pollfd` and a `timespec` that outlive the call. Whatever it returns, reading
         // shows what there is.
         unsafe { libc::ppoll(polled.as_mut_ptr(), 2, &raw const timeout, std::ptr::null()) };

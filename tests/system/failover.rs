@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
+use mpsec_agent::agent::failover::driver::policy;
 use mpsec_agent::kernel::policy::Policy;
 use mpsec_tests::keeper::Keeper;
 use mpsec_tests::mptcp::Info;
@@ -43,11 +44,6 @@ enum Fault {
     Silence,
 }
 
-/// As the agent sets it.
-fn usual() -> Policy {
-    Policy { rto_min_us: Some(50_000), rto_max_ms: Some(1_000), reports_timeouts: true, ..Policy::default() }
-}
-
 /// Two lines, and hosts that have room for what comes too early while a hole is open.
 fn two_lines() -> Result<Wan> {
     let wan = Wan::usual(2)?;
@@ -83,9 +79,9 @@ fn each(fault: Fault, gap: Duration) -> Result<()> {
 fn one(fault: Fault, sender: Host, path: usize, most: Duration) -> Result<()> {
     let wan = two_lines()?;
     // The end that sees a link fail is enough; what is silent is noticed by the one that sends.
-    let mut keepers = vec![Keeper::start(&wan.client, vec![(None, usual())], true)?];
+    let mut keepers = vec![Keeper::start(&wan.client, vec![(None, policy())], true)?];
     if fault == Fault::Silence {
-        keepers.push(Keeper::start(&wan.server, vec![(None, usual())], true)?);
+        keepers.push(Keeper::start(&wan.server, vec![(None, policy())], true)?);
     }
     let call = Call::open(&wan)?;
     let (from, to) = call.ends(sender);
@@ -109,7 +105,7 @@ fn one(fault: Fault, sender: Host, path: usize, most: Duration) -> Result<()> {
     }
     // A client that only receives learns of a subflow that its server has closed when it next has something to say.
     if fault != Fault::Silence || sender == Host::Client {
-        wait::until(BACK, || Ok(ensure!(wan.carried(path) > before + 20, "the path is not used again")))?;
+        used(&wan, path, before)?;
     }
     stream.finish(from)?;
     ensure!(gap < most, "a gap of {gap:?}");
@@ -117,11 +113,19 @@ fn one(fault: Fault, sender: Host, path: usize, most: Duration) -> Result<()> {
     keepers.into_iter().try_for_each(Keeper::stop)
 }
 
+/// Waits until a path carries data again.
+fn used(wan: &Wan, path: usize, before: u64) -> Result<()> {
+    wait::until(BACK, || {
+        ensure!(wan.carried(path) > before + 20, "the path is not used again");
+        Ok(())
+    })
+}
+
 /// Nothing is received for a tenth of a second now and then: no reason to give a path up.
 fn stalls() -> Result<()> {
     for path in 0..2 {
         let wan = two_lines()?;
-        let keeper = Keeper::start(&wan.client, vec![(None, usual())], true)?;
+        let keeper = Keeper::start(&wan.client, vec![(None, policy())], true)?;
         let endpoints = wan.client.ip("mptcp endpoint show")?;
         let call = Call::open(&wan)?;
         let stream = Stream::start(&call.client, &call.server, RATE)?;
@@ -130,7 +134,7 @@ fn stalls() -> Result<()> {
             thread::sleep(Duration::from_millis(500));
             let before = wan.carried(path);
             wan.hold(path, Duration::from_millis(100));
-            wait::until(BACK, || Ok(ensure!(wan.carried(path) > before + 20, "the path is not used again")))?;
+            used(&wan, path, before)?;
         }
         joined(&call)?;
         ensure!(wan.client.ip("mptcp endpoint show")? == endpoints, "an endpoint is away");
@@ -146,9 +150,12 @@ fn restored() -> Result<()> {
     wan.set_flags(1, "backup")?;
     let show = || wan.client.ip("mptcp endpoint show");
     let before = show()?;
-    let keeper = Keeper::start(&wan.client, vec![(None, usual())], true)?;
+    let keeper = Keeper::start(&wan.client, vec![(None, policy())], true)?;
     wan.down(1)?;
-    wait::until(SOON, || Ok(ensure!(!show()?.contains("10.0.1.1"), "it is there still")))?;
+    wait::until(SOON, || {
+        ensure!(!show()?.contains("10.0.1.1"), "it is there still");
+        Ok(())
+    })?;
     keeper.stop()?;
     ensure!(show()? == before, "{before} is now {}", show()?);
     Ok(())

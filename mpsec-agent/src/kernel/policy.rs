@@ -15,7 +15,8 @@ pub struct Policy {
     /// Lower bound of the retransmission timeout in microseconds, as the kernel's timer allows: 8,000 to 200,000 at 250
     /// ticks a second (Linux 5.10).
     pub rto_min_us: Option<u32>,
-    /// Upper bound of the retransmission timeout in milliseconds, 1,000 to 120,000 (Linux 6.15).
+    /// Upper bound of the retransmission timeout in milliseconds, 1,000 to 120,000 (Linux 6.15), of subflows that join: how
+    /// soon one notices that its path is back. They are given up no sooner for it.
     pub rto_max_ms: Option<u32>,
     /// Upper bound of the pacing rate in bytes per second.
     pub max_pacing_rate: Option<u64>,
@@ -78,7 +79,8 @@ impl Policy {
     fn to_shared(&self) -> Result<policy::Policy, PolicyError> {
         let mut congestion = [0; CONGESTION_LEN];
         if let Some(name) = &self.congestion {
-            let fits = !name.is_empty() && name.len() < CONGESTION_LEN && name.bytes().all(|byte| byte.is_ascii_graphic());
+            let fits =
+                !name.is_empty() && name.len() < CONGESTION_LEN && name.bytes().all(|byte| byte.is_ascii_graphic());
             if !fits {
                 return Err(PolicyError::Name(name.clone()));
             }

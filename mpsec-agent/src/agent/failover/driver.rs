@@ -10,7 +10,7 @@ use super::{Action, Event, Facts, Failover, Path, Settings};
 use crate::kernel::address::{self, Readiness};
 use crate::kernel::link;
 use crate::kernel::mptcp_pm::{Endpoint, EndpointFlags, PathManager, PathManagerError};
-use crate::kernel::policy::Timeout;
+use crate::kernel::policy::{Policy, Timeout};
 use crate::kernel::sock_diag;
 use crate::kernel::subflows::{Subflows, View};
 
@@ -18,6 +18,14 @@ use crate::kernel::subflows::{Subflows, View};
 const LIST_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is looked whether an address can be used whose interface has come up.
 const READY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What the kernel has to set on subflows for this: a retransmission timer that expires a little later than an acknowledgement
+/// may be delayed (TCP_DELACK_MIN, 40 ms, include/net/tcp.h), and one that a returning path is noticed by within a second.
+/// `net.mptcp.stale_loss_cnt` should be 1 beside it, so that the kernel hands over after two such timeouts, and the default
+/// of `net.ipv4.tcp_rmem` some megabytes: a receiver that fills up while a hole is open may never take what fills it.
+pub fn policy() -> Policy {
+    Policy { rto_min_us: Some(50_000), rto_max_ms: Some(1_000), reports_timeouts: true, ..Policy::default() }
+}
 
 /// The paths of one network namespace. All but [`Driver::next_beat`] must be called inside it.
 pub struct Driver {
@@ -64,6 +72,7 @@ impl Driver {
 
     /// Takes note of news of interfaces.
     pub fn links(&mut self, events: &[link::Event], table: &mut Subflows) {
+        let book = Book::read(table);
         for event in events {
             let (index, is_up) = match event {
                 link::Event::Present(interface) => (interface.index, interface.is_up),
@@ -79,36 +88,36 @@ impl Driver {
                     self.unready.insert(address);
                 } else {
                     self.unready.remove(&address);
-                    self.observe(&Event::Down(address), table);
+                    self.observe(&Event::Down(address), &book);
                 }
             }
         }
-        self.look_for_ready(table);
+        self.look_for_ready(&book);
     }
 
     /// Takes note of reports.
     pub fn timeouts(&mut self, reports: &[Timeout], table: &mut Subflows) {
+        let book = Book::read(table);
         for report in reports {
             let srtt = Duration::from_micros(report.srtt_us.into());
-            self.observe(&Event::Timeout { local: report.local, remote: report.remote, srtt }, table);
+            self.observe(&Event::Timeout { local: report.local, remote: report.remote, srtt }, &book);
         }
     }
 
     /// Does what is due.
     pub fn beat(&mut self, table: &mut Subflows) {
-        let now = Instant::now();
+        let (now, book) = (Instant::now(), Book::read(table));
         if self.listed_at.is_none_or(|at| now.saturating_duration_since(at) >= LIST_INTERVAL) {
             match self.list(now) {
                 Ok(()) => {
                     let addresses = self.endpoints.keys().copied().collect();
-                    self.observe(&Event::Endpoints(addresses), table);
-                    self.look_for_down(table);
+                    self.observe(&Event::Endpoints(addresses), &book);
+                    self.look_for_down(&book);
                 }
                 Err(error) => tracing::warn!(%error, "cannot list the endpoints"),
             }
         }
-        self.look_for_ready(table);
-        let book = Book::read(table);
+        self.look_for_ready(&book);
         let actions = self.core.beat(now, |path| book.facts(path));
         self.act(&actions, &book);
     }
@@ -121,22 +130,38 @@ impl Driver {
         self.core.next_beat().into_iter().chain(ready).fold(list, Instant::min)
     }
 
+    /// What was taken away, and is to be put back.
+    pub fn taken(&self) -> impl Iterator<Item = &Endpoint> {
+        self.taken.values()
+    }
+
+    /// An endpoint is wanted no more: it is not put back. False if it was not taken away.
+    pub fn forget(&mut self, address: IpAddr) -> bool {
+        self.taken.remove(&address).is_some()
+    }
+
+    /// Somebody has changed endpoints: they are listed with the next beat, which is now.
+    pub fn look_anew(&mut self) {
+        self.listed_at = None;
+    }
+
     /// Puts back what was taken away.
     pub fn release(&mut self) {
         let actions = self.core.release();
         self.act(&actions, &Book::default());
     }
 
-    fn observe(&mut self, event: &Event, table: &mut Subflows) {
-        let book = Book::read(table);
+    fn observe(&mut self, event: &Event, book: &Book) {
         let actions = self.core.observe(event, Instant::now(), |path| book.facts(path));
-        self.act(&actions, &book);
+        self.act(&actions, book);
     }
 
     fn list(&mut self, now: Instant) -> Result<(), PathManagerError> {
         self.listed_at = Some(now);
         let made = self.manager.endpoints()?.into_iter().filter(|one| !one.flags.contains(EndpointFlags::IMPLICIT));
         self.endpoints = made.map(|endpoint| (endpoint.address, endpoint)).collect();
+        // What somebody else put back is theirs.
+        self.taken.retain(|address, _| !self.endpoints.contains_key(address));
         for address in address::list()? {
             if self.endpoints.contains_key(&address.address) {
                 self.homes.insert(address.address, address.ifindex);
@@ -148,15 +173,15 @@ impl Driver {
     }
 
     /// An endpoint may be made for an address whose interface is down already.
-    fn look_for_down(&mut self, table: &mut Subflows) {
+    fn look_for_down(&mut self, book: &Book) {
         let down = self.homes.iter().filter(|(_, home)| self.up.get(home) == Some(&false));
         let addresses: Vec<IpAddr> = down.map(|(address, _)| *address).collect();
         for address in addresses {
-            self.observe(&Event::Down(address), table);
+            self.observe(&Event::Down(address), book);
         }
     }
 
-    fn look_for_ready(&mut self, table: &mut Subflows) {
+    fn look_for_ready(&mut self, book: &Book) {
         if self.unready.is_empty() {
             return;
         }
@@ -167,7 +192,7 @@ impl Driver {
             .map(|one| one.address)
             .collect();
         for address in ready {
-            self.observe(&Event::Up(address), table);
+            self.observe(&Event::Up(address), book);
         }
     }
 
@@ -176,8 +201,8 @@ impl Driver {
             let result = match action {
                 Action::Remove(address) => self.remove(*address),
                 Action::Restore(address) => self.restore(*address),
-                Action::Close(address) => {
-                    book.close(*address);
+                Action::Close { local, remote } => {
+                    book.close(*local, *remote);
                     Ok(())
                 }
             };
@@ -196,9 +221,10 @@ impl Driver {
     }
 
     fn restore(&mut self, address: IpAddr) -> Result<(), PathManagerError> {
-        let Some(endpoint) = self.taken.remove(&address) else { return Ok(()) };
-        self.manager.add_endpoint(&endpoint)?;
-        self.endpoints.insert(address, endpoint);
+        let Some(endpoint) = self.taken.get(&address) else { return Ok(()) };
+        // Kept if it is refused: it is tried again with the next probe.
+        self.manager.add_endpoint(endpoint)?;
+        self.endpoints.extend(self.taken.remove_entry(&address));
         Ok(())
     }
 }
@@ -253,12 +279,12 @@ impl Book {
         facts
     }
 
-    /// Closes each subflow to this address whose connection has another one.
-    fn close(&self, remote: IpAddr) {
-        let on = |line: &&Line| line.is_established && line.is_on(Path::Peer(remote));
-        for line in self.0.iter().filter(on) {
-            let others = |other: &Line| other.is_established && other.token == line.token && !on(&other);
-            if line.fell_back || !self.0.iter().any(others) {
+    /// Closes each subflow between these addresses whose connection has another one.
+    fn close(&self, local: IpAddr, remote: IpAddr) {
+        let on = |line: &Line| line.is_established && line.is_on(Path::Peer { local, remote });
+        for line in self.0.iter().filter(|line| on(line) && !line.fell_back) {
+            let other = |other: &Line| other.is_established && other.token == line.token && !on(other);
+            if !self.0.iter().any(other) {
                 continue;
             }
             if let Err(error) = sock_diag::destroy(&line.key) {
@@ -282,11 +308,11 @@ impl Line {
     }
 
     fn is_on(&self, path: Path) -> bool {
-        let (address, bytes) = match path {
-            Path::Endpoint(address) => (address, self.key.local),
-            Path::Peer(address) => (address, self.key.remote),
-        };
-        Ipv6Addr::from(bytes).to_canonical() == address
+        let is = |bytes: [u8; 16], address: IpAddr| Ipv6Addr::from(bytes).to_canonical() == address;
+        match path {
+            Path::Endpoint(address) => is(self.key.local, address),
+            Path::Peer { local, remote } => is(self.key.local, local) && is(self.key.remote, remote),
+        }
     }
 }
 
@@ -306,7 +332,8 @@ mod tests {
         let wanted = Facts { received: 20, established: 2, connecting: 0, alone: 1, connections: 2 };
         assert_eq!(book.facts(path), wanted);
         assert_eq!(book.facts(Path::Endpoint([10, 0, 0, 1].into())).alone, 0);
-        assert_eq!(book.facts(Path::Peer([10, 0, 0, 2].into())).alone, 2);
+        let pair = |path| Path::Peer { local: [10, 0, path, 1].into(), remote: [10, 0, 0, 2].into() };
+        assert_eq!((book.facts(pair(1)).alone, book.facts(pair(2))), (1, Facts { connections: 2, ..Facts::default() }));
     }
 
     #[test]

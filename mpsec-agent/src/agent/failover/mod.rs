@@ -12,8 +12,8 @@
 //! net/mptcp/pm_kernel.c, Linux 6.18). While a path is probed its endpoint is there, so that the kernel itself tries to
 //! connect: the path is healthy when it succeeds. An endpoint is never removed when a connection has nothing but that path.
 //!
-//! Where the local address has no endpoint, as on servers, a path is what leads to a peer's address, and its subflows are
-//! closed one by one; the peer makes new ones.
+//! Where the local address has no endpoint, as on servers, a path is what leads from it to a peer's address. If it is asked
+//! for, its subflows are closed one by one; it is up to the peer to make new ones.
 
 pub mod driver;
 #[cfg(test)]
@@ -41,16 +41,20 @@ pub struct Settings {
     pub false_alarm: Duration,
     /// How long a false alarm is remembered.
     pub forgive: Duration,
+    /// Whether subflows are closed whose local address has no endpoint. What they owed goes on at once, but this host cannot
+    /// make them again.
+    pub closes_peers: bool,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            silence: Duration::from_millis(70),
+            silence: Duration::from_millis(100),
             rest: Duration::from_millis(100),
             renew: Duration::from_secs(3),
             false_alarm: Duration::from_secs(1),
             forgive: Duration::from_secs(60),
+            closes_peers: false,
         }
     }
 }
@@ -60,8 +64,13 @@ impl Default for Settings {
 pub enum Path {
     /// A local address that has an endpoint.
     Endpoint(IpAddr),
-    /// A peer's address, where the local one has none.
-    Peer(IpAddr),
+    /// A local address that has none, and a peer's.
+    Peer {
+        /// The local one.
+        local: IpAddr,
+        /// The peer's.
+        remote: IpAddr,
+    },
 }
 
 /// What happened.
@@ -106,8 +115,13 @@ pub enum Action {
     Remove(IpAddr),
     /// Put it back as it was.
     Restore(IpAddr),
-    /// Close each subflow to this address whose connection has another one.
-    Close(IpAddr),
+    /// Close each subflow between these addresses whose connection has another one.
+    Close {
+        /// The local one.
+        local: IpAddr,
+        /// The peer's.
+        remote: IpAddr,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,8 +195,8 @@ impl Failover {
 
     /// Does what is due. To be called at [`Failover::next_beat`], or more often.
     pub fn beat(&mut self, now: Instant, mut facts: impl FnMut(Path) -> Facts) -> Vec<Action> {
-        let due: Vec<Path> =
-            self.paths.iter().filter(|(_, entry)| self.due(entry).is_some_and(|at| at <= now)).map(|(path, _)| *path).collect();
+        let is_due = |entry: &Entry| self.due(entry).is_some_and(|at| at <= now);
+        let due: Vec<Path> = self.paths.iter().filter(|(_, entry)| is_due(entry)).map(|(path, _)| *path).collect();
         due.into_iter().flat_map(|path| self.turn(path, now, facts(path))).collect()
     }
 
@@ -198,7 +212,7 @@ impl Failover {
         removed
             .filter_map(|(path, _)| match path {
                 Path::Endpoint(address) => Some(Action::Restore(address)),
-                Path::Peer(_) => None,
+                Path::Peer { .. } => None,
             })
             .collect()
     }
@@ -206,7 +220,7 @@ impl Failover {
     /// An endpoint that was removed is not in the kernel's list; one that somebody else put back is.
     fn list(&mut self, addresses: &[IpAddr]) {
         let listed = |path: &Path| matches!(path, Path::Endpoint(address) if addresses.contains(address));
-        self.paths.retain(|path, entry| matches!(path, Path::Peer(_)) || listed(path) || entry.is_removed());
+        self.paths.retain(|path, entry| matches!(path, Path::Peer { .. }) || listed(path) || entry.is_removed());
         for address in addresses {
             let entry = self.paths.entry(Path::Endpoint(*address)).or_insert(Entry::NEW);
             match entry.state {
@@ -256,9 +270,10 @@ impl Failover {
     ) {
         let mut path = Path::Endpoint(local);
         if !self.paths.contains_key(&path) {
-            path = Path::Peer(remote);
-            let peers = self.paths.keys().filter(|path| matches!(path, Path::Peer(_))).count();
-            if peers >= MAX_PEERS && !self.paths.contains_key(&path) {
+            path = Path::Peer { local, remote };
+            let peers = self.paths.keys().filter(|path| matches!(path, Path::Peer { .. })).count();
+            let has_room = peers < MAX_PEERS || self.paths.contains_key(&path);
+            if !self.settings.closes_peers || !has_room {
                 return;
             }
         }
@@ -277,7 +292,7 @@ impl Failover {
     /// Whether there is another endpoint whose path is not known to have failed. A peer's path is closed where there is.
     fn is_dispensable(&self, path: Path) -> bool {
         let others = |other: &Path| *other != path && matches!(other, Path::Endpoint(_));
-        matches!(path, Path::Peer(_)) || self.paths.iter().any(|(other, entry)| others(other) && entry.carries())
+        matches!(path, Path::Peer { .. }) || self.paths.iter().any(|(other, entry)| others(other) && entry.carries())
     }
 
     fn due(&self, entry: &Entry) -> Option<Instant> {
@@ -295,11 +310,11 @@ impl Failover {
         let settings = self.settings;
         let Some(entry) = self.paths.get_mut(&path) else { return Vec::new() };
         match (entry.state, path) {
-            (State::Suspect { received, .. }, _) if facts.received != received => entry.state = State::Healthy,
-            (State::Suspect { .. }, Path::Peer(address)) => {
+            (State::Suspect { received, .. }, Path::Peer { local, remote }) => {
                 self.paths.remove(&path);
-                return vec![Action::Close(address)];
+                return if facts.received == received { vec![Action::Close { local, remote }] } else { Vec::new() };
             }
+            (State::Suspect { received, .. }, _) if facts.received != received => entry.state = State::Healthy,
             (State::Suspect { .. }, Path::Endpoint(address)) => {
                 if facts.alone == 0 && dispensable {
                     entry.state = State::Silent { since: now };
@@ -316,7 +331,7 @@ impl Failover {
             (State::Probing { silent_since, renewed_at, .. }, Path::Endpoint(address)) => {
                 return entry.probe(address, [silent_since, Some(renewed_at)], now, facts, settings);
             }
-            (State::Healthy | State::Down { .. }, _) | (_, Path::Peer(_)) => {}
+            (State::Healthy | State::Down { .. }, _) | (_, Path::Peer { .. }) => {}
         }
         Vec::new()
     }
