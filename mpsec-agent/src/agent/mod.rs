@@ -78,7 +78,7 @@ impl Front {
             let limits = Limits { max_connections: config.http.max_connections as usize, ..Limits::default() };
             Some(Server::bind(&addresses, Arc::new(web), limits, stats.clone()).await?)
         };
-        let socket = ControlSocket::bind(&config.agent.control_socket).await?;
+        let socket = ControlSocket::bind(&config.agent.control_socket, &config.agent.control_group).await?;
         let (commands, inbox) = Commands::channel();
         Ok(Front { http, stats, socket, commands, inbox })
     }

@@ -142,6 +142,15 @@ pub struct SourceRoute {
     pub interface: u32,
 }
 
+impl SourceRoute {
+    /// As ip-route(8) takes it, which knows the interface of an index as `if` and the number.
+    fn as_arguments(&self) -> String {
+        let gateway = self.gateway.map_or(String::new(), |gateway| format!(" via {gateway}"));
+        let onlink = if self.gateway.is_some() { " onlink" } else { "" };
+        format!("{}{gateway} dev if{} table {}{onlink}", self.destination, self.interface, self.table)
+    }
+}
+
 /// A rule that leads packets from an address into a table of ours.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -234,8 +243,8 @@ impl Change {
                 let fullmesh = word(EndpointFlags::FULLMESH, "fullmesh", "nofullmesh");
                 format!("ip mptcp endpoint change id {} {backup} {fullmesh}", to.id)
             }
-            Change::AddRoute(route) => format!("ip route add {route}"),
-            Change::RemoveRoute(route) => format!("ip route delete {route}"),
+            Change::AddRoute(route) => format!("ip route add {}", route.as_arguments()),
+            Change::RemoveRoute(route) => format!("ip route delete {}", route.as_arguments()),
             Change::AddRule(SourceRule { source, table }) => {
                 format!("ip {} rule add from {source} lookup {table}", version(source))
             }

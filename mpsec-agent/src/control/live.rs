@@ -201,6 +201,13 @@ impl Host for Live<'_> {
     }
 }
 
+/// Names of the interfaces by index; none where they cannot be listed.
+#[must_use]
+pub fn interface_names() -> BTreeMap<u32, String> {
+    let links = link::list().unwrap_or_default();
+    links.into_iter().map(|link| (link.index, link.name)).collect()
+}
+
 fn text(error: impl Display) -> String {
     error.to_string()
 }

@@ -23,6 +23,7 @@ pub mod mib;
 pub mod mptcp_pm;
 pub mod netlink;
 pub mod netns;
+pub mod peer;
 pub mod probes;
 pub mod process;
 pub mod route;
