@@ -1,5 +1,6 @@
 //! MPSec's tests on real kernel objects. One file a behaviour; each lists its trials.
 
+mod act;
 mod api;
 mod bulk;
 mod classes;
@@ -40,6 +41,7 @@ fn main() {
         mptcp_life::trials(),
         mptcp_probes::trials(),
         mptcp_wrong::trials(),
+        act::trials(),
         classes::trials(),
         devices::trials(),
         bulk::trials(),

@@ -1,7 +1,10 @@
 //! The agent: start, the loop (observe, publish), stop.
 
+mod agency;
 mod collect;
+mod effects;
 mod interfaces;
+mod keeper;
 mod mptcp;
 mod namespace;
 mod site;
@@ -18,14 +21,16 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, HttpStats, Limits, Server, WebConfig};
 use crate::config::{Config, Loaded, Loader};
-use crate::control::ask::{Answer, Ask, AskError, Who};
+use crate::control::ask::{Answer, Ask, AskError, LinkSwitch, Who};
 use crate::control::socket::ControlSocket;
 use crate::control::{Command, Commands, Depth};
 use crate::kernel::ebpf::KernelStats;
 use crate::logging::LogHandle;
 use crate::snapshot::{Reload, Snapshot};
 
+use agency::Agency;
 use collect::{Sources, Wanted};
+use keeper::Keeper;
 use namespace::{Namespace, News};
 use site::AgentSite;
 
@@ -132,13 +137,16 @@ impl Signals {
 /// The state of the running agent.
 struct Agent {
     config: Config,
-    loader: Loader,
     log: LogHandle,
     /// The agent's own network namespace, and behind it those that the configuration names, as far as they are there.
     namespaces: Vec<Namespace>,
     /// Keeps the kernel's accounting of run time on, while it is there.
     kernel_stats: Option<KernelStats>,
     sources: Sources,
+    /// What is done for others as long as the agent runs.
+    agency: Agency,
+    /// Keeps the host as it is wanted.
+    keeper: Keeper,
     /// A snapshot with many connections: when it is gone, there is memory to give back.
     large: Option<Weak<Snapshot>>,
 }
@@ -147,9 +155,11 @@ impl Agent {
     fn start(config: Config, loader: Loader, log: LogHandle, front: &Front) -> anyhow::Result<Agent> {
         crate::kernel::return_large_memory();
         crate::kernel::raise_descriptor_limit().context("cannot raise the limit of open descriptors")?;
+        let (keeper, config) = Keeper::open(config, loader);
         let namespaces = vec![Namespace::own(&config)?];
         let sources = Sources::new(front.stats.clone());
-        let mut agent = Agent { kernel_stats: None, large: None, sources, config, loader, log, namespaces };
+        let agency = Agency::default();
+        let mut agent = Agent { kernel_stats: None, large: None, sources, agency, keeper, config, log, namespaces };
         agent.watch_named();
         crate::kernel::trim_heap();
         agent.switch_kernel_stats();
@@ -209,6 +219,8 @@ impl Agent {
             tokio::select! {
                 (index, news) = next_of(&mut self.namespaces) => self.observe(index, news).await?,
                 Some(command) = inbox.recv() => self.answer(command, &mut inbox),
+                () = self.keeper.due() => self.reconcile(),
+                news = self.agency.news() => self.agency.observe(news),
                 _ = signals.hangup.recv() => self.reload(),
                 _ = verify.tick() => self.verify(),
                 _ = beat.tick() => self.beat(),
@@ -231,6 +243,9 @@ impl Agent {
 
     /// Takes note of news, and of those that have come meanwhile, as far as a task may go at once.
     async fn observe(&mut self, index: usize, news: News) -> anyhow::Result<()> {
+        if index == 0 && matches!(news, News::Links(_)) {
+            self.keeper.touch();
+        }
         self.take_note(index, news)?;
         loop {
             tokio::select! {
@@ -265,6 +280,8 @@ impl Agent {
     fn verify(&mut self) {
         self.watch_named();
         self.namespaces.iter_mut().for_each(Namespace::verify);
+        self.agency.beat();
+        self.keeper.touch();
     }
 
     fn beat(&mut self) {
@@ -308,9 +325,37 @@ impl Agent {
         }
     }
 
+    fn reconcile(&mut self) {
+        self.keeper.reconcile(&mut self.agency);
+    }
+
     /// Plans or changes something.
-    fn act(&mut self, _ask: &Ask, _who: &Who) -> Result<Answer, AskError> {
-        Err(AskError::Failed("nothing can be changed".into()))
+    fn act(&mut self, ask: &Ask, who: &Who) -> Result<Answer, AskError> {
+        if ask.is_mutating() {
+            tracing::info!(%who, "{ask}");
+        }
+        match ask {
+            Ask::Plan(settings) => self.keeper.plan(settings, &mut self.agency),
+            Ask::Apply(settings) => {
+                let (answer, config) = self.keeper.apply(settings, &mut self.agency)?;
+                if let Some(config) = config {
+                    self.adopt(config).map_err(|error| AskError::Failed(format!("{error:#}")))?;
+                }
+                Ok(answer)
+            }
+            Ask::Release => self.keeper.release(&mut self.agency),
+            Ask::Link(LinkSwitch { name, up, dry_run }) => {
+                let effects = if *up { Vec::new() } else { effects::of_losing(name, &self.full_snapshot()) };
+                let answer = self.keeper.link(name, *up, *dry_run, &mut self.agency)?;
+                let effects = if answer.outcome.changes.is_empty() { Vec::new() } else { effects };
+                Ok(Answer { effects, ..answer })
+            }
+        }
+    }
+
+    fn full_snapshot(&mut self) -> Snapshot {
+        let wanted = Wanted { program_stats: false, subflow_series: None, subflows: true };
+        self.sources.collect(&mut self.namespaces, wanted)
     }
 
     fn reload(&mut self) {
@@ -326,9 +371,15 @@ impl Agent {
     }
 
     fn try_reload(&mut self) -> anyhow::Result<()> {
-        let new = self.loader.load()?.config;
+        let new = self.keeper.load()?;
         let fixed = self.config.needs_restart(&new);
         anyhow::ensure!(fixed.is_empty(), "{} cannot change while the agent runs: restart it", fixed.join(", "));
+        self.keeper.want(&new);
+        self.adopt(new)
+    }
+
+    /// Puts a configuration in force that needs no restart.
+    fn adopt(&mut self, new: Config) -> anyhow::Result<()> {
         self.log.set_level(&new.log.level)?;
         for namespace in &mut self.namespaces {
             namespace.inside(|this| this.interfaces.set_filter(new.interfaces.filter.clone()));
@@ -360,6 +411,7 @@ impl Agent {
 
     async fn stop(&mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.keeper.stop(&mut self.agency);
         for namespace in &mut self.namespaces {
             namespace.release_all().await;
         }

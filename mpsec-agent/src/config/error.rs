@@ -34,13 +34,6 @@ impl ConfigError {
         if problems.is_empty() { Ok(()) } else { Err(Self { problems, source: None }) }
     }
 
-    /// Of a setting beside the file, `KEY=VALUE`, that names no key that can be set.
-    pub(crate) fn setting(text: &str, message: impl Into<String>) -> Self {
-        let (name, value) = text.split_once('=').unwrap_or((text, ""));
-        let place = Place::Set { name: name.to_owned(), value: value.to_owned() };
-        Self { problems: vec![Problem::new(place, message)], source: None }
-    }
-
     pub(super) fn io(path: &Path, source: io::Error) -> Self {
         let problem = Problem::new(Place::File(path.to_path_buf()), format!("cannot be read: {source}"));
         Self { problems: vec![problem], source: Some(source) }
@@ -109,7 +102,7 @@ pub enum Place {
     /// `mpsec apply --set`.
     Set {
         /// The key.
-        name: String,
+        name: &'static str,
         /// What was given.
         value: String,
     },

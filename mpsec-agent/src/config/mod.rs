@@ -309,7 +309,7 @@ impl Override {
         let place = || match self.given {
             Given::Env => Place::Env { name: self.key.env, value: value() },
             Given::Flag => Place::Flag { name: self.key.flag, value: value() },
-            Given::Set => Place::Set { name: self.key.name.to_owned(), value: value() },
+            Given::Set => Place::Set { name: self.key.name, value: value() },
         };
         Value::from_words(self.key.kind, &self.values)
             .and_then(|value| (self.key.set)(config, &value))

@@ -1,18 +1,19 @@
 //! The real host: what the kernel says, as plain data, and changes, as calls of the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::config::MultipathConfig;
+use crate::conflicts::{self, Conflict, Stops};
 use crate::kernel::mptcp_pm::{self, EndpointFlags, PathManager, PathManagerError};
 use crate::kernel::netlink::Client;
 use crate::kernel::route::{self, Filter, Route};
 use crate::kernel::rtnl::{Family, PROTOCOL};
 use crate::kernel::rule::{self, Rule};
-use crate::kernel::{address, features, link, sysctl};
+use crate::kernel::{address, features, link, managers, sysctl};
 
 use super::actual::{Actual, Doings, Exit, Link};
 use super::apply::Host;
@@ -52,8 +53,6 @@ pub struct Live<'a> {
     agency: Option<&'a mut dyn Agency>,
     /// Modules that are looked for.
     modules: Vec<String>,
-    /// Other programs that manage the same, and what to do about them.
-    conflicts: Box<dyn Fn(&Plan) -> Vec<String> + 'a>,
 }
 
 impl<'a> Live<'a> {
@@ -69,7 +68,7 @@ impl<'a> Live<'a> {
             Err(error) => return Err(text(error)),
         };
         let modules = settings.congestion_control.iter().map(|name| format!("tcp_{name}")).collect();
-        Ok(Live { rtnl, manager, agency, modules, conflicts: Box::new(|_| Vec::new()) })
+        Ok(Live { rtnl, manager, agency, modules })
     }
 
     fn manager(&mut self) -> Result<&mut PathManager, String> {
@@ -197,7 +196,32 @@ impl Host for Live<'_> {
     }
 
     fn conflicts(&mut self, plan: &Plan) -> Vec<String> {
-        (self.conflicts)(plan)
+        let interfaces: BTreeSet<u32> = plan.changes.iter().filter_map(interface).collect();
+        if interfaces.is_empty() {
+            return Vec::new();
+        }
+        let links = link::list().unwrap_or_default();
+        let named = links.into_iter().filter(|link| interfaces.contains(&link.index));
+        let named: BTreeMap<u32, String> = named.map(|link| (link.index, link.name)).collect();
+        let is_of_routes = |change: &Change| matches!(change, Change::AddRoute(_) | Change::AddRule(_));
+        let routes = plan.changes.iter().any(is_of_routes);
+        let stops = |conflict: &Conflict| match conflict.stops {
+            Stops::Endpoints => true,
+            Stops::Routes => routes,
+            Stops::Nothing => false,
+        };
+        let all = conflicts::conflicts(&managers::look(), &named);
+        all.iter().filter(|conflict| stops(conflict)).map(ToString::to_string).collect()
+    }
+}
+
+/// The interface that a change makes something for that another program might undo.
+fn interface(change: &Change) -> Option<u32> {
+    match change {
+        Change::AddEndpoint(endpoint) => Some(endpoint.interface.unwrap_or(0)),
+        Change::EndpointFlags { to, .. } => Some(to.interface.unwrap_or(0)),
+        Change::AddRoute(route) => Some(route.interface),
+        _ => None,
     }
 }
 

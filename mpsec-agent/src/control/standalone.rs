@@ -1,6 +1,6 @@
 //! Planning and changing without a running agent: the same engine in the process of the command.
 
-use crate::config::{Config, ConfigError, Loader, nearest};
+use crate::config::{Config, Loader, nearest};
 use crate::kernel::{cgroup, identity, peer};
 
 use super::apply::{self, Failure, Host, Memory, Outcome, Spirit, preview};
@@ -54,9 +54,12 @@ pub fn switch_link(
 ) -> Result<Outcome, AskError> {
     let actual = host.retrieve().map_err(AskError::Failed)?;
     let Some(link) = actual.links.iter().find(|link| link.name == switch.name) else {
-        let meant = nearest(&switch.name, actual.links.iter().map(|link| link.name.as_str()));
-        let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
-        return Err(AskError::Wrong(format!("there is no interface {:?}{meant}", switch.name)));
+        let names: Vec<&str> = actual.links.iter().map(|link| link.name.as_str()).collect();
+        let hint = match nearest(&switch.name, names.iter().copied()) {
+            Some(meant) => format!("did you mean {meant}?"),
+            None => format!("there are {}", names.join(", ")),
+        };
+        return Err(AskError::Wrong(format!("there is no interface {:?}; {hint}", switch.name)));
     };
     if link.is_enabled == switch.up {
         return Ok(Outcome::default());
@@ -69,7 +72,7 @@ pub fn switch_link(
 }
 
 fn load(loader: &Loader, kept: &[String]) -> Result<Config, AskError> {
-    let loaded = settings::load(loader, kept).map_err(|error: ConfigError| AskError::Wrong(error.to_string()))?;
+    let loaded = settings::load(loader, kept).map_err(|error| AskError::Wrong(error.to_string()))?;
     Ok(loaded.config)
 }
 
@@ -111,11 +114,12 @@ fn apply(loader: &Loader, store: &mut Store, asked: &Settings) -> Result<Outcome
     Ok(outcome)
 }
 
+/// What was set goes too.
 fn release(store: &mut Store) -> Result<Outcome, AskError> {
     let mut host = host(&Config::default(), store)?;
     let mut outcome = apply::release(&mut host, store);
-    if !store.released() {
-        keep(store, store.settings().to_vec(), true, &mut outcome);
+    if !store.released() || !store.settings().is_empty() {
+        keep(store, Vec::new(), true, &mut outcome);
     }
     Ok(outcome)
 }

@@ -6,12 +6,13 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::conflicts::conflicts;
 use crate::control::client;
 use crate::kernel::address::{self, Address};
 use crate::kernel::mptcp_pm::PathManager;
 use crate::kernel::netlink::Client;
 use crate::kernel::sock_diag::{Extensions, SockDiag, States};
-use crate::kernel::{features, link, mib, process, sysctl};
+use crate::kernel::{features, link, managers, mib, sysctl};
 use crate::snapshot::mptcp::{Endpoint, Limits, Namespace};
 
 use super::Style;
@@ -20,8 +21,6 @@ use super::mptcp::{Facts, diagnose, to_text};
 /// Stands for the world beyond, where no peer is known: an address for documentation (RFC 5737, RFC 3849), which is routed
 /// as any other.
 const WORLD: [&str; 2] = ["198.51.100.1", "2001:db8:ffff::1"];
-/// Programs that may manage endpoints.
-const MANAGERS: &[&str] = &["NetworkManager", "mptcpd", "systemd-networkd"];
 
 /// Finds out what there is to know. `peer` is an address that connections lead to, if one is named; `agent` is what the
 /// running agent knows of this namespace.
@@ -41,7 +40,7 @@ pub fn examine(peer: Option<IpAddr>, agent: Option<Namespace>) -> Facts {
         routes,
         addresses,
         peer: peers.first().copied(),
-        managers: process::running(MANAGERS).into_iter().collect(),
+        managers: conflicts(&managers::look(), &interfaces.iter().map(|i| (i.index, i.name.clone())).collect()),
         mib: mib::read().map(|mib| mib.mptcp.into_iter().collect()).unwrap_or_default(),
         agent: agent.map(|agent| (agent.blackhole, agent.findings)),
     }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use crate::conflicts::{Conflict, Manager};
 use crate::kernel::address::{Address, Readiness, Route};
 use crate::snapshot::mptcp::{Endpoint, Finding, Limits};
 
@@ -29,8 +30,8 @@ pub struct Facts {
     pub routes: Vec<(IpAddr, Result<Route, String>)>,
     /// The peer that routes were looked up to.
     pub peer: Option<IpAddr>,
-    /// Programs that run and may manage endpoints.
-    pub managers: Vec<String>,
+    /// Programs that run and manage endpoints, routes or rules.
+    pub managers: Vec<Conflict>,
     /// `MPTcpExt` by name.
     pub mib: BTreeMap<String, u64>,
     /// What the running agent has found; `None` without one.
@@ -296,21 +297,13 @@ fn routes(facts: &Facts) -> Vec<Diagnosis> {
     wrong
 }
 
+/// An agent beside the doctor is what one expects.
 fn managers(facts: &Facts) -> Vec<Diagnosis> {
-    let one = |name: &String| {
-        let (text, remedy) = match name.as_str() {
-            "NetworkManager" => (
-                "NetworkManager runs, and from 1.40 on makes endpoints of its own",
-                "nmcli connection modify NAME connection.mptcp-flags disabled",
-            ),
-            "mptcpd" => ("mptcpd runs, and manages paths of its own", "systemctl disable --now mptcp"),
-            _ => {
-                ("systemd-networkd runs, and may make endpoints of its own", "see MPTCP settings in its .network files")
-            }
-        };
-        diagnosis("other_manager", Verdict::Noteworthy, text, Some(remedy.to_owned()))
+    let others = facts.managers.iter().filter(|conflict| conflict.manager != Manager::Mpsec);
+    let one = |Conflict { what, remedy, .. }: &Conflict| {
+        diagnosis("other_manager", Verdict::Noteworthy, what.clone(), Some(remedy.clone()))
     };
-    facts.managers.iter().map(one).collect()
+    others.map(one).collect()
 }
 
 fn blackhole(facts: &Facts) -> Diagnosis {

@@ -19,6 +19,7 @@ pub mod genetlink;
 pub mod host;
 pub mod identity;
 pub mod link;
+pub mod managers;
 pub mod mib;
 pub mod mptcp_pm;
 pub mod netlink;

@@ -130,6 +130,16 @@ pub fn read_mptcp() -> io::Result<BTreeMap<String, String>> {
     read_folder(Path::new(FOLDER))
 }
 
+/// Whether sockets that are made now leave subflows to a path manager in user space, by what [`read_mptcp`] gave. Sockets keep
+/// what they were made with (mptcp_pm_data_reset, net/mptcp/pm.c). The name is there from Linux 6.16 on, the number before;
+/// newer kernels have both.
+pub fn is_userspace(settings: &BTreeMap<String, String>) -> bool {
+    match settings.get("path_manager") {
+        Some(name) => name == "userspace",
+        None => settings.get("pm_type").is_some_and(|number| number == "1"),
+    }
+}
+
 fn read_folder(folder: &Path) -> io::Result<BTreeMap<String, String>> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -176,6 +186,17 @@ mod tests {
         assert!(matches!(write("net.mptcp.enabled", "1\n2"), Err(SysctlError::Text { .. })));
         assert!(matches!(write("net.mptcp.enabled", " "), Err(SysctlError::Text { .. })));
         assert_eq!(normal("4096\t16384   99\n"), "4096 16384 99");
+    }
+
+    #[test]
+    fn the_path_manager_is_told_by_name_or_number() {
+        let settings = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        assert!(is_userspace(&settings(&[("path_manager", "userspace"), ("pm_type", "1")])));
+        assert!(!is_userspace(&settings(&[("path_manager", "kernel"), ("pm_type", "0")])));
+        assert!(!is_userspace(&settings(&[("path_manager", "mine"), ("pm_type", "1")])));
+        assert!(is_userspace(&settings(&[("pm_type", "1")])));
+        assert!(!is_userspace(&settings(&[("pm_type", "0")])));
+        assert!(!is_userspace(&settings(&[("enabled", "1")])));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is said of hosts on which one thing is wrong.
 
 use super::*;
+use crate::conflicts::{Managers, conflicts};
 
 const WAN0: &str = "192.0.2.1";
 const WAN1: &str = "198.51.100.1";
@@ -87,7 +88,10 @@ fn each_fault_is_told_and_no_other() {
         ("routes", Verdict::Unknown, |facts| {
             facts.routes.iter_mut().for_each(|(_, route)| *route = Err("Network is unreachable".into()));
         }),
-        ("other_manager", Verdict::Noteworthy, |facts| facts.managers.push("NetworkManager".into())),
+        ("other_manager", Verdict::Noteworthy, |facts| {
+            let managers = Managers { mptcpd: true, ..Managers::default() };
+            facts.managers = conflicts(&managers, &BTreeMap::new());
+        }),
         ("blackhole", Verdict::Noteworthy, |facts| {
             facts.mib.insert("MPCapableSYNTXDisabled".into(), 1);
         }),

@@ -139,6 +139,16 @@ impl Command {
         Command::new(CommandKind::SubflowCreate, subflow(token, local, remote))
     }
 
+    /// The same to an address that the peer announced with this id, so that the subflow ends when it takes that back.
+    pub fn with_remote_id(mut self, id: u8) -> Command {
+        for attribute in &mut self.attributes {
+            if let CommandAttribute::RemoteAddress(address) = attribute {
+                address.push(AddressAttribute::Id(id));
+            }
+        }
+        self
+    }
+
     /// SUBFLOW_DESTROY: ends the subflow between these addresses and ports.
     pub fn destroy_subflow(token: u32, local: SocketAddr, remote: SocketAddr) -> Command {
         let endpoint = Endpoint { port: Some(local.port()), ..Endpoint::new(local.ip(), EndpointFlags::default()) };

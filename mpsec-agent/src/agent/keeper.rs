@@ -1,0 +1,347 @@
+//! Keeps the host as it is wanted: when something on it changes, when something else is asked for, and now and then.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::{Config, Loader, MultipathConfig};
+use crate::control::apply::{self, Memory as _, Outcome, Spirit};
+use crate::control::ask::{Answer, AskError, Settings};
+use crate::control::change::Change;
+use crate::control::live::{Live, interface_names};
+use crate::control::settings;
+use crate::control::store::{Place, Store};
+use crate::kernel::rtnl_events::Events;
+use crate::kernel::{cgroup, identity, link};
+use crate::snapshot::control::Control;
+
+use super::agency::Agency;
+
+/// Changes of addresses, routes and rules come in bursts; those of links are answered at once.
+const SETTLE: Duration = Duration::from_millis(50);
+/// How soon what failed is tried again: this, then twice as long each time.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// And no later than this.
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
+/// What is wanted, what is ours, and when to look again.
+pub struct Keeper {
+    /// `None` while nothing can be changed, and why.
+    store: Result<Store, String>,
+    loader: Loader,
+    wanted: MultipathConfig,
+    events: Option<Events>,
+    due: Option<Instant>,
+    retry: Option<(Instant, Duration)>,
+    control: Control,
+}
+
+impl Keeper {
+    /// Finds out what is ours, what was set, and what an earlier agent left undone. Returns the configuration with what was set.
+    pub fn open(config: Config, loader: Loader) -> (Keeper, Config) {
+        let place = identity::boot_id().and_then(|boot| Ok(Place { boot, netns: cgroup::netns_cookie()? }));
+        let store = place
+            .map_err(|error| error.to_string())
+            .and_then(|place| Store::open(&config.agent.state_dir, place).map_err(|error| error.to_string()));
+        if let Err(error) = &store {
+            tracing::warn!("nothing can be changed on this host: {error}");
+        }
+        let kept = store.as_ref().map_or(&[][..], Store::settings);
+        let config = match settings::load(&loader, kept) {
+            Ok(loaded) => loaded.config,
+            Err(error) => {
+                tracing::error!("what was set with `mpsec apply --set` cannot be used, and is left out: {error}");
+                config
+            }
+        };
+        let mut keeper = Keeper {
+            store,
+            loader,
+            wanted: MultipathConfig::default(),
+            events: None,
+            due: None,
+            retry: None,
+            control: Control::default(),
+        };
+        keeper.want(&config);
+        (keeper, config)
+    }
+
+    /// Loads the configuration anew, with what was set.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(&self) -> Result<Config, settings::LoadError> {
+        let kept = self.store.as_ref().map_or(&[][..], Store::settings);
+        settings::load(&self.loader, kept).map(|loaded| loaded.config)
+    }
+
+    /// Something else may be wanted from now on.
+    pub fn want(&mut self, config: &Config) {
+        let wanted = match &self.store {
+            Ok(store) if !store.released() => config.multipath.clone(),
+            _ => MultipathConfig::default(),
+        };
+        if wanted != self.wanted {
+            self.wanted = wanted;
+            if let Ok(store) = &mut self.store {
+                store.count_generation();
+            }
+        }
+        self.listen();
+        self.touch();
+    }
+
+    /// Whether there is nothing to see to.
+    fn is_idle(&self) -> bool {
+        let Ok(store) = &self.store else { return true };
+        self.wanted == MultipathConfig::default() && store.owned().is_empty() && store.begun().is_empty()
+    }
+
+    /// Listens to what may matter, as long as anything does.
+    fn listen(&mut self) {
+        if self.is_idle() {
+            self.events = None;
+        } else if self.events.is_none() {
+            let first = self.wanted.route_table;
+            match Events::subscribe(first..=first.saturating_add(0xffff)) {
+                Ok(events) => self.events = Some(events),
+                Err(error) => tracing::warn!(%error, "changes of addresses and routes are not heard, only looked for"),
+            }
+        }
+    }
+
+    /// Something on the host changed, or may have: look at once.
+    pub fn touch(&mut self) {
+        if !self.is_idle() {
+            self.due = Some(Instant::now());
+        }
+    }
+
+    /// Waits until it is time to look. Cancelling it loses nothing.
+    pub async fn due(&mut self) {
+        loop {
+            let next = [self.due, self.retry.map(|(at, _)| at)].into_iter().flatten().min();
+            let timer = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let events = async {
+                match &mut self.events {
+                    Some(events) => events.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = timer => return,
+                changed = events => match changed {
+                    Ok(_) => self.due = Some(self.due.unwrap_or_else(|| Instant::now() + SETTLE)),
+                    Err(error) => {
+                        tracing::warn!(%error, "changes of addresses and routes are not heard any more, only looked for");
+                        self.events = None;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Looks, and mends what is not as it should be.
+    pub fn reconcile(&mut self, agency: &mut Agency) -> Option<Outcome> {
+        self.due = None;
+        if self.is_idle() {
+            self.retry = None;
+            return None;
+        }
+        let Ok(store) = &mut self.store else { return None };
+        let outcome = match Live::open(&self.wanted, Some(agency)) {
+            Ok(mut host) => {
+                if let Err(error) = recover(store, &mut host) {
+                    failed(error)
+                } else {
+                    apply::apply(&mut host, store, &self.wanted, Spirit::Parts)
+                }
+            }
+            Err(error) => failed(error),
+        };
+        self.note(&outcome);
+        Some(outcome)
+    }
+
+    fn note(&mut self, outcome: &Outcome) {
+        let control = &mut self.control;
+        control.changes_total += outcome.changes.len() as u64;
+        control.failed_total += outcome.failures.len() as u64;
+        control.undone_total += outcome.undone.len() as u64;
+        let failures: Vec<String> =
+            outcome.refusals.iter().cloned().chain(outcome.failures.iter().map(ToString::to_string)).collect();
+        for new in failures.iter().filter(|failure| !control.failures.contains(failure)) {
+            tracing::warn!("not as wanted: {new}");
+        }
+        for new in outcome.waiting.iter().filter(|waiting| !control.waiting.contains(waiting)) {
+            tracing::info!("waiting: {new}");
+        }
+        for change in &outcome.changes {
+            tracing::info!("{change}");
+        }
+        control.waiting.clone_from(&outcome.waiting);
+        control.failures = failures;
+        if outcome.is_success() {
+            self.retry = None;
+            self.control.actual_generation = self.generation();
+        } else {
+            let wait = self.retry.map_or(FIRST_RETRY, |(_, wait)| (wait * 2).min(LAST_RETRY));
+            self.retry = Some((Instant::now() + wait, wait));
+        }
+        self.listen();
+    }
+
+    fn generation(&self) -> u64 {
+        self.store.as_ref().map_or(0, Store::generation)
+    }
+
+    /// What a snapshot tells.
+    pub fn control(&self) -> Control {
+        let (released, owned) = self.store.as_ref().map_or((false, 0), |store| {
+            let owned = store.owned();
+            let count = owned.sysctls.len() + owned.endpoints.len() + owned.links.len();
+            (store.released(), count as u64 + u64::from(owned.limits.is_some()))
+        });
+        let idle_failure = self.store.as_ref().err().filter(|_| self.control.failures.is_empty());
+        Control {
+            desired_generation: self.generation(),
+            released,
+            owned,
+            failures: self.control.failures.iter().chain(idle_failure).cloned().collect(),
+            ..self.control.clone()
+        }
+    }
+
+    /// What would be done with these settings.
+    pub fn plan(&mut self, asked: &Settings, agency: &mut Agency) -> Result<Answer, AskError> {
+        let store = self.store.as_mut().map_err(|error| AskError::Failed(error.clone()))?;
+        let settings = settings::merge(store.settings(), asked).map_err(AskError::Wrong)?;
+        let loaded = settings::load(&self.loader, &settings).map_err(wrong)?;
+        let wanted = &loaded.config.multipath;
+        let mut host = Live::open(wanted, Some(agency)).map_err(AskError::Failed)?;
+        let plan = apply::preview(&mut host, store.owned(), wanted).map_err(AskError::Failed)?;
+        let outcome =
+            Outcome { changes: plan.changes, refusals: plan.refusals, waiting: plan.waiting, ..Outcome::default() };
+        Ok(self.answer(outcome))
+    }
+
+    /// Makes the host what file, flags and these settings want; keeps the settings if it could be done. Returns the
+    /// configuration that is in force from now on, if so.
+    pub fn apply(&mut self, asked: &Settings, agency: &mut Agency) -> Result<(Answer, Option<Config>), AskError> {
+        let store = self.store.as_mut().map_err(|error| AskError::Failed(error.clone()))?;
+        let settings = settings::merge(store.settings(), asked).map_err(AskError::Wrong)?;
+        let config = settings::load(&self.loader, &settings).map_err(wrong)?.config;
+        let mut host = Live::open(&config.multipath, Some(agency)).map_err(AskError::Failed)?;
+        recover(store, &mut host).map_err(AskError::Failed)?;
+        let outcome = apply::apply(&mut host, store, &config.multipath, Spirit::Whole);
+        if !outcome.is_success() {
+            self.control.failed_total += outcome.failures.len() as u64;
+            self.control.undone_total += outcome.undone.len() as u64;
+            return Ok((self.answer(outcome), None));
+        }
+        let is_new = settings != store.settings() || store.released() || config.multipath != self.wanted;
+        if is_new {
+            store.set(settings, false).map_err(AskError::Failed)?;
+        }
+        self.wanted = config.multipath.clone();
+        self.note(&outcome);
+        Ok((self.answer(outcome), Some(config)))
+    }
+
+    /// Gives everything back.
+    pub fn release(&mut self, agency: &mut Agency) -> Result<Answer, AskError> {
+        let store = self.store.as_mut().map_err(|error| AskError::Failed(error.clone()))?;
+        let nothing = MultipathConfig::default();
+        let mut host = Live::open(&nothing, Some(agency)).map_err(AskError::Failed)?;
+        recover(store, &mut host).map_err(AskError::Failed)?;
+        let outcome = apply::release(&mut host, store);
+        store.set(Vec::new(), true).map_err(AskError::Failed)?;
+        self.wanted = nothing;
+        self.note(&outcome);
+        Ok(self.answer(outcome))
+    }
+
+    /// Switches an interface on or off.
+    pub fn link(&mut self, name: &str, up: bool, dry_run: bool, agency: &mut Agency) -> Result<Answer, AskError> {
+        let links = link::list().map_err(|error| AskError::Failed(error.to_string()))?;
+        let Some(link) = links.iter().find(|link| link.name == name) else {
+            let names: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
+            let meant = crate::config::nearest(name, names.iter().copied());
+            let hint =
+                meant.map_or_else(|| format!("there are {}", names.join(", ")), |name| format!("did you mean {name}?"));
+            return Err(AskError::Wrong(format!("there is no interface {name:?}; {hint}")));
+        };
+        if link.is_enabled == up {
+            return Ok(self.answer(Outcome::default()));
+        }
+        let change = Change::Link { name: name.to_owned(), index: link.index, up };
+        if dry_run {
+            return Ok(self.answer(Outcome { changes: vec![change], ..Outcome::default() }));
+        }
+        let store = self.store.as_mut().map_err(|error| AskError::Failed(error.clone()))?;
+        let mut host = Live::open(&self.wanted, Some(agency)).map_err(AskError::Failed)?;
+        recover(store, &mut host).map_err(AskError::Failed)?;
+        let outcome = apply::command(&mut host, store, change);
+        self.control.changes_total += outcome.changes.len() as u64;
+        self.control.failed_total += outcome.failures.len() as u64;
+        Ok(self.answer(outcome))
+    }
+
+    /// Before the agent ends: what would not work without it is given back; what works without it stays.
+    pub fn stop(&mut self, agency: &mut Agency) {
+        let Ok(store) = &mut self.store else { return };
+        let mut wanted = self.wanted.clone();
+        wanted.force = Default::default();
+        wanted.failover = false;
+        wanted.path_congestion_control.clear();
+        wanted.path_max_rate.clear();
+        if wanted.path_manager.is_some_and(|mode| crate::control::mode::of(mode).daemon(&wanted).is_some()) {
+            wanted.path_manager = None;
+            wanted.endpoints.clear();
+        }
+        if wanted == self.wanted {
+            return;
+        }
+        match Live::open(&wanted, Some(agency)) {
+            Ok(mut host) => {
+                let outcome = apply::apply(&mut host, store, &wanted, Spirit::Parts);
+                outcome.failures.iter().for_each(|failure| tracing::error!("not given back: {failure}"));
+                outcome.changes.iter().for_each(|change| tracing::info!("{change}"));
+            }
+            Err(error) => tracing::error!("not given back: {error}"),
+        }
+    }
+
+    fn answer(&self, outcome: Outcome) -> Answer {
+        let released = self.store.as_ref().is_ok_and(Store::released);
+        let interfaces = interface_names();
+        Answer { generation: self.generation(), released, outcome, interfaces, ..Answer::default() }
+    }
+}
+
+/// After a crash in the middle of changes: finds out how far they went, before anything else is changed.
+fn recover(store: &mut Store, host: &mut Live<'_>) -> Result<(), String> {
+    use crate::control::apply::Host as _;
+    if store.begun().is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(changes = store.begun().len(), "changes were begun and not ended; finding out how far they went");
+    let actual = host.retrieve()?;
+    store.recover(&actual)
+}
+
+fn failed(error: String) -> Outcome {
+    let failure = apply::Failure { change: None, error, by_hand: None };
+    Outcome { failures: vec![failure], ..Outcome::default() }
+}
+
+fn wrong(error: settings::LoadError) -> AskError {
+    AskError::Wrong(error.to_string())
+}

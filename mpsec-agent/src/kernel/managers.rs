@@ -1,0 +1,169 @@
+//! Other programs that manage endpoints, routes or rules in the calling thread's network namespace: which of them run, and what
+//! they manage, out of the files that they keep.
+
+mod keyfile;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::process::{self, Process};
+use crate::conflicts::{Connection, Manager, Managers, NetworkManager, Networkd};
+use keyfile::Keyfile;
+
+/// Where the host has it installed.
+const NM_PROGRAMS: &[&str] = &["/usr/sbin/NetworkManager", "/usr/bin/NetworkManager"];
+/// Where it reads its configuration, what wins last (NetworkManager.conf(5)).
+const NM_CONFIGURATION: &[&str] = &["usr/lib/NetworkManager", "run/NetworkManager", "etc/NetworkManager"];
+/// Where networkd reads its own, what wins first (networkd.conf(5)).
+const NETWORKD_CONFIGURATION: &[&str] =
+    &["etc/systemd", "run/systemd", "usr/local/lib/systemd", "usr/lib/systemd", "lib/systemd"];
+
+/// Finds them. One whose namespace may not be looked at is taken to be here.
+#[must_use]
+pub fn look() -> Managers {
+    let known = [Manager::NetworkManager, Manager::Mptcpd, Manager::Networkd, Manager::Mpsec];
+    let processes = process::find(&known.map(Manager::name));
+    let mut managers = Managers::default();
+    for process in processes.iter().filter(|process| process.is_here != Some(false)) {
+        match process.name.as_str() {
+            "NetworkManager" => managers.network_manager = Some(network_manager(process)),
+            "mptcpd" => managers.mptcpd = true,
+            "systemd-networkd" => managers.networkd = Some(networkd(&process.folder().join("root"))),
+            _ if is_other_agent(process) => managers.agents.push(process.pid),
+            _ => {}
+        }
+    }
+    managers
+}
+
+/// Other commands of mpsec manage nothing.
+fn is_other_agent(process: &Process) -> bool {
+    let arguments = fs::read(process.folder().join("cmdline")).unwrap_or_default();
+    process.pid != std::process::id() && arguments.split(|byte| *byte == 0).nth(1) == Some(b"run")
+}
+
+fn network_manager(process: &Process) -> NetworkManager {
+    let root = process.folder().join("root");
+    NetworkManager { version: version(process), default_flags: default_flags(&root), devices: devices(&root) }
+}
+
+/// Asks the installed program, if that is the one that runs: nothing else that bears the name is run.
+fn version(process: &Process) -> Option<(u32, u32)> {
+    let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let running = identity(&process.folder().join("exe"))?;
+    let program = NM_PROGRAMS.iter().find(|program| identity(Path::new(program)) == Some(running))?;
+    let output = Command::new(program).arg("--version").env_clear().stdin(Stdio::null()).output().ok()?;
+    parse_version(&String::from_utf8_lossy(&output.stdout))
+}
+
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.trim().split(['.', '-']).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// `connection.mptcp-flags` of all sections for connections that are not for certain devices; the last one counts.
+fn default_flags(root: &Path) -> Option<u32> {
+    let mut files: BTreeMap<_, PathBuf> = BTreeMap::new();
+    for folder in NM_CONFIGURATION {
+        files.extend(files_in(&root.join(folder).join("conf.d"), "conf"));
+    }
+    let main = root.join("etc/NetworkManager/NetworkManager.conf");
+    // Files of conf.d are read after the main one, but those of the distribution before it; the name alone decides among them.
+    let (own, shipped): (Vec<_>, Vec<_>) = files.into_values().partition(|path| path.starts_with(root.join("etc")));
+    let read = shipped.into_iter().chain([main]).chain(own).filter_map(|path| Keyfile::read(&path));
+    read.filter_map(|file| file.last("connection", "connection.mptcp-flags", "match-device").and_then(number)).last()
+}
+
+/// Interfaces by index, with their connections: NetworkManager keeps a file for each (nm-config.h: NMCONFIG_DEVICE_STATE_DIR).
+fn devices(root: &Path) -> BTreeMap<u32, Option<Connection>> {
+    let flags = connection_flags(root);
+    let device = |(name, path): (String, PathBuf)| {
+        let file = Keyfile::read(&path)?;
+        if file.get("device", "managed") != Some("true") {
+            return None;
+        }
+        let uuid = file.get("device", "connection-uuid").map(str::to_owned);
+        let connection = uuid.map(|uuid| Connection { flags: flags.get(&uuid).copied(), uuid });
+        Some((name.parse().ok()?, connection))
+    };
+    files_in(&root.join("run/NetworkManager/devices"), "").filter_map(device).collect()
+}
+
+/// `connection.mptcp-flags` by UUID, of connections that say it.
+fn connection_flags(root: &Path) -> BTreeMap<String, u32> {
+    let connection = |(_, path): (String, PathBuf)| {
+        let file = Keyfile::read(&path)?;
+        let flags = file.get("connection", "mptcp-flags").and_then(number)?;
+        Some((file.get("connection", "uuid")?.to_owned(), flags))
+    };
+    let folders = NM_CONFIGURATION.iter().map(|folder| root.join(folder).join("system-connections"));
+    folders.flat_map(|folder| files_in(&folder, "nmconnection").collect::<Vec<_>>()).filter_map(connection).collect()
+}
+
+/// As GLib reads it: decimal, or hexadecimal behind `0x`.
+fn number(text: &str) -> Option<u32> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+fn networkd(root: &Path) -> Networkd {
+    let files = networkd_files(root);
+    let on = |key| {
+        let said = files.iter().filter_map(|file| file.get("Network", key)).filter_map(boolean);
+        // Both are on unless something else is said.
+        said.last().unwrap_or(true)
+    };
+    Networkd {
+        links: links(root),
+        removes_rules: on("ManageForeignRoutingPolicyRules"),
+        removes_routes: on("ManageForeignRoutes"),
+    }
+}
+
+/// The first main file that there is, then the files beside it in the order of their names, of which the first folder's count.
+fn networkd_files(root: &Path) -> Vec<Keyfile> {
+    let mut beside = BTreeMap::new();
+    for folder in NETWORKD_CONFIGURATION.iter().rev() {
+        beside.extend(files_in(&root.join(folder).join("networkd.conf.d"), "conf"));
+    }
+    let main = NETWORKD_CONFIGURATION.iter().map(|folder| root.join(folder).join("networkd.conf"));
+    main.filter_map(|path| Keyfile::read(&path))
+        .take(1)
+        .chain(beside.values().filter_map(|path| Keyfile::read(path)))
+        .collect()
+}
+
+/// Links that it configures or has configured (networkd keeps a file of assignments for each, sd_network_link_get_setup_state).
+fn links(root: &Path) -> BTreeSet<u32> {
+    let link = |(name, path): (String, PathBuf)| {
+        let state = Keyfile::read(&path)?;
+        let is_managed = !matches!(state.get("", "ADMIN_STATE")?, "unmanaged" | "pending" | "initialized" | "linger");
+        is_managed.then(|| name.parse().ok())?
+    };
+    files_in(&root.join("run/systemd/netif/links"), "").filter_map(link).collect()
+}
+
+/// As systemd reads it (parse_boolean).
+fn boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "yes" | "y" | "true" | "t" | "on" => Some(true),
+        "0" | "no" | "n" | "false" | "f" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+/// Files of a folder that end so, by name; all for an empty ending.
+fn files_in(folder: &Path, ending: &str) -> impl Iterator<Item = (String, PathBuf)> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let named = entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())));
+    let dotted = if ending.is_empty() { String::new() } else { format!(".{ending}") };
+    named.filter(move |(name, _)| name.ends_with(&dotted))
+}
+
+#[cfg(test)]
+mod tests;

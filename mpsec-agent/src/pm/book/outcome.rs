@@ -1,0 +1,80 @@
+//! How subflows end and fail.
+
+use std::io;
+use std::time::Instant;
+
+use super::Book;
+use crate::kernel::mptcp_pm::ResetReason;
+use crate::pm::connection::{Ends, GOOD_AFTER, Pair, Subflow};
+use crate::pm::stats::Failure;
+
+impl Book {
+    /// Takes note of a subflow's end, or of that of one that never was.
+    pub(super) fn left(
+        &mut self,
+        token: u32,
+        ends: Ends,
+        error: Option<i32>,
+        reset: Option<ResetReason>,
+        now: Instant,
+    ) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        if let Some(at) = connection.subflows.iter().position(|subflow| subflow.ends == ends) {
+            let subflow = connection.subflows.remove(at);
+            self.ended(token, subflow, now);
+        } else if connection.was_buried(ends) {
+            // It is known already.
+        } else if connection.take_attempt(ends) {
+            self.failed(token, ends.pair(), &reason(error, reset), now);
+        } else {
+            self.counters.events_stray += 1;
+        }
+    }
+
+    /// A subflow is no more. What replaces it waits: if it lived long, only as long as after a first failure, which is time
+    /// enough for the connection's own end to be told.
+    pub(super) fn ended(&mut self, token: u32, subflow: Subflow, now: Instant) {
+        if subflow.ending {
+            return;
+        }
+        let good = now.saturating_duration_since(subflow.since) >= GOOD_AFTER;
+        self.counters.subflows_ended += 1;
+        self.counters.subflows_short_lived += u64::from(!good);
+        self.pause(token, subflow.ends.pair(), good, now);
+    }
+
+    /// A subflow that was asked for will not be.
+    pub(super) fn failed(&mut self, token: u32, pair: Pair, why: &str, now: Instant) {
+        self.counters.subflows_failed += 1;
+        let what = format!("subflow {} > {}", pair.local, pair.remote);
+        self.failures.note(Failure { token, what, why: why.to_owned() });
+        self.pause(token, pair, false, now);
+    }
+
+    fn pause(&mut self, token: u32, pair: Pair, afresh: bool, now: Instant) {
+        let salt = self.settings.salt;
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        let salt = connection.salt(salt);
+        let Some(state) = connection.pair_state(pair) else { return };
+        let over = state.backoff.pending(now).is_none();
+        if afresh && over {
+            state.backoff.succeed();
+        }
+        // Several that fail together are one failure.
+        if over {
+            state.backoff.fail(salt, now);
+            self.counters.backed_off += 1;
+        }
+    }
+}
+
+/// Why a subflow failed, in words.
+pub(super) fn reason(error: Option<i32>, reset: Option<ResetReason>) -> String {
+    let error = error.map(|number| io::Error::from_raw_os_error(number).to_string());
+    match (error, reset) {
+        (Some(error), Some(reset)) => format!("{error}, {reset}"),
+        (Some(error), None) => error,
+        (None, Some(reset)) => reset.to_string(),
+        (None, None) => "closed by the peer".to_owned(),
+    }
+}

@@ -1,0 +1,1 @@
+//! The book without a kernel.
