@@ -53,7 +53,11 @@ fn headline(ask: &Ask, answer: &Answer) -> String {
     };
     let would = !ask.is_mutating();
     if !outcome.refusals.is_empty() {
-        return format!("Nothing {} changed:", if would { "would be" } else { "is" });
+        return match (would, outcome.changes.is_empty()) {
+            (true, false) => "Refused, so nothing of this would be done:".into(),
+            (true, true) => "Refused, so nothing would be changed:".into(),
+            (false, _) => "Refused, and nothing is changed:".into(),
+        };
     }
     if !outcome.failures.is_empty() && outcome.changes.is_empty() {
         return match outcome.undone.is_empty() {
@@ -269,7 +273,7 @@ Made and taken back
         }
         let outcome = Outcome { refusals: vec!["this kernel has no X".into()], ..Outcome::default() };
         let refused = text(&Ask::Plan(Settings::default()), &answer(outcome));
-        assert_eq!(refused, "Nothing would be changed:\nRefused\n  ! this kernel has no X\n");
+        assert_eq!(refused, "Refused, so nothing would be changed:\nRefused\n  ! this kernel has no X\n");
     }
 
     #[test]
