@@ -19,7 +19,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::api::{self, HttpStats, Limits, Server, WebConfig};
+use crate::api::{self, Access, HttpStats, Limits, Server, WebConfig};
 use crate::config::{Config, Loaded, Loader};
 use crate::control::ask::{Answer, Ask, AskError, LinkSwitch, Who};
 use crate::control::socket::ControlSocket;
@@ -81,7 +81,8 @@ impl Front {
                 None => WebConfig::default(),
             };
             let limits = Limits { max_connections: config.http.max_connections as usize, ..Limits::default() };
-            Some(Server::bind(&addresses, Arc::new(web), limits, stats.clone()).await?)
+            let access = Access::open(&config.http, &web)?;
+            Some(Server::bind(&addresses, Arc::new(web), limits, stats.clone()).await?.with_access(access))
         };
         let socket = ControlSocket::bind(&config.agent.control_socket, &config.agent.control_group).await?;
         let (commands, inbox) = Commands::channel();

@@ -86,7 +86,7 @@ pub enum Change {
 
 /// An endpoint of the in-kernel path manager.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "ChangedEndpoint"))]
 pub struct Endpoint {
     /// The kernel's identifier; 0 while it has none.
     pub id: u8,

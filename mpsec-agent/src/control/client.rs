@@ -143,6 +143,7 @@ pub fn table(status: &Value) -> String {
         rows(&mut text, interface);
     }
     mptcp(&mut text, status);
+    control(&mut text, &status["control"]);
     troubles(&mut text, status);
     text
 }
@@ -201,6 +202,27 @@ fn mptcp(text: &mut String, status: &Value) {
             let word = |name: &str| finding[name].as_str().map(plain).unwrap_or_default();
             let line = format!("  ! {} {} {}", word("about"), word("text"), word("remedy"));
             writeln!(text, "{}", line.trim_end()).expect(MEMORY);
+        }
+    }
+}
+
+/// What was asked to be changed on the host, where anything was.
+fn control(text: &mut String, control: &Value) {
+    let lines = |name: &str| control[name].as_array().cloned().unwrap_or_default();
+    let (failures, waiting) = (lines("failures"), lines("waiting"));
+    let (owned, released) = (control["owned"].as_u64().unwrap_or_default(), control["released"] == Value::Bool(true));
+    if failures.is_empty() && waiting.is_empty() && owned == 0 && !released {
+        return;
+    }
+    let state = match (released, failures.len()) {
+        (true, _) => "released, nothing is changed until mpsec apply".to_owned(),
+        (false, 0) => format!("as it is wanted (changed by MPSec: {owned})"),
+        (false, failures) => format!("not as it is wanted (failures: {failures})"),
+    };
+    writeln!(text, "\nHost: {state}").expect(MEMORY);
+    for (sign, all) in [('!', failures), ('.', waiting)] {
+        for line in all.iter().filter_map(Value::as_str) {
+            writeln!(text, "  {sign} {}", plain(line)).expect(MEMORY);
         }
     }
 }
@@ -266,7 +288,22 @@ mod tests {
         assert!(text.contains("! 192.0.2.1:40002 192.0.2.2:80 The peer does not speak MPTCP. Turn MPTCP on"), "{text}");
         assert!(!text.contains("guest"), "{text}");
         status["namespaces"] = serde_json::json!([]);
+        status["control"] = Value::Null;
         assert!(!table(&status).contains("MPTCP"));
+    }
+
+    #[test]
+    fn what_is_changed_on_the_host_is_told_where_anything_is() {
+        let mut status = crate::snapshot::sample::snapshot().to_json();
+        let host = "Host: not as it is wanted (failures: 1)\n  ! net.mptcp.enabled: 0 -> 1: Permission denied\n  \
+                    . wan1 has no address\n";
+        assert!(table(&status).contains(host), "{}", table(&status));
+        status["control"] = serde_json::json!({"owned": 2});
+        assert!(table(&status).contains("\nHost: as it is wanted (changed by MPSec: 2)\n"));
+        status["control"] = serde_json::json!({"released": true});
+        assert!(table(&status).contains("Host: released"));
+        status["control"] = serde_json::json!({"owned": 0, "failures": []});
+        assert!(!table(&status).contains("Host: "));
     }
 
     #[test]
