@@ -79,6 +79,10 @@ pub(super) const ACTIONS: &[Action] = &[
 ];
 
 fn parse<T: DeserializeOwned>(body: &[u8], ask: impl FnOnce(T) -> Ask) -> serde_json::Result<Ask> {
+    // serde takes a list for a structure, too.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(serde::de::Error::custom("expected an object, {...}"));
+    }
     serde_json::from_slice(body).map(ask)
 }
 
