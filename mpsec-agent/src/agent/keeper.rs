@@ -6,13 +6,14 @@ use tokio::time::Instant;
 
 use crate::config::{Config, Loader, MultipathConfig};
 use crate::control::apply::{self, Memory as _, Outcome, Spirit};
-use crate::control::ask::{Answer, AskError, Settings};
-use crate::control::change::Change;
-use crate::control::live::Live;
+use crate::control::ask::{Answer, AskError, LinkSwitch, Settings, Who};
+use crate::control::audit::{Audit, Entry};
+use crate::control::live::{Live, interface_names};
 use crate::control::settings;
+use crate::control::standalone::switch_link;
 use crate::control::store::{Place, Store};
 use crate::kernel::rtnl_events::Events;
-use crate::kernel::{cgroup, identity, link};
+use crate::kernel::{cgroup, identity};
 use crate::snapshot::control::Control;
 
 use super::agency::Acting;
@@ -34,6 +35,8 @@ pub struct Keeper {
     due: Option<Instant>,
     retry: Option<(Instant, Duration)>,
     control: Control,
+    /// `None` while nothing can be changed.
+    audit: Option<Audit>,
 }
 
 impl Keeper {
@@ -54,7 +57,9 @@ impl Keeper {
                 config
             }
         };
+        let audit = store.as_ref().ok().map(|store| Audit::new(store.folder()));
         let mut keeper = Keeper {
+            audit,
             store,
             loader,
             wanted: MultipathConfig::default(),
@@ -166,7 +171,11 @@ impl Keeper {
             }
             Err(error) => failed(error),
         };
+        let failed_before = self.control.failures.clone();
         self.note(&outcome);
+        if !outcome.changes.is_empty() || failed_before != self.control.failures {
+            self.record(&Who::Agent, "reconcile", &outcome);
+        }
         Some(outcome)
     }
 
@@ -182,9 +191,6 @@ impl Keeper {
         }
         for new in outcome.waiting.iter().filter(|waiting| !control.waiting.contains(waiting)) {
             tracing::info!("waiting: {new}");
-        }
-        for change in &outcome.changes {
-            tracing::info!("{change}");
         }
         control.waiting.clone_from(&outcome.waiting);
         control.failures = failures;
@@ -214,6 +220,7 @@ impl Keeper {
             desired_generation: self.generation(),
             released,
             owned,
+            audit_errors_total: self.audit.as_ref().map_or(0, Audit::errors),
             failures: self.control.failures.iter().chain(idle_failure).cloned().collect(),
             ..self.control.clone()
         }
@@ -269,29 +276,24 @@ impl Keeper {
     }
 
     /// Switches an interface on or off.
-    pub fn link(&mut self, name: &str, up: bool, dry_run: bool, agency: &mut Acting<'_>) -> Result<Answer, AskError> {
-        let links = link::list().map_err(|error| AskError::Failed(error.to_string()))?;
-        let Some(link) = links.iter().find(|link| link.name == name) else {
-            let names: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
-            let meant = crate::config::nearest(name, names.iter().copied());
-            let hint =
-                meant.map_or_else(|| format!("there are {}", names.join(", ")), |name| format!("did you mean {name}?"));
-            return Err(AskError::Wrong(format!("there is no interface {name:?}; {hint}")));
-        };
-        if link.is_enabled == up {
-            return Ok(self.answer(Outcome::default()));
-        }
-        let change = Change::Link { name: name.to_owned(), index: link.index, up };
-        if dry_run {
-            return Ok(self.answer(Outcome { changes: vec![change], ..Outcome::default() }));
-        }
+    pub fn link(&mut self, switch: &LinkSwitch, agency: &mut Acting<'_>) -> Result<Answer, AskError> {
         let store = self.store.as_mut().map_err(|error| AskError::Failed(error.clone()))?;
         let mut host = Live::open(&self.wanted, Some(agency)).map_err(AskError::Failed)?;
         recover(store, &mut host).map_err(AskError::Failed)?;
-        let outcome = apply::command(&mut host, store, change);
-        self.control.changes_total += outcome.changes.len() as u64;
-        self.control.failed_total += outcome.failures.len() as u64;
+        let outcome = switch_link(&mut host, store, switch)?;
+        if !switch.dry_run {
+            self.control.changes_total += outcome.changes.len() as u64;
+            self.control.failed_total += outcome.failures.len() as u64;
+        }
         Ok(self.answer(outcome))
+    }
+
+    /// Notes what was asked for, or done unasked, in the log of changes.
+    pub fn record(&self, who: &Who, what: &str, outcome: &Outcome) {
+        let entry = Entry::new(who, what, self.generation(), outcome);
+        if let Some(audit) = &self.audit {
+            audit.record(&entry);
+        }
     }
 
     /// Before the agent ends: what would not work without it is given back; what works without it stays.
@@ -313,7 +315,9 @@ impl Keeper {
             Ok(mut host) => {
                 let outcome = apply::apply(&mut host, store, &wanted, Spirit::Parts);
                 outcome.failures.iter().for_each(|failure| tracing::error!("not given back: {failure}"));
-                outcome.changes.iter().for_each(|change| tracing::info!("{change}"));
+                if !outcome.changes.is_empty() {
+                    self.record(&Who::Agent, "stop", &outcome);
+                }
             }
             Err(error) => tracing::error!("not given back: {error}"),
         }
@@ -321,7 +325,8 @@ impl Keeper {
 
     fn answer(&self, outcome: Outcome) -> Answer {
         let released = self.store.as_ref().is_ok_and(Store::released);
-        Answer { generation: self.generation(), released, outcome, effects: Vec::new() }
+        let interfaces = interface_names();
+        Answer { generation: self.generation(), released, outcome, interfaces, ..Answer::default() }
     }
 }
 

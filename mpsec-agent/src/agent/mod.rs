@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::api::{self, HttpStats, Limits, Server, WebConfig};
+use crate::api::{self, Access, HttpStats, Limits, Server, WebConfig};
 use crate::config::{Config, Loaded, Loader};
 use crate::control::ask::{Answer, Ask, AskError, LinkSwitch, Who};
 use crate::control::socket::ControlSocket;
@@ -83,9 +83,10 @@ impl Front {
                 None => WebConfig::default(),
             };
             let limits = Limits { max_connections: config.http.max_connections as usize, ..Limits::default() };
-            Some(Server::bind(&addresses, Arc::new(web), limits, stats.clone()).await?)
+            let access = Access::open(&config.http, &web)?;
+            Some(Server::bind(&addresses, Arc::new(web), limits, stats.clone()).await?.with_access(access))
         };
-        let socket = ControlSocket::bind(&config.agent.control_socket).await?;
+        let socket = ControlSocket::bind(&config.agent.control_socket, &config.agent.control_group).await?;
         let (commands, inbox) = Commands::channel();
         Ok(Front { http, stats, socket, commands, inbox })
     }
@@ -320,7 +321,9 @@ impl Agent {
             // The series of single subflows have figures of TCP.
             subflows: asked == Some(Depth::Full) || mptcp.subflow_series,
         };
-        let snapshot = Arc::new(self.sources.collect(&mut self.namespaces, wanted));
+        let mut snapshot = self.sources.collect(&mut self.namespaces, wanted);
+        snapshot.control = self.keeper.control();
+        let snapshot = Arc::new(snapshot);
         if snapshot.connections() > LARGE {
             self.large = Some(Arc::downgrade(&snapshot));
         }
@@ -345,9 +348,14 @@ impl Agent {
 
     /// Plans or changes something.
     fn act(&mut self, ask: &Ask, who: &Who) -> Result<Answer, AskError> {
+        let answer = self.perform(ask)?;
         if ask.is_mutating() {
-            tracing::info!(%who, "{ask}");
+            self.keeper.record(who, &ask.to_string(), &answer.outcome);
         }
+        Ok(answer)
+    }
+
+    fn perform(&mut self, ask: &Ask) -> Result<Answer, AskError> {
         let (keeper, mut acting) = self.acting();
         match ask {
             Ask::Plan(settings) => keeper.plan(settings, &mut acting),
@@ -360,10 +368,10 @@ impl Agent {
                 Ok(answer)
             }
             Ask::Release => keeper.release(&mut acting),
-            Ask::Link(LinkSwitch { name, up, dry_run }) => {
+            Ask::Link(switch @ LinkSwitch { name, up, .. }) => {
                 let effects = if *up { Vec::new() } else { effects::of_losing(name, &self.full_snapshot()) };
                 let (keeper, mut acting) = self.acting();
-                let answer = keeper.link(name, *up, *dry_run, &mut acting)?;
+                let answer = keeper.link(switch, &mut acting)?;
                 let effects = if answer.outcome.changes.is_empty() { Vec::new() } else { effects };
                 Ok(Answer { effects, ..answer })
             }

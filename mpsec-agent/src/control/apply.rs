@@ -86,6 +86,13 @@ impl Outcome {
     }
 }
 
+/// What would be done.
+impl From<Plan> for Outcome {
+    fn from(plan: Plan) -> Outcome {
+        Outcome { changes: plan.changes, refusals: plan.refusals, waiting: plan.waiting, ..Outcome::default() }
+    }
+}
+
 /// A change that failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
