@@ -35,6 +35,8 @@ pub struct Options {
     pub config: String,
     /// More arguments after those of the guard.
     pub args: Vec<String>,
+    /// Where it keeps what it changed; a folder of its own if nothing is said.
+    pub state: Option<PathBuf>,
     /// A user to become first, through setpriv.
     pub user: Option<String>,
 }
@@ -76,6 +78,7 @@ impl Options {
         };
         command.arg("run").args(["--listen", LISTEN]);
         command.arg("--control-socket").arg(folder.path().join("mpsec.sock"));
+        command.arg("--state-dir").arg(self.state.unwrap_or_else(|| folder.path().join("state")));
         command.arg("--config").arg(config).args(&self.args);
         Agent::spawn(netns, command, folder)
     }

@@ -1,10 +1,12 @@
 //! MPSec's tests on real kernel objects. One file a behaviour; each lists its trials.
 
+mod act;
 mod api;
 mod bulk;
 mod classes;
 mod devices;
 mod doctor;
+mod failover;
 mod flood;
 mod harness;
 mod hotplug;
@@ -40,12 +42,14 @@ fn main() {
         mptcp_life::trials(),
         mptcp_probes::trials(),
         mptcp_wrong::trials(),
+        act::trials(),
         classes::trials(),
         devices::trials(),
         bulk::trials(),
         hotplug::trials(),
         overflow::trials(),
         survive::trials(),
+        failover::trials(),
         refuse::trials(),
         reload::trials(),
         status::trials(),
