@@ -118,7 +118,10 @@ fn judge(outcome: &mut Outcome, alone: &[Vec<f64>], all: &[f64], are_alike: bool
     let of_sum = Figure::of_rounds("all_paths_by_sum_of_each_alone", &of_sum, "");
     let of_one = Figure::of_rounds("all_paths_by_one", &of_one, "");
     if of_sum.value.is_some_and(|ratio| ratio > FLATTERED) {
-        outcome.notes.push("alone, a path was slower than its wire allows: the ratio flatters".to_owned());
+        outcome.notes.push(
+            "the ratio flatters: alone, a path was slower than its wire allows, or what had to wait came in the window"
+                .to_owned(),
+        );
     }
     let (ratio, words) = match (are_alike, alone.len()) {
         (true, 1) => (of_one, "of itself"),
