@@ -12,6 +12,7 @@ mod harness;
 mod hotplug;
 mod http;
 mod lab;
+mod laboratory;
 mod mptcp_life;
 mod mptcp_probes;
 mod mptcp_truth;
@@ -38,6 +39,7 @@ fn main() {
     let trials = [
         harness::trials(),
         lab::trials(),
+        laboratory::trials(),
         mptcp_truth::trials(),
         mptcp_life::trials(),
         mptcp_probes::trials(),

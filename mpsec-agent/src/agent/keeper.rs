@@ -15,7 +15,7 @@ use crate::kernel::rtnl_events::Events;
 use crate::kernel::{cgroup, identity, link};
 use crate::snapshot::control::Control;
 
-use super::agency::Agency;
+use super::agency::Acting;
 
 /// Changes of addresses, routes and rules come in bursts; those of links are answered at once.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -149,7 +149,7 @@ impl Keeper {
     }
 
     /// Looks, and mends what is not as it should be.
-    pub fn reconcile(&mut self, agency: &mut Agency) -> Option<Outcome> {
+    pub fn reconcile(&mut self, agency: &mut Acting<'_>) -> Option<Outcome> {
         self.due = None;
         if self.is_idle() {
             self.retry = None;
@@ -220,7 +220,7 @@ impl Keeper {
     }
 
     /// What would be done with these settings.
-    pub fn plan(&mut self, asked: &Settings, agency: &mut Agency) -> Result<Answer, AskError> {
+    pub fn plan(&mut self, asked: &Settings, agency: &mut Acting<'_>) -> Result<Answer, AskError> {
         let store = self.store.as_mut().map_err(|error| AskError::Failed(error.clone()))?;
         let settings = settings::merge(store.settings(), asked).map_err(AskError::Wrong)?;
         let loaded = settings::load(&self.loader, &settings).map_err(wrong)?;
@@ -234,7 +234,7 @@ impl Keeper {
 
     /// Makes the host what file, flags and these settings want; keeps the settings if it could be done. Returns the
     /// configuration that is in force from now on, if so.
-    pub fn apply(&mut self, asked: &Settings, agency: &mut Agency) -> Result<(Answer, Option<Config>), AskError> {
+    pub fn apply(&mut self, asked: &Settings, agency: &mut Acting<'_>) -> Result<(Answer, Option<Config>), AskError> {
         let store = self.store.as_mut().map_err(|error| AskError::Failed(error.clone()))?;
         let settings = settings::merge(store.settings(), asked).map_err(AskError::Wrong)?;
         let config = settings::load(&self.loader, &settings).map_err(wrong)?.config;
@@ -256,7 +256,7 @@ impl Keeper {
     }
 
     /// Gives everything back.
-    pub fn release(&mut self, agency: &mut Agency) -> Result<Answer, AskError> {
+    pub fn release(&mut self, agency: &mut Acting<'_>) -> Result<Answer, AskError> {
         let store = self.store.as_mut().map_err(|error| AskError::Failed(error.clone()))?;
         let nothing = MultipathConfig::default();
         let mut host = Live::open(&nothing, Some(agency)).map_err(AskError::Failed)?;
@@ -269,7 +269,7 @@ impl Keeper {
     }
 
     /// Switches an interface on or off.
-    pub fn link(&mut self, name: &str, up: bool, dry_run: bool, agency: &mut Agency) -> Result<Answer, AskError> {
+    pub fn link(&mut self, name: &str, up: bool, dry_run: bool, agency: &mut Acting<'_>) -> Result<Answer, AskError> {
         let links = link::list().map_err(|error| AskError::Failed(error.to_string()))?;
         let Some(link) = links.iter().find(|link| link.name == name) else {
             let names: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
@@ -295,11 +295,11 @@ impl Keeper {
     }
 
     /// Before the agent ends: what would not work without it is given back; what works without it stays.
-    pub fn stop(&mut self, agency: &mut Agency) {
+    pub fn stop(&mut self, agency: &mut Acting<'_>) {
         let Ok(store) = &mut self.store else { return };
         let mut wanted = self.wanted.clone();
         wanted.force = Default::default();
-        wanted.failover = false;
+        wanted.failover = Some(false);
         wanted.path_congestion_control.clear();
         wanted.path_max_rate.clear();
         if wanted.path_manager.is_some_and(|mode| crate::control::mode::of(mode).daemon(&wanted).is_some()) {

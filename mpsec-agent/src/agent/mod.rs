@@ -29,7 +29,7 @@ use crate::kernel::ebpf::KernelStats;
 use crate::logging::LogHandle;
 use crate::snapshot::{Reload, Snapshot};
 
-use agency::Agency;
+use agency::{Acting, Agency};
 use collect::{Sources, Wanted};
 use keeper::Keeper;
 pub(crate) use mptcp::fallback_causes;
@@ -222,7 +222,7 @@ impl Agent {
                 (index, news) = next_of(&mut self.namespaces) => self.observe(index, news).await?,
                 Some(command) = inbox.recv() => self.answer(command, &mut inbox),
                 () = self.keeper.due() => self.reconcile(),
-                news = self.agency.news() => self.agency.observe(news),
+                news = self.agency.news() => self.agency.observe(news, &mut self.namespaces[0].interfaces.kernel),
                 _ = signals.hangup.recv() => self.reload(),
                 _ = verify.tick() => self.verify(),
                 _ = beat.tick() => self.beat(),
@@ -245,7 +245,10 @@ impl Agent {
 
     /// Takes note of news, and of those that have come meanwhile, as far as a task may go at once.
     async fn observe(&mut self, index: usize, news: News) -> anyhow::Result<()> {
-        if index == 0 && matches!(news, News::Links(_)) {
+        if let (0, News::Links(events)) = (index, &news) {
+            if let Ok(Ok(events)) = events {
+                self.agency.links(events, &mut self.namespaces[0].interfaces.kernel);
+            }
             self.keeper.touch();
         }
         self.take_note(index, news)?;
@@ -328,7 +331,16 @@ impl Agent {
     }
 
     fn reconcile(&mut self) {
-        self.keeper.reconcile(&mut self.agency);
+        let (keeper, mut acting) = self.acting();
+        if keeper.reconcile(&mut acting).is_some_and(|outcome| !outcome.changes.is_empty()) {
+            self.agency.look_anew();
+        }
+    }
+
+    /// Who keeps the host as it is wanted, and who acts for them, in the agent's own network namespace.
+    fn acting(&mut self) -> (&mut Keeper, Acting<'_>) {
+        let kernel = &mut self.namespaces[0].interfaces.kernel;
+        (&mut self.keeper, Acting { agency: &mut self.agency, kernel })
     }
 
     /// Plans or changes something.
@@ -336,19 +348,22 @@ impl Agent {
         if ask.is_mutating() {
             tracing::info!(%who, "{ask}");
         }
+        let (keeper, mut acting) = self.acting();
         match ask {
-            Ask::Plan(settings) => self.keeper.plan(settings, &mut self.agency),
+            Ask::Plan(settings) => keeper.plan(settings, &mut acting),
             Ask::Apply(settings) => {
-                let (answer, config) = self.keeper.apply(settings, &mut self.agency)?;
+                let (answer, config) = keeper.apply(settings, &mut acting)?;
+                self.agency.look_anew();
                 if let Some(config) = config {
                     self.adopt(config).map_err(|error| AskError::Failed(format!("{error:#}")))?;
                 }
                 Ok(answer)
             }
-            Ask::Release => self.keeper.release(&mut self.agency),
+            Ask::Release => keeper.release(&mut acting),
             Ask::Link(LinkSwitch { name, up, dry_run }) => {
                 let effects = if *up { Vec::new() } else { effects::of_losing(name, &self.full_snapshot()) };
-                let answer = self.keeper.link(name, *up, *dry_run, &mut self.agency)?;
+                let (keeper, mut acting) = self.acting();
+                let answer = keeper.link(name, *up, *dry_run, &mut acting)?;
                 let effects = if answer.outcome.changes.is_empty() { Vec::new() } else { effects };
                 Ok(Answer { effects, ..answer })
             }
@@ -413,7 +428,8 @@ impl Agent {
 
     async fn stop(&mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        self.keeper.stop(&mut self.agency);
+        let (keeper, mut acting) = self.acting();
+        keeper.stop(&mut acting);
         for namespace in &mut self.namespaces {
             namespace.release_all().await;
         }

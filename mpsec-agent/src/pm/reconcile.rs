@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::connection::{Attempt, Connection, Ends, GOOD_AFTER, Origin, PairState, Remote};
+use super::connection::Connection;
 use super::locals::{Local, Locals};
 use super::mode::{Plan, Wanted};
 use super::request::{Request, Why};
+use super::subflow::{Attempt, Ends, GOOD_AFTER, Origin, PairState, Remote};
 
 /// Between two announcements of one connection: by then the first has left, if anything was sent at all.
 pub const ANNOUNCE_PAUSE: Duration = Duration::from_millis(200);
@@ -49,7 +50,8 @@ impl Step<'_> {
         let mut before = std::mem::take(&mut self.connection.pairs);
         for wanted in &plan.subflows {
             let same = |state: &PairState| {
-                state.wanted.local.address == wanted.local.address && state.wanted.remote.address == wanted.remote.address
+                state.wanted.local.address == wanted.local.address
+                    && state.wanted.remote.address == wanted.remote.address
             };
             let state = match before.iter().position(same) {
                 Some(at) => PairState { wanted: *wanted, ..before.swap_remove(at) },
@@ -150,7 +152,8 @@ impl Step<'_> {
     fn prioritise(&mut self) {
         for subflow in &mut self.connection.subflows {
             let Some(local) = self.locals.get(subflow.ends.local.ip()) else { continue };
-            if subflow.origin == Origin::Ours && !subflow.ending && !subflow.changing && subflow.backup != local.backup {
+            if subflow.origin == Origin::Ours && !subflow.ending && !subflow.changing && subflow.backup != local.backup
+            {
                 subflow.changing = true;
                 let (token, ends, mapped) = (self.connection.token, subflow.ends, subflow.mapped);
                 self.requests.push(Request::SetFlags { token, ends, mapped, backup: local.backup });

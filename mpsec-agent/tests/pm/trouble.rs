@@ -80,7 +80,8 @@ fn ended_by_peer() -> Result<()> {
     let mut talk = Conversation::open(&paths, Family::V4)?;
     talk.joined(4)?;
     let theirs = all_subflows(&paths.server)?.into_iter().next().context("no connection")?;
-    let victim = *theirs.1.keys().find(|ends| Some(ends.remote) != talk.client.stream.local_addr().ok()).context("none")?;
+    let victim =
+        *theirs.1.keys().find(|ends| Some(ends.remote) != talk.client.stream.local_addr().ok()).context("none")?;
     paths.server.run(PathManager::open)?.destroy_subflow(theirs.0, victim.local, victim.remote)?;
     wait::until(PATIENCE, || {
         let stats = east.stats()?;
@@ -135,8 +136,7 @@ fn taken_later() -> Result<()> {
 fn restart() -> Result<()> {
     let paths = paths(1)?;
     let manager = Running::start(&paths.client, four())?;
-    let talks: Vec<_> =
-        (0..10).map(|_| Conversation::open(&paths, Family::V4)).collect::<Result<_>>()?;
+    let talks: Vec<_> = (0..10).map(|_| Conversation::open(&paths, Family::V4)).collect::<Result<_>>()?;
     talks.iter().try_for_each(|talk| talk.joined(4))?;
     manager.settled()?;
     manager.stop()?;

@@ -130,6 +130,21 @@ impl Driver {
         self.core.next_beat().into_iter().chain(ready).fold(list, Instant::min)
     }
 
+    /// What was taken away, and is to be put back.
+    pub fn taken(&self) -> impl Iterator<Item = &Endpoint> {
+        self.taken.values()
+    }
+
+    /// An endpoint is wanted no more: it is not put back. False if it was not taken away.
+    pub fn forget(&mut self, address: IpAddr) -> bool {
+        self.taken.remove(&address).is_some()
+    }
+
+    /// Somebody has changed endpoints: they are listed with the next beat, which is now.
+    pub fn look_anew(&mut self) {
+        self.listed_at = None;
+    }
+
     /// Puts back what was taken away.
     pub fn release(&mut self) {
         let actions = self.core.release();

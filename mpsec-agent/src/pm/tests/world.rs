@@ -147,9 +147,10 @@ impl World {
     pub fn check_truth(&self) {
         for (token, truth) in &self.connections {
             let ours = truth.subflows.iter().filter(|(_, origin)| *origin == Origin::Ours).count();
-            let open = self.requests.iter().filter(|request| {
-                matches!(request, Request::CreateSubflow { token: of, .. } if of == token)
-            });
+            let open = self
+                .requests
+                .iter()
+                .filter(|request| matches!(request, Request::CreateSubflow { token: of, .. } if of == token));
             let all = 1 + ours + truth.connecting.len() + open.count();
             assert!(all <= self.wanted + 1, "{all} subflows");
         }
@@ -184,10 +185,8 @@ impl World {
 
     fn begin(&mut self, role: Role) {
         let (ends, token) = (first(self.port()), u32::from(self.next));
-        self.connections.insert(
-            token,
-            Truth { role, first: ends, subflows: vec![(ends, Origin::First)], connecting: Vec::new() },
-        );
+        self.connections
+            .insert(token, Truth { role, first: ends, subflows: vec![(ends, Origin::First)], connecting: Vec::new() });
         let port = ends.local.port();
         self.events.push_back((token, began(port, role)));
     }
@@ -220,8 +219,12 @@ impl World {
     }
 
     fn answer(&mut self, which: usize, yes: bool) {
-        let tokens: Vec<u32> =
-            self.connections.iter().filter(|(_, truth)| !truth.connecting.is_empty()).map(|(token, _)| *token).collect();
+        let tokens: Vec<u32> = self
+            .connections
+            .iter()
+            .filter(|(_, truth)| !truth.connecting.is_empty())
+            .map(|(token, _)| *token)
+            .collect();
         let Some(token) = tokens.get(which % tokens.len().max(1)) else { return };
         let Some(truth) = self.connections.get_mut(token) else { return };
         let ends = truth.connecting.remove(which % truth.connecting.len());
@@ -272,7 +275,13 @@ impl World {
                 connecting,
                 fully_established: !connecting,
             });
-            ListedConnection { ends: truth.first, ipv6_socket: false, open: true, subflows: subflows.collect() }
+            ListedConnection {
+                ends: truth.first,
+                ipv6_socket: false,
+                ifindex: None,
+                open: true,
+                subflows: subflows.collect(),
+            }
         };
         Listing { connections: self.connections.iter().map(|(token, truth)| (*token, listed(truth))).collect() }
     }
