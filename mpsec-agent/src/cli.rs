@@ -10,6 +10,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 
 use crate::config::{EX_USAGE, Given, KEYS, Key, Kind, Loader, Override};
+use crate::lab::LabArgs;
 use crate::top::View;
 
 const EXAMPLES: &str = "\
@@ -43,6 +44,15 @@ Examples:
   mpsec top --json | jq .summary
 
 Press ? for the keys. NO_COLOR=1 takes the colours away; --once is COLUMNS wide (120 if not set, 0 cuts nothing off).";
+
+const LAB_EXAMPLES: &str = "\
+Examples:
+  mpsec lab list
+  mpsec lab throughput
+  mpsec lab throughput --rate 20,10 --delay 5,20 --json | jq .figures
+
+Needs root and the program ip (package iproute2). Nothing outside its own namespaces is touched, and nothing is left behind.
+Exit codes: 0 the goal is met, 1 it is missed, 2 this machine cannot run the scenario, 130 after Ctrl-C.";
 
 /// Sees, tells, acts on and proves multipath, encrypted networking on this host.
 #[derive(Debug, Parser)]
@@ -84,6 +94,9 @@ pub enum Command {
         nothing keeps connections from using several paths."
     )]
     Doctor(DoctorArgs),
+    /// Show on this one machine what several paths do: two hosts as network namespaces, and what lies between them
+    #[command(after_help = LAB_EXAMPLES)]
+    Lab(LabArgs),
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),

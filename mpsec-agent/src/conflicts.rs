@@ -162,7 +162,7 @@ fn network_manager(manager: &NetworkManager, interfaces: &BTreeMap<u32, String>)
 fn mptcpd() -> Conflict {
     Conflict {
         manager: Manager::Mptcpd,
-        what: "mptcpd makes MPTCP endpoints of the addresses of all interfaces".to_owned(),
+        what: "mptcpd makes an MPTCP endpoint of each address that an interface gets".to_owned(),
         remedy: "systemctl disable --now mptcp.service".to_owned(),
         stops: Stops::Endpoints,
     }

@@ -16,6 +16,7 @@ pub mod conflicts;
 pub mod control;
 pub mod doctor;
 pub mod kernel;
+pub mod lab;
 pub mod logging;
 pub mod metrics;
 pub mod pm;

@@ -9,7 +9,7 @@ use mpsec_agent::config::{self, ConfigError, EX_USAGE, Loader, Show};
 use mpsec_agent::control::{client, command_line};
 use mpsec_agent::doctor::{Report, Style, examine};
 use mpsec_agent::kernel::ebpf::OBJECT_SHA256;
-use mpsec_agent::{agent, logging, top};
+use mpsec_agent::{agent, lab, logging, top};
 
 fn main() -> ExitCode {
     let object = &OBJECT_SHA256[..12];
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Audit(args) => command_line::audit(&args).map(done),
         Command::Config(command) => configuration(command).map(done),
         Command::Doctor(args) => return doctor(&args),
+        Command::Lab(args) => return lab::run(&args),
         Command::Version => say(&format!("mpsec {}\n", cli::version(object))).map(done),
     };
     match outcome {

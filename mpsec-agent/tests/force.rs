@@ -51,6 +51,14 @@ fn ordinary() -> io::Result<()> {
     for (name, socket) in sockets {
         println!("{name} {}", protocol(socket.as_raw_fd())?);
     }
+    for (name, family, kind, asked) in [
+        ("ipv6", libc::AF_INET6, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, TCP),
+        ("local", libc::AF_UNIX, libc::SOCK_STREAM, 0),
+    ] {
+        // SAFETY: socket takes numbers alone.
+        let socket = unsafe { libc::socket(family, kind, asked) };
+        println!("{name} {}", protocol(socket)?);
+    }
     Ok(())
 }
 
@@ -110,16 +118,16 @@ fn sockets_in(netns: &Netns, group: Option<&Path>) -> Result<BTreeMap<String, i3
     let text = String::from_utf8(output.stdout)?;
     let line = |line: &str| Some((line.split_once(' ')?.0.to_owned(), line.split_once(' ')?.1.parse().ok()?));
     let sockets: BTreeMap<String, i32> = text.lines().filter_map(line).collect();
-    ensure!(sockets.get("datagrams") == Some(&libc::IPPROTO_UDP), "{sockets:?}");
+    let others = ["datagrams", "local"].map(|name| sockets.get(name).copied());
+    ensure!(others == [Some(libc::IPPROTO_UDP), Some(0)], "{sockets:?}");
     Ok(sockets)
 }
 
 /// That every TCP socket of such a program is of one protocol.
 fn expect(netns: &Netns, group: Option<&Path>, protocol: i32, case: &str) -> Result<()> {
     let sockets = sockets_in(netns, group).with_context(|| case.to_owned())?;
-    let tcp: Vec<i32> =
-        ["listener", "client", "accepted"].iter().filter_map(|name| sockets.get(*name).copied()).collect();
-    ensure!(tcp == [protocol; 3], "{case}: {sockets:?}, not {protocol}");
+    let tcp = ["listener", "client", "accepted", "ipv6"].map(|name| sockets.get(name).copied());
+    ensure!(tcp == [Some(protocol); 4], "{case}: {sockets:?}, not {protocol}");
     Ok(())
 }
 
@@ -150,7 +158,7 @@ fn scope() -> Result<()> {
     expect(&other, Some(&clients.0), TCP, "another network namespace")?;
     // What is accepted is made by the kernel.
     let counted = force.sockets()?;
-    ensure!(counted == Sockets { clients: 2, servers: 2, both: 0 }, "{counted:?}");
+    ensure!(counted == Sockets { clients: 3, servers: 3, both: 0 }, "{counted:?}");
     Ok(())
 }
 

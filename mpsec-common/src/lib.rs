@@ -9,6 +9,7 @@ pub mod headers;
 pub mod maps;
 pub mod mptcp;
 pub mod packet;
+pub mod policy;
 pub mod probes;
 pub mod sockets;
 pub mod traffic;

@@ -28,6 +28,10 @@ pub const MAP_SUBFLOWS: &str = "SUBFLOWS";
 pub const MAP_SUBFLOW_COUNTERS: &str = "SUBFLOW_COUNTERS";
 /// Handshakes that this host answers: a hash that forgets the oldest, from tag to [`crate::mptcp::Handshake`].
 pub const MAP_HANDSHAKES: &str = "HANDSHAKES";
+/// What is set on subflows: a hash from [`crate::policy::PolicyKey`] to [`crate::policy::Policy`].
+pub const MAP_POLICIES: &str = "POLICIES";
+/// Subflows that hear nothing: a ring buffer of [`crate::policy::Timeout`].
+pub const MAP_TIMEOUTS: &str = "TIMEOUTS";
 /// What the probes count: a per-CPU array of one [`crate::probes::ProbeCounts`].
 pub const MAP_PROBE_COUNTS: &str = "PROBE_COUNTS";
 /// Read-only global of the object, named for [`crate::LAYOUT_VERSION`]: an object of another version has no such symbol.
@@ -98,17 +102,23 @@ pub enum Event {
     SubflowTagTaken = 4,
     /// A subflow was registered whose handshake was not noted down: its first packets are not counted.
     HandshakeUnseen = 5,
+    /// The kernel did not take a setting of a [`crate::policy::Policy`].
+    PolicyRefused = 6,
+    /// There was no room to report a [`crate::policy::Timeout`].
+    TimeoutUnreported = 7,
 }
 
 impl Event {
     /// Every event, in the order of their numbers.
-    pub const ALL: [Event; 6] = [
+    pub const ALL: [Event; 8] = [
         Event::NonLinear,
         Event::NoSlot,
         Event::NoCounter,
         Event::SubflowTableFull,
         Event::SubflowTagTaken,
         Event::HandshakeUnseen,
+        Event::PolicyRefused,
+        Event::TimeoutUnreported,
     ];
 
     /// The value of the label `event`.
@@ -120,6 +130,8 @@ impl Event {
             Self::SubflowTableFull => "subflow_table_full",
             Self::SubflowTagTaken => "subflow_tag_taken",
             Self::HandshakeUnseen => "subflow_handshake_unseen",
+            Self::PolicyRefused => "subflow_policy_refused",
+            Self::TimeoutUnreported => "subflow_timeout_unreported",
         }
     }
 }

@@ -9,6 +9,7 @@ mod classify;
 mod iter;
 mod kernel;
 mod packet;
+mod policy;
 mod probes;
 mod record;
 mod sockops;

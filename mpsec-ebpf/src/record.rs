@@ -10,6 +10,7 @@ use mpsec_common::maps::{OTHER_SLOT, counter_index_from, slot_index};
 use mpsec_common::traffic::{CLASS_SLOTS, Counter, CounterCell, InterfaceCounters};
 use mpsec_common::{Class, Direction, LAYOUT_VERSION, Link};
 
+pub mod policy;
 pub mod probes;
 pub mod subflows;
 

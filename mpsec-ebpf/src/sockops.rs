@@ -12,6 +12,7 @@ use mpsec_common::probes::{Closer, OPTION_REASONS};
 
 use crate::kernel::sock::state;
 use crate::kernel::socket::{Subflow, TcpSock};
+use crate::policy;
 use crate::record::{self, probes, subflows};
 
 /// The network namespace whose sockets are followed; 0 for those of all.
@@ -23,6 +24,7 @@ mod op {
     pub const CONNECT: u32 = 3;
     pub const ACTIVE_ESTABLISHED: u32 = 4;
     pub const PASSIVE_ESTABLISHED: u32 = 5;
+    pub const TIMEOUT: u32 = 8;
     pub const RETRANSMIT: u32 = 9;
     pub const STATE: u32 = 10;
     pub const ROUND_TRIP: u32 = 12;
@@ -45,6 +47,8 @@ pub fn called_back(ops: *mut bpf_sock_ops) -> Option<()> {
         op::CONNECT | op::ACTIVE_ESTABLISHED | op::PASSIVE_ESTABLISHED => {
             let tcp = TcpSock::of(ops)?;
             if tcp.is_mptcp() && is_ours(ops) {
+                let joined = tcp.subflow().is_some_and(|subflow| subflow.joined());
+                policy::apply(ops, Tuple::of(ops).local, op == op::CONNECT, joined);
                 opened(ops, op, &tcp)?;
             }
         }
@@ -58,6 +62,10 @@ pub fn called_back(ops: *mut bpf_sock_ops) -> Option<()> {
             }
         }
         op::STATE => state_changed(ops)?,
+        op::TIMEOUT => {
+            let Tuple { local, remote, local_port, remote_port } = Tuple::of(ops);
+            policy::report(ops, [local, remote], [local_port, remote_port]);
+        }
         _ => {}
     }
     Some(())

@@ -9,9 +9,11 @@
 //! | send and receive them | [`send`], [`capture`], [`tuntap`] |
 //! | make bulk traffic of known size | [`bulk`] |
 //! | make several paths, and talk MPTCP over them | [`paths`], [`mptcp`], [`crowd`] |
+//! | make long lines that fail, and time a stream over them | [`wan`], [`stream`] |
+//! | run the part of the agent that acts on that | [`keeper`] |
 //! | know what crossed a path, and what the kernel says of it | [`wire`], [`ss`] |
 //! | open MPTCP sockets | [`mptcp_socket`] |
-//! | run the agent and read its metrics | [`agent`], [`http`], [`exposition`], [`counted`] |
+//! | run the agent and read its metrics | [`agent`], [`http`], [`tls`], [`exposition`], [`counted`] |
 //! | see and disturb what is attached to a device | [`hooks`], [`bpf`] |
 //! | let Prometheus scrape it, and read dashboards as Grafana does | [`prometheus`], [`grafana`] |
 //! | run a program on a terminal and read its screen | [`pty`], [`screen`] |
@@ -28,6 +30,7 @@ pub mod frames;
 pub mod grafana;
 pub mod hooks;
 pub mod http;
+pub mod keeper;
 pub mod link;
 pub mod mptcp;
 pub mod mptcp_socket;
@@ -41,8 +44,11 @@ pub mod pty;
 pub mod screen;
 pub mod send;
 pub mod ss;
+pub mod stream;
+pub mod tls;
 pub mod topology;
 pub mod trial;
 pub mod tuntap;
 pub mod wait;
+pub mod wan;
 pub mod wire;

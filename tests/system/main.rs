@@ -4,8 +4,10 @@ mod act;
 mod api;
 mod bulk;
 mod classes;
+mod control_api;
 mod devices;
 mod doctor;
+mod failover;
 mod flood;
 mod harness;
 mod hotplug;
@@ -48,11 +50,13 @@ fn main() {
         hotplug::trials(),
         overflow::trials(),
         survive::trials(),
+        failover::trials(),
         refuse::trials(),
         reload::trials(),
         status::trials(),
         http::trials(),
         api::trials(),
+        control_api::trials(),
         top::trials(),
         flood::trials(),
         prometheus::trials(),

@@ -1,6 +1,8 @@
-//! What the agent itself does as long as it runs: its path manager, MPTCP for programs that ask for TCP.
+//! What the agent itself does as long as it runs: its path manager, failover, what new subflows are given by their address,
+//! MPTCP for programs that ask for TCP.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -9,9 +11,21 @@ use mpsec_common::force::flags;
 use crate::control::actual::Doings;
 use crate::control::change::{Change, Daemon, Force as Forced, Policy};
 use crate::control::live::Agency as Perform;
-use crate::kernel::cgroup;
+use crate::kernel::ebpf::Kernel;
 use crate::kernel::force::Force;
+use crate::kernel::mptcp_pm::Endpoint;
+use crate::kernel::policy::{self, Timeout, Timeouts};
+use crate::kernel::{cgroup, link};
 use crate::pm;
+
+use super::failover;
+use super::failover::driver::Driver;
+
+/// Lower bound of the retransmission timeout while failover is on, in microseconds: the kernel's own is 200,000
+/// (TCP_RTO_MIN, include/net/tcp.h).
+const RTO_MIN_US: u32 = 50_000;
+/// Upper bound in milliseconds: how often a path that is silent is tried at least.
+const RTO_MAX_MS: u32 = 1_000;
 
 /// What is being done.
 #[derive(Default)]
@@ -19,19 +33,72 @@ pub struct Agency {
     daemon: Option<(Daemon, pm::Daemon)>,
     force: Option<(Forced, Force)>,
     policies: BTreeMap<IpAddr, Policy>,
+    failover: Option<Driver>,
+    /// Reports of subflows that hear nothing; taken from the kernel side when they are needed first.
+    timeouts: Option<Timeouts>,
+}
+
+/// Something to be handed to [`Agency::observe`].
+pub enum News {
+    /// Of the path manager.
+    PathManager(pm::News),
+    /// Of subflows that hear nothing.
+    Timeouts(io::Result<Vec<Timeout>>),
+    /// Something of failover is due.
+    Due,
 }
 
 impl Agency {
     /// Waits for something to do; for ever while there is nothing. Cancelling it loses nothing.
-    pub async fn news(&mut self) -> pm::News {
-        match &mut self.daemon {
-            Some((_, daemon)) => daemon.news().await,
-            None => std::future::pending().await,
+    pub async fn news(&mut self) -> News {
+        let Agency { daemon, failover, timeouts, .. } = self;
+        let due = failover.as_ref().map(Driver::next_beat);
+        let is_on = failover.is_some();
+        tokio::select! {
+            news = async { match daemon {
+                Some((_, daemon)) => daemon.news().await,
+                None => std::future::pending().await,
+            } } => News::PathManager(news),
+            reports = async { match timeouts {
+                Some(timeouts) if is_on => timeouts.next().await,
+                _ => std::future::pending().await,
+            } } => News::Timeouts(reports),
+            () = async { match due {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            } } => News::Due,
         }
     }
 
     /// Does it.
-    pub fn observe(&mut self, news: pm::News) {
+    pub fn observe(&mut self, news: News, kernel: &mut Kernel) {
+        match (news, &mut self.failover, &mut kernel.subflows) {
+            (News::PathManager(news), ..) => self.manage_connections(news),
+            (News::Timeouts(Ok(reports)), Some(driver), Ok(table)) => driver.timeouts(&reports, table),
+            (News::Timeouts(Err(error)), ..) => {
+                tracing::warn!(%error, "silent paths are not told any more");
+                self.timeouts = None;
+            }
+            (News::Due, Some(driver), Ok(table)) => driver.beat(table),
+            _ => {}
+        }
+    }
+
+    /// Takes note of news of interfaces.
+    pub fn links(&mut self, events: &[link::Event], kernel: &mut Kernel) {
+        if let (Some(driver), Ok(table)) = (&mut self.failover, &mut kernel.subflows) {
+            driver.links(events, table);
+        }
+    }
+
+    /// Endpoints have changed.
+    pub fn look_anew(&mut self) {
+        if let Some(driver) = &mut self.failover {
+            driver.look_anew();
+        }
+    }
+
+    fn manage_connections(&mut self, news: pm::News) {
         let Some((what, daemon)) = &mut self.daemon else { return };
         if let Err(error) = daemon.observe(news) {
             tracing::error!(%error, "the path manager hears the kernel no more; beginning anew");
@@ -98,27 +165,113 @@ impl Agency {
     }
 }
 
-impl Perform for Agency {
+/// The agency, with what it works on.
+pub struct Acting<'a> {
+    /// What is done.
+    pub agency: &'a mut Agency,
+    /// The eBPF programs of the agent's own network namespace.
+    pub kernel: &'a mut Kernel,
+}
+
+impl Acting<'_> {
+    /// What new subflows get is set by the program that counts them.
+    fn check_program(&self) -> Result<(), String> {
+        match &self.kernel.subflows {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("it needs subflows to be counted (mptcp.count): {error}")),
+        }
+    }
+
+    fn failover(&mut self, to: bool) -> Result<(), String> {
+        if !to {
+            // What was taken away is put back when it is dropped.
+            self.agency.failover = None;
+            return self.set_policies();
+        }
+        self.check_program()?;
+        let driver = Driver::open(failover::Settings::default()).map_err(|error| error.to_string())?;
+        if self.agency.timeouts.is_none() {
+            self.agency.timeouts = self.kernel.timeouts.take();
+        }
+        self.agency.failover = Some(driver);
+        self.set_policies()
+    }
+
+    fn policy(&mut self, address: IpAddr, to: Option<&Policy>) -> Result<(), String> {
+        let before = match to {
+            Some(policy) => {
+                self.check_program()?;
+                self.agency.policies.insert(address, policy.clone())
+            }
+            None => self.agency.policies.remove(&address),
+        };
+        let outcome = self.set_policy(address);
+        if outcome.is_err() {
+            // As it was: what is not in force is not claimed to be.
+            match before {
+                Some(policy) => drop(self.agency.policies.insert(address, policy)),
+                None => drop(self.agency.policies.remove(&address)),
+            }
+        }
+        outcome
+    }
+
+    /// Every address has all that is set for it, as there is one entry for each, and one for all others.
+    fn set_policies(&mut self) -> Result<(), String> {
+        let addresses: Vec<IpAddr> = self.agency.policies.keys().copied().collect();
+        addresses.into_iter().try_for_each(|address| self.set_policy(address))?;
+        let usual = self.combined(None);
+        let outcome = match usual == policy::Policy::default() {
+            true => self.kernel.policies.clear(None),
+            false => self.kernel.policies.set(None, &usual),
+        };
+        outcome.map_err(|error| error.to_string())
+    }
+
+    fn set_policy(&mut self, address: IpAddr) -> Result<(), String> {
+        let outcome = match self.agency.policies.get(&address).cloned() {
+            Some(policy) => self.kernel.policies.set(Some(address), &self.combined(Some(&policy))),
+            None => self.kernel.policies.clear(Some(address)),
+        };
+        outcome.map_err(|error| error.to_string())
+    }
+
+    fn combined(&self, policy: Option<&Policy>) -> policy::Policy {
+        let fails_over = self.agency.failover.is_some();
+        policy::Policy {
+            rto_min_us: fails_over.then_some(RTO_MIN_US),
+            rto_max_ms: fails_over.then_some(RTO_MAX_MS),
+            reports_timeouts: fails_over,
+            max_pacing_rate: policy.and_then(|policy| policy.max_rate),
+            congestion: policy.and_then(|policy| policy.congestion_control.clone()),
+        }
+    }
+}
+
+impl Perform for Acting<'_> {
     fn doings(&self) -> Doings {
         Doings {
-            daemon: self.daemon.as_ref().map(|(what, _)| *what),
-            policies: self.policies.clone(),
-            force: self.force.as_ref().map(|(what, _)| what.clone()).unwrap_or_default(),
+            daemon: self.agency.daemon.as_ref().map(|(what, _)| *what),
+            policies: self.agency.policies.clone(),
+            failover: self.agency.failover.is_some(),
+            force: self.agency.force.as_ref().map(|(what, _)| what.clone()).unwrap_or_default(),
         }
+    }
+
+    fn suspended(&self) -> Vec<Endpoint> {
+        self.agency.failover.iter().flat_map(Driver::taken).cloned().collect()
+    }
+
+    fn forget(&mut self, address: IpAddr) -> bool {
+        self.agency.failover.as_mut().is_some_and(|driver| driver.forget(address))
     }
 
     fn perform(&mut self, change: &Change) -> Result<(), String> {
         match change {
-            Change::Daemon { to, .. } => self.manage(*to),
-            Change::Force { to, .. } => self.force(to),
-            Change::Policy { address, to: Some(policy), .. } => {
-                self.policies.insert(*address, policy.clone());
-                Ok(())
-            }
-            Change::Policy { address, to: None, .. } => {
-                self.policies.remove(address);
-                Ok(())
-            }
+            Change::Daemon { to, .. } => self.agency.manage(*to),
+            Change::Force { to, .. } => self.agency.force(to),
+            Change::Policy { address, to, .. } => self.policy(*address, to.as_ref()),
+            Change::Failover { to } => self.failover(*to),
             _ => Err("the agent does nothing of the kind".to_owned()),
         }
     }

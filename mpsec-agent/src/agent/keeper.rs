@@ -15,7 +15,7 @@ use crate::kernel::rtnl_events::Events;
 use crate::kernel::{cgroup, identity, link};
 use crate::snapshot::control::Control;
 
-use super::agency::Agency;
+use super::agency::Acting;
 
 /// Changes of addresses, routes and rules come in bursts; those of links are answered at once.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -149,7 +149,7 @@ impl Keeper {
     }
 
     /// Looks, and mends what is not as it should be.
-    pub fn reconcile(&mut self, agency: &mut Agency) -> Option<Outcome> {
+    pub fn reconcile(&mut self, agency: &mut Acting<'_>) -> Option<Outcome> {
         self.due = None;
         if self.is_idle() {
             self.retry = None;
@@ -159,12 +159,12 @@ impl Keeper {
         let outcome = match Live::open(&self.wanted, Some(agency)) {
             Ok(mut host) => {
                 if let Err(error) = recover(store, &mut host) {
-                    failed(error)
+                    Outcome::failed(error)
                 } else {
                     apply::apply(&mut host, store, &self.wanted, Spirit::Parts)
                 }
             }
-            Err(error) => failed(error),
+            Err(error) => Outcome::failed(error),
         };
         self.note(&outcome);
         Some(outcome)
@@ -184,7 +184,7 @@ impl Keeper {
             tracing::info!("waiting: {new}");
         }
         for change in &outcome.changes {
-            tracing::info!("{change}");
+            tracing::debug!("{change}");
         }
         control.waiting.clone_from(&outcome.waiting);
         control.failures = failures;
@@ -210,8 +210,12 @@ impl Keeper {
             (store.released(), count as u64 + u64::from(owned.limits.is_some()))
         });
         let idle_failure = self.store.as_ref().err().filter(|_| self.control.failures.is_empty());
+        // Where there is nothing to see to, nothing is looked at either.
+        let is_as_wanted = self.is_idle() && self.control.failures.is_empty() && idle_failure.is_none();
+        let actual_generation = if is_as_wanted { self.generation() } else { self.control.actual_generation };
         Control {
             desired_generation: self.generation(),
+            actual_generation,
             released,
             owned,
             failures: self.control.failures.iter().chain(idle_failure).cloned().collect(),
@@ -220,7 +224,7 @@ impl Keeper {
     }
 
     /// What would be done with these settings.
-    pub fn plan(&mut self, asked: &Settings, agency: &mut Agency) -> Result<Answer, AskError> {
+    pub fn plan(&mut self, asked: &Settings, agency: &mut Acting<'_>) -> Result<Answer, AskError> {
         let store = self.store.as_mut().map_err(|error| AskError::Failed(error.clone()))?;
         let settings = settings::merge(store.settings(), asked).map_err(AskError::Wrong)?;
         let loaded = settings::load(&self.loader, &settings).map_err(wrong)?;
@@ -234,7 +238,7 @@ impl Keeper {
 
     /// Makes the host what file, flags and these settings want; keeps the settings if it could be done. Returns the
     /// configuration that is in force from now on, if so.
-    pub fn apply(&mut self, asked: &Settings, agency: &mut Agency) -> Result<(Answer, Option<Config>), AskError> {
+    pub fn apply(&mut self, asked: &Settings, agency: &mut Acting<'_>) -> Result<(Answer, Option<Config>), AskError> {
         let store = self.store.as_mut().map_err(|error| AskError::Failed(error.clone()))?;
         let settings = settings::merge(store.settings(), asked).map_err(AskError::Wrong)?;
         let config = settings::load(&self.loader, &settings).map_err(wrong)?.config;
@@ -256,7 +260,7 @@ impl Keeper {
     }
 
     /// Gives everything back.
-    pub fn release(&mut self, agency: &mut Agency) -> Result<Answer, AskError> {
+    pub fn release(&mut self, agency: &mut Acting<'_>) -> Result<Answer, AskError> {
         let store = self.store.as_mut().map_err(|error| AskError::Failed(error.clone()))?;
         let nothing = MultipathConfig::default();
         let mut host = Live::open(&nothing, Some(agency)).map_err(AskError::Failed)?;
@@ -269,7 +273,7 @@ impl Keeper {
     }
 
     /// Switches an interface on or off.
-    pub fn link(&mut self, name: &str, up: bool, dry_run: bool, agency: &mut Agency) -> Result<Answer, AskError> {
+    pub fn link(&mut self, name: &str, up: bool, dry_run: bool, agency: &mut Acting<'_>) -> Result<Answer, AskError> {
         let links = link::list().map_err(|error| AskError::Failed(error.to_string()))?;
         let Some(link) = links.iter().find(|link| link.name == name) else {
             let names: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
@@ -295,11 +299,11 @@ impl Keeper {
     }
 
     /// Before the agent ends: what would not work without it is given back; what works without it stays.
-    pub fn stop(&mut self, agency: &mut Agency) {
-        let Ok(store) = &mut self.store else { return };
+    pub fn stop(&mut self, agency: &mut Acting<'_>) -> Option<Outcome> {
+        let Ok(store) = &mut self.store else { return None };
         let mut wanted = self.wanted.clone();
         wanted.force = Default::default();
-        wanted.failover = false;
+        wanted.failover = Some(false);
         wanted.path_congestion_control.clear();
         wanted.path_max_rate.clear();
         if wanted.path_manager.is_some_and(|mode| crate::control::mode::of(mode).daemon(&wanted).is_some()) {
@@ -307,16 +311,14 @@ impl Keeper {
             wanted.endpoints.clear();
         }
         if wanted == self.wanted {
-            return;
+            return None;
         }
-        match Live::open(&wanted, Some(agency)) {
-            Ok(mut host) => {
-                let outcome = apply::apply(&mut host, store, &wanted, Spirit::Parts);
-                outcome.failures.iter().for_each(|failure| tracing::error!("not given back: {failure}"));
-                outcome.changes.iter().for_each(|change| tracing::info!("{change}"));
-            }
-            Err(error) => tracing::error!("not given back: {error}"),
-        }
+        let outcome = match Live::open(&wanted, Some(agency)) {
+            Ok(mut host) => apply::apply(&mut host, store, &wanted, Spirit::Parts),
+            Err(error) => Outcome::failed(error),
+        };
+        outcome.failures.iter().for_each(|failure| tracing::error!("not given back: {failure}"));
+        Some(outcome)
     }
 
     fn answer(&self, outcome: Outcome) -> Answer {
@@ -335,11 +337,6 @@ fn recover(store: &mut Store, host: &mut Live<'_>) -> Result<(), String> {
     tracing::warn!(changes = store.begun().len(), "changes were begun and not ended; finding out how far they went");
     let actual = host.retrieve()?;
     store.recover(&actual)
-}
-
-fn failed(error: String) -> Outcome {
-    let failure = apply::Failure { change: None, error, by_hand: None };
-    Outcome { failures: vec![failure], ..Outcome::default() }
 }
 
 fn wrong(error: settings::LoadError) -> AskError {

@@ -3,6 +3,7 @@
 mod agency;
 mod collect;
 mod effects;
+pub mod failover;
 mod interfaces;
 mod keeper;
 mod mptcp;
@@ -21,16 +22,20 @@ use tokio::sync::{mpsc, watch};
 
 use crate::api::{self, Access, HttpStats, Limits, Server, WebConfig};
 use crate::config::{Config, Loaded, Loader};
+use crate::control::apply::Outcome;
 use crate::control::ask::{Answer, Ask, AskError, LinkSwitch, Who};
+use crate::control::audit::{Audit, Entry};
 use crate::control::socket::ControlSocket;
 use crate::control::{Command, Commands, Depth};
 use crate::kernel::ebpf::KernelStats;
 use crate::logging::LogHandle;
+use crate::snapshot::control::Control;
 use crate::snapshot::{Reload, Snapshot};
 
-use agency::Agency;
+use agency::{Acting, Agency};
 use collect::{Sources, Wanted};
 use keeper::Keeper;
+pub(crate) use mptcp::fallback_causes;
 use namespace::{Namespace, News};
 use site::AgentSite;
 
@@ -148,6 +153,8 @@ struct Agent {
     agency: Agency,
     /// Keeps the host as it is wanted.
     keeper: Keeper,
+    /// The log of what was done for that.
+    audit: Audit,
     /// A snapshot with many connections: when it is gone, there is memory to give back.
     large: Option<Weak<Snapshot>>,
 }
@@ -159,8 +166,9 @@ impl Agent {
         let (keeper, config) = Keeper::open(config, loader);
         let namespaces = vec![Namespace::own(&config)?];
         let sources = Sources::new(front.stats.clone());
-        let agency = Agency::default();
-        let mut agent = Agent { kernel_stats: None, large: None, sources, agency, keeper, config, log, namespaces };
+        let (agency, audit) = (Agency::default(), Audit::new(&config.agent.state_dir));
+        let mut agent =
+            Agent { kernel_stats: None, large: None, sources, agency, keeper, audit, config, log, namespaces };
         agent.watch_named();
         crate::kernel::trim_heap();
         agent.switch_kernel_stats();
@@ -221,7 +229,7 @@ impl Agent {
                 (index, news) = next_of(&mut self.namespaces) => self.observe(index, news).await?,
                 Some(command) = inbox.recv() => self.answer(command, &mut inbox),
                 () = self.keeper.due() => self.reconcile(),
-                news = self.agency.news() => self.agency.observe(news),
+                news = self.agency.news() => self.agency.observe(news, &mut self.namespaces[0].interfaces.kernel),
                 _ = signals.hangup.recv() => self.reload(),
                 _ = verify.tick() => self.verify(),
                 _ = beat.tick() => self.beat(),
@@ -244,7 +252,10 @@ impl Agent {
 
     /// Takes note of news, and of those that have come meanwhile, as far as a task may go at once.
     async fn observe(&mut self, index: usize, news: News) -> anyhow::Result<()> {
-        if index == 0 && matches!(news, News::Links(_)) {
+        if let (0, News::Links(events)) = (index, &news) {
+            if let Ok(Ok(events)) = events {
+                self.agency.links(events, &mut self.namespaces[0].interfaces.kernel);
+            }
             self.keeper.touch();
         }
         self.take_note(index, news)?;
@@ -316,7 +327,8 @@ impl Agent {
             // The series of single subflows have figures of TCP.
             subflows: asked == Some(Depth::Full) || mptcp.subflow_series,
         };
-        let snapshot = Arc::new(self.sources.collect(&mut self.namespaces, wanted));
+        let control = Control { audit_errors_total: self.audit.errors(), ..self.keeper.control() };
+        let snapshot = Arc::new(Snapshot { control, ..self.sources.collect(&mut self.namespaces, wanted) });
         if snapshot.connections() > LARGE {
             self.large = Some(Arc::downgrade(&snapshot));
         }
@@ -327,27 +339,63 @@ impl Agent {
     }
 
     fn reconcile(&mut self) {
-        self.keeper.reconcile(&mut self.agency);
+        let known = self.keeper.control().failures;
+        let (keeper, mut acting) = self.acting();
+        let Some(outcome) = keeper.reconcile(&mut acting) else { return };
+        // What fails is tried again and again, and noted once.
+        if !outcome.changes.is_empty() || (!outcome.is_success() && self.keeper.control().failures != known) {
+            self.note(&Who::Agent, "reconcile", &outcome);
+        }
+        if !outcome.changes.is_empty() {
+            self.agency.look_anew();
+        }
     }
 
-    /// Plans or changes something.
-    fn act(&mut self, ask: &Ask, who: &Who) -> Result<Answer, AskError> {
-        if ask.is_mutating() {
-            tracing::info!(%who, "{ask}");
+    /// Writes into the log of changes what somebody asked for, and what the agent did by itself.
+    fn note(&self, who: &Who, what: &str, outcome: &Outcome) {
+        let entry = Entry::new(who, what, self.keeper.control().desired_generation, outcome);
+        if *who != Who::Agent || !entry.is_empty() {
+            self.audit.record(&entry);
         }
+    }
+
+    /// Who keeps the host as it is wanted, and who acts for them, in the agent's own network namespace.
+    fn acting(&mut self) -> (&mut Keeper, Acting<'_>) {
+        let kernel = &mut self.namespaces[0].interfaces.kernel;
+        (&mut self.keeper, Acting { agency: &mut self.agency, kernel })
+    }
+
+    /// Plans or changes something, and writes down what came of it.
+    fn act(&mut self, ask: &Ask, who: &Who) -> Result<Answer, AskError> {
+        tracing::debug!(%who, "{ask}");
+        let answer = self.perform(ask);
+        match &answer {
+            Ok(answer) if ask.is_mutating() => self.note(who, &ask.to_string(), &answer.outcome),
+            Err(AskError::Failed(error)) if ask.is_mutating() => {
+                self.note(who, &ask.to_string(), &Outcome::failed(error));
+            }
+            _ => {}
+        }
+        answer
+    }
+
+    fn perform(&mut self, ask: &Ask) -> Result<Answer, AskError> {
+        let (keeper, mut acting) = self.acting();
         match ask {
-            Ask::Plan(settings) => self.keeper.plan(settings, &mut self.agency),
+            Ask::Plan(settings) => keeper.plan(settings, &mut acting),
             Ask::Apply(settings) => {
-                let (answer, config) = self.keeper.apply(settings, &mut self.agency)?;
+                let (answer, config) = keeper.apply(settings, &mut acting)?;
+                self.agency.look_anew();
                 if let Some(config) = config {
                     self.adopt(config).map_err(|error| AskError::Failed(format!("{error:#}")))?;
                 }
                 Ok(answer)
             }
-            Ask::Release => self.keeper.release(&mut self.agency),
+            Ask::Release => keeper.release(&mut acting),
             Ask::Link(LinkSwitch { name, up, dry_run }) => {
                 let effects = if *up { Vec::new() } else { effects::of_losing(name, &self.full_snapshot()) };
-                let answer = self.keeper.link(name, *up, *dry_run, &mut self.agency)?;
+                let (keeper, mut acting) = self.acting();
+                let answer = keeper.link(name, *up, *dry_run, &mut acting)?;
                 let effects = if answer.outcome.changes.is_empty() { Vec::new() } else { effects };
                 Ok(Answer { effects, ..answer })
             }
@@ -412,7 +460,10 @@ impl Agent {
 
     async fn stop(&mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        self.keeper.stop(&mut self.agency);
+        let (keeper, mut acting) = self.acting();
+        if let Some(outcome) = keeper.stop(&mut acting) {
+            self.note(&Who::Agent, "stop", &outcome);
+        }
         for namespace in &mut self.namespaces {
             namespace.release_all().await;
         }

@@ -48,10 +48,18 @@ pub struct MultipathConfig {
     pub route_table: u32,
     /// Routers by interface, where the main table does not tell.
     pub gateways: Vec<PerInterface<IpAddr>>,
-    /// Whether paths that went down or silent are taken out at once.
-    pub failover: bool,
+    /// Whether paths that went down or silent are taken out at once; see [`MultipathConfig::fails_over`].
+    pub failover: Option<bool>,
     /// cgroups whose programs get MPTCP for TCP.
     pub force: ForceConfig,
+}
+
+impl MultipathConfig {
+    /// Whether paths that went down or silent are taken out at once: where MPSec makes the endpoints, unless it is said.
+    #[must_use]
+    pub fn fails_over(&self) -> bool {
+        self.failover.unwrap_or(self.path_manager.is_some() || !self.endpoints.is_empty())
+    }
 }
 
 impl Default for MultipathConfig {
@@ -74,7 +82,7 @@ impl Default for MultipathConfig {
             manage_routes: false,
             route_table: 4800,
             gateways: Vec::new(),
-            failover: false,
+            failover: None,
             force: ForceConfig::default(),
         }
     }

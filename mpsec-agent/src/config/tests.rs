@@ -264,6 +264,11 @@ fn any_line() -> impl Strategy<Value = String> {
         prop::collection::vec(any::<String>(), 0..4)
             .prop_map(|all| toml::Value::Array(all.into_iter().map(toml::Value::String).collect()).to_string()),
         Just("\"127.0.0.1:1\"".to_owned()),
+        Just("\"keep\"".to_owned()),
+        Just("[\"wan*=backup+ipv6\", \"lte0=10mbit\", \"192.0.2.1=signal+port:7\"]".to_owned()),
+        Just("[\"wan*=cubic\", \"wan1=192.0.2.1\", \"stale_loss_cnt=2\"]".to_owned()),
+        prop::collection::vec("[a-z0-9*.:]{1,6}=[a-z0-9.:+]{1,8}", 1..3)
+            .prop_map(|all| toml::Value::Array(all.into_iter().map(toml::Value::String).collect()).to_string()),
     ];
     (0..KEYS.len(), value).prop_map(|(index, value)| format!("{} = {value}\n", KEYS[index].name))
 }

@@ -176,6 +176,19 @@ impl Value {
         }
     }
 
+    /// `auto`, or on or off.
+    pub(super) fn auto_switch(&self) -> Result<Option<bool>, Vec<Wrong>> {
+        match self {
+            Self::Text(text) if text == "auto" => Ok(None),
+            Self::Switch(on) => Ok(Some(*on)),
+            Self::Text(text) => match Self::from_words(Kind::Switch, std::slice::from_ref(text)) {
+                Ok(Self::Switch(on)) => Ok(Some(on)),
+                _ => Err(Wrong::whole(format!("expected on, off or auto, found {text:?}"))),
+            },
+            other => Err(Wrong::whole(format!("expected on, off or auto, found {}", other.kind_name()))),
+        }
+    }
+
     fn kind_name(&self) -> &'static str {
         match self {
             Self::Text(_) => "a string",

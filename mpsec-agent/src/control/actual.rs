@@ -42,6 +42,8 @@ pub struct Doings {
     pub daemon: Option<Daemon>,
     /// What new subflows are given, by local address.
     pub policies: BTreeMap<IpAddr, Policy>,
+    /// Whether paths that went down or silent are taken out.
+    pub failover: bool,
     /// Programs that get MPTCP sockets.
     pub force: Force,
 }
@@ -111,6 +113,7 @@ impl Actual {
             Change::Daemon { to, .. } => self.doings()?.daemon = to,
             Change::Policy { address, to: Some(policy), .. } => drop(self.doings()?.policies.insert(address, policy)),
             Change::Policy { address, to: None, .. } => drop(self.doings()?.policies.remove(&address)),
+            Change::Failover { to } => self.doings()?.failover = to,
             Change::Force { to, .. } => self.doings()?.force = to,
         }
         Ok(self)

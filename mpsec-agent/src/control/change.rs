@@ -75,6 +75,11 @@ pub enum Change {
         /// What they will be given.
         to: Option<Policy>,
     },
+    /// Whether the agent takes paths out that went down or silent.
+    Failover {
+        /// Whether it will.
+        to: bool,
+    },
     /// Programs that get MPTCP sockets when they ask for TCP ones.
     Force {
         /// Which they are.
@@ -178,8 +183,6 @@ pub struct Policy {
     pub congestion_control: Option<String>,
     /// Most that a subflow sends, in bytes per second.
     pub max_rate: Option<u64>,
-    /// Whether a loss of the path is to be found quickly.
-    pub failover: bool,
 }
 
 /// Programs that get MPTCP sockets when they ask for TCP ones, by cgroup.
@@ -217,6 +220,7 @@ impl Change {
             Change::Link { name, index, up } => Change::Link { name, index, up: !up },
             Change::Daemon { from, to } => Change::Daemon { from: to, to: from },
             Change::Policy { address, from, to } => Change::Policy { address, from: to, to: from },
+            Change::Failover { to } => Change::Failover { to: !to },
             Change::Force { from, to } => Change::Force { from: to, to: from },
         }
     }
@@ -252,14 +256,16 @@ impl Change {
                 format!("ip {} rule delete from {source} lookup {table}", version(source))
             }
             Change::Link { name, up, .. } => format!("ip link set dev {name} {}", if *up { "up" } else { "down" }),
-            Change::Daemon { .. } | Change::Policy { .. } | Change::Force { .. } => return None,
+            Change::Daemon { .. } | Change::Policy { .. } | Change::Failover { .. } | Change::Force { .. } => {
+                return None;
+            }
         })
     }
 
     /// Whether it lasts no longer than the agent.
     #[must_use]
     pub fn needs_agent(&self) -> bool {
-        matches!(self, Change::Daemon { .. } | Change::Policy { .. } | Change::Force { .. })
+        matches!(self, Change::Daemon { .. } | Change::Policy { .. } | Change::Failover { .. } | Change::Force { .. })
     }
 }
 
@@ -291,6 +297,7 @@ impl fmt::Display for Change {
             Change::Policy { address, from, to } => {
                 write!(f, "new subflows from {address}: {} -> {}", shown(from.as_ref()), shown(to.as_ref()))
             }
+            Change::Failover { to } => write!(f, "failover: {}", if *to { "off -> on" } else { "on -> off" }),
             Change::Force { from, to } => write!(f, "MPTCP for TCP programs: {from} -> {to}"),
         }
     }
@@ -341,8 +348,7 @@ impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let congestion_control = self.congestion_control.as_ref().map(|name| format!("congestion control {name}"));
         let max_rate = self.max_rate.map(|rate| format!("at most {} bit/s", rate.saturating_mul(8)));
-        let failover = self.failover.then(|| "failover".to_owned());
-        let all: Vec<String> = [congestion_control, max_rate, failover].into_iter().flatten().collect();
+        let all: Vec<String> = [congestion_control, max_rate].into_iter().flatten().collect();
         f.write_str(&if all.is_empty() { "nothing".to_owned() } else { all.join(", ") })
     }
 }

@@ -16,6 +16,8 @@ use super::actual::{Actual, Link};
 use super::change::{Daemon, Endpoint, Force, Policy, SourceRoute, SourceRule};
 use super::mode::{self, MOST};
 
+const STALE_LOSSES: &str = "net.mptcp.stale_loss_cnt";
+
 /// What the host should be like, as far as MPSec is asked to see to it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
@@ -25,6 +27,9 @@ pub struct Desired {
     pub limits: Option<Limits>,
     /// Endpoints of ours.
     pub endpoints: Vec<Endpoint>,
+    /// Endpoints that are not made as things are, and stay if they are there: as long as the address is there, subflows may
+    /// recover.
+    pub held: Vec<Endpoint>,
     /// Routes of ours.
     pub routes: Vec<SourceRoute>,
     /// Rules of ours.
@@ -33,6 +38,8 @@ pub struct Desired {
     pub daemon: Option<Daemon>,
     /// What new subflows are given.
     pub policies: BTreeMap<IpAddr, Policy>,
+    /// Whether the agent takes paths out that went down or silent.
+    pub failover: bool,
     /// Programs that get MPTCP sockets.
     pub force: Force,
     /// What this host cannot be: nothing is changed until these are gone.
@@ -45,6 +52,7 @@ pub struct Desired {
 #[must_use]
 pub fn desired(settings: &MultipathConfig, actual: &Actual) -> Desired {
     let mut desired = Desired { force: force(settings), ..Desired::default() };
+    desired.failover = settings.fails_over() && actual.agent.is_some();
     desired.sysctls(settings, actual);
     let mode = settings.path_manager.map(mode::of);
     desired.daemon = mode.and_then(|mode| mode.daemon(settings));
@@ -54,7 +62,7 @@ pub fn desired(settings: &MultipathConfig, actual: &Actual) -> Desired {
         desired.source_routes(settings, actual);
     }
     desired.policies(settings, actual);
-    if desired.needs_agent() && actual.agent.is_none() {
+    if actual.agent.is_none() && (desired.needs_agent() || settings.failover == Some(true)) {
         let text = "ndiffports, failover, force and what is set by path need the running agent: start it (mpsec run)";
         desired.refusals.push(text.into());
     }
@@ -97,6 +105,11 @@ impl Desired {
             }
         }
         self.check_reordering(actual);
+        // What a subflow has not got acknowledged goes to the others after its first timeout (mptcp_pm_subflow_chk_stale,
+        // net/mptcp/pm.c, 6.18), unless it is said how many there have to be.
+        if self.failover && actual.sysctl(STALE_LOSSES).is_some() {
+            self.sysctls.insert(STALE_LOSSES.to_owned(), "1".to_owned());
+        }
         for sysctl in &settings.sysctls {
             self.sysctl(actual, &format!("net.mptcp.{}", sysctl.name), sysctl.value.to_string());
         }
@@ -180,22 +193,24 @@ impl Desired {
                 }
             }
             for address in self.addresses(rule, settings, actual) {
-                let nth = ranks.iter().position(|known| *known == address.ifindex).unwrap_or(ranks.len());
+                let nth = ranks.iter().position(|known| *known == address.0.ifindex).unwrap_or(ranks.len());
                 let Some(usual) = usual(nth) else { continue };
-                self.endpoint(rule, usual, &address);
+                let (address, is_usable) = address;
+                self.endpoint(rule, usual, &address, is_usable);
             }
         }
     }
 
-    fn endpoint(&mut self, rule: &EndpointRule, usual: EndpointFlags, address: &Address) {
+    fn endpoint(&mut self, rule: &EndpointRule, usual: EndpointFlags, address: &Address, is_usable: bool) {
         let same = |known: &Endpoint| known.address == address.address && known.port == rule.port;
-        if self.endpoints.iter().any(same) {
+        if self.endpoints.iter().chain(&self.held).any(same) {
             return;
         }
         if self.endpoints.len() >= MOST as usize {
             return self.waiting.push(format!("{}: there can be {MOST} endpoints at most", address.address));
         }
-        self.endpoints.push(Endpoint {
+        let list = if is_usable { &mut self.endpoints } else { &mut self.held };
+        list.push(Endpoint {
             id: 0,
             address: address.address,
             port: rule.port,
@@ -204,8 +219,9 @@ impl Desired {
         });
     }
 
-    /// The addresses that a rule means and that can be used by now. Of an interface it is one of each family.
-    fn addresses(&mut self, rule: &EndpointRule, settings: &MultipathConfig, actual: &Actual) -> Vec<Address> {
+    /// The addresses that a rule means, each with whether it can be used by now. Of an interface it is one of each family, or
+    /// none of a family of which none can be used yet: then all that are there.
+    fn addresses(&mut self, rule: &EndpointRule, settings: &MultipathConfig, actual: &Actual) -> Vec<(Address, bool)> {
         let links = links(rule, actual);
         if let Match::Address(wanted) = rule.matches {
             let found = actual.addresses.iter().find(|address| address.address == wanted);
@@ -213,53 +229,46 @@ impl Desired {
                 self.waiting.push(format!("{wanted}: it is on no interface"));
                 return Vec::new();
             };
-            return self.usable(link, found, settings, actual).into_iter().collect();
+            return vec![(found.clone(), self.is_usable(link, found, settings, actual))];
         }
         let is_asked_for = |is_ipv4: &bool| rule.family.is_none_or(|only| (only == 4) == *is_ipv4);
         let mut all = Vec::new();
         for link in links {
             for is_ipv4 in [true, false].into_iter().filter(is_asked_for) {
+                // Of those that nobody named, the ones that lead anywhere.
                 if !settings.endpoints.is_empty() || has_exit(settings, actual, link, is_ipv4) {
                     all.extend(self.of_interface(link, is_ipv4, settings, actual));
+                } else {
+                    let there = of_family(link, is_ipv4, actual);
+                    all.extend(there.map(|address| (address.clone(), false)));
                 }
             }
         }
         all
     }
 
-    /// The first address of a family that can be used.
+    /// The first address of a family that can be used, or all that cannot.
     fn of_interface(
         &mut self,
         link: &Link,
         is_ipv4: bool,
         settings: &MultipathConfig,
         actual: &Actual,
-    ) -> Option<Address> {
-        let of_family = |address: &&Address| {
-            let suits = address.address.is_ipv4() == is_ipv4 && !address.address.is_loopback();
-            address.ifindex == link.index && suits && !address.is_local
-        };
-        let mut waiting = Vec::new();
-        let found = actual.addresses.iter().filter(of_family).find_map(|address| {
-            let before = self.waiting.len();
-            let usable = self.usable(link, address, settings, actual);
-            waiting.extend(self.waiting.drain(before..));
-            usable
-        });
-        if found.is_none() {
-            self.waiting.append(&mut waiting);
+    ) -> Vec<(Address, bool)> {
+        let before = self.waiting.len();
+        let mut unusable = Vec::new();
+        for address in of_family(link, is_ipv4, actual) {
+            if self.is_usable(link, address, settings, actual) {
+                self.waiting.truncate(before);
+                return vec![(address.clone(), true)];
+            }
+            unusable.push((address.clone(), false));
         }
-        found
+        unusable
     }
 
-    /// The address, if it can be used now; else it is said what it waits for.
-    fn usable(
-        &mut self,
-        link: &Link,
-        address: &Address,
-        settings: &MultipathConfig,
-        actual: &Actual,
-    ) -> Option<Address> {
+    /// Whether an address can be used now; if not, it is said what it waits for.
+    fn is_usable(&mut self, link: &Link, address: &Address, settings: &MultipathConfig, actual: &Actual) -> bool {
         let is_ipv4 = address.address.is_ipv4();
         let reason = match address.readiness {
             _ if !link.is_enabled => "its interface is switched off",
@@ -270,14 +279,15 @@ impl Desired {
             Readiness::Ready if settings.manage_routes && !has_exit(settings, actual, link, is_ipv4) => {
                 "no default route leads through its interface; set mptcp.gateways, or wait for one"
             }
-            Readiness::Ready => return Some(address.clone()),
+            Readiness::Ready => return true,
         };
         self.waiting.push(format!("{} on {}: {reason}", address.address, link.name));
-        None
+        false
     }
 
     fn source_routes(&mut self, settings: &MultipathConfig, actual: &Actual) {
-        for endpoint in &self.endpoints {
+        let held = self.held.iter().filter(|held| actual.endpoints.iter().any(|there| there.has_place_of(held)));
+        for endpoint in self.endpoints.iter().chain(held) {
             let Some(index) = endpoint.interface else { continue };
             let (Some(link), table) = (actual.link(index), settings.route_table.saturating_add(index)) else {
                 continue;
@@ -296,7 +306,8 @@ impl Desired {
                     interface: index,
                 }),
             ];
-            for route in routes.into_iter().flatten() {
+            // An interface that is off has none.
+            for route in routes.into_iter().flatten().filter(|_| link.is_enabled) {
                 if !self.routes.contains(&route) {
                     self.routes.push(route);
                 }
@@ -314,7 +325,6 @@ impl Desired {
             let policy = Policy {
                 congestion_control: PerInterface::of(&settings.path_congestion_control, &link.name).cloned(),
                 max_rate: PerInterface::of(&settings.path_max_rate, &link.name).map(|rate| rate.bytes_per_second()),
-                failover: settings.failover,
             };
             if policy != Policy::default() {
                 self.policies.insert(address.address, policy);
@@ -335,6 +345,14 @@ fn links<'a>(rule: &EndpointRule, actual: &'a Actual) -> Vec<&'a Link> {
     let mut links: Vec<&Link> = actual.links.iter().filter(|link| link.name != "lo").filter(is_meant).collect();
     links.sort_by(|a, b| a.name.cmp(&b.name));
     links
+}
+
+/// The addresses of a family that an interface has and that are good beyond its link.
+fn of_family<'a>(link: &'a Link, is_ipv4: bool, actual: &'a Actual) -> impl Iterator<Item = &'a Address> {
+    actual.addresses.iter().filter(move |address| {
+        let suits = address.address.is_ipv4() == is_ipv4 && !address.address.is_loopback();
+        address.ifindex == link.index && suits && !address.is_local
+    })
 }
 
 /// The router of an interface, if packets can leave by it: `Some(None)` where none is needed.

@@ -38,6 +38,16 @@ pub trait Agency {
     /// What it does now.
     fn doings(&self) -> Doings;
 
+    /// Endpoints that it has taken away for a while, and puts back.
+    fn suspended(&self) -> Vec<mptcp_pm::Endpoint> {
+        Vec::new()
+    }
+
+    /// One of those is not to be put back. False if it was none.
+    fn forget(&mut self, _address: IpAddr) -> bool {
+        false
+    }
+
     /// Begins or ends to do something.
     ///
     /// # Errors
@@ -80,7 +90,14 @@ impl<'a> Live<'a> {
         let all = manager.endpoints().map_err(|error| format!("endpoints: {error}"))?;
         // An implicit one goes when another of its address comes.
         let is_made = |endpoint: &&mptcp_pm::Endpoint| !endpoint.flags.contains(EndpointFlags::IMPLICIT);
-        Ok(all.iter().filter(is_made).map(endpoint).collect())
+        let mut all: Vec<Endpoint> = all.iter().filter(is_made).map(endpoint).collect();
+        let suspended = self.agency.as_ref().map_or(Vec::new(), |agency| agency.suspended());
+        for endpoint in suspended.iter().map(endpoint) {
+            if all.iter().all(|known| !known.has_place_of(&endpoint)) {
+                all.push(endpoint);
+            }
+        }
+        Ok(all)
     }
 
     fn sysctls(&self) -> Result<BTreeMap<String, String>, String> {
@@ -134,12 +151,23 @@ impl<'a> Live<'a> {
         found.ok_or_else(|| "the kernel has no such endpoint".to_owned())
     }
 
+    /// Whether the agent had taken it away; then it is not put back.
+    fn forget(&mut self, endpoint: &Endpoint) -> bool {
+        self.agency.as_mut().is_some_and(|agency| agency.forget(endpoint.address))
+    }
+
     fn remove_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), String> {
+        if self.forget(endpoint) {
+            return Ok(());
+        }
         let found = self.found(endpoint)?;
         self.manager()?.delete_endpoint(&kernels(&found)).map_err(text)
     }
 
     fn change_endpoint(&mut self, to: &Endpoint) -> Result<(), String> {
+        if self.forget(to) {
+            return self.perform(&Change::AddEndpoint(to.clone()));
+        }
         let id = self.found(to)?.id;
         self.manager()?.set_endpoint_flags(&kernels(&Endpoint { id, ..to.clone() })).map_err(text)
     }
@@ -188,10 +216,12 @@ impl Host for Live<'_> {
             Change::AddRule(rule) => rule::add(&mut self.rtnl, &kernel_rule(rule)).map_err(text),
             Change::RemoveRule(rule) => gone(rule::delete(&mut self.rtnl, &kernel_rule(rule))),
             Change::Link { index, up, .. } => link::set_up(&mut self.rtnl, *index, *up).map_err(text),
-            Change::Daemon { .. } | Change::Policy { .. } | Change::Force { .. } => match &mut self.agency {
-                Some(agency) => agency.perform(change),
-                None => Err("it needs the running agent: start it (mpsec run)".into()),
-            },
+            Change::Daemon { .. } | Change::Policy { .. } | Change::Failover { .. } | Change::Force { .. } => {
+                match &mut self.agency {
+                    Some(agency) => agency.perform(change),
+                    None => Err("it needs the running agent: start it (mpsec run)".into()),
+                }
+            }
         }
     }
 

@@ -80,6 +80,7 @@ impl Owned {
             | Change::RemoveRule(_)
             | Change::Daemon { .. }
             | Change::Policy { .. }
+            | Change::Failover { .. }
             | Change::Force { .. } => {}
         }
     }

@@ -53,6 +53,8 @@ pub fn plan(desired: &Desired, actual: &Actual, owned: &Owned) -> Plan {
     plan.changes.extend(missing(&desired.rules, &actual.rules).map(Change::AddRule));
     plan.changes.extend(policies(desired, actual));
     plan.changes.extend(additions);
+    let failover = actual.agent.as_ref().filter(|doings| doings.failover != desired.failover);
+    plan.changes.extend(failover.map(|_| Change::Failover { to: desired.failover }));
     plan.changes.extend(force(desired, actual));
     plan
 }
@@ -95,7 +97,9 @@ fn endpoints(
 ) -> (Vec<Change>, Vec<Change>) {
     let (mut additions, mut removals) = (Vec::new(), Vec::new());
     for there in actual.endpoints.iter().filter(|there| owned.has(there)) {
+        let is_held = desired.held.iter().any(|held| held.has_place_of(there));
         match desired.endpoints.iter().find(|wanted| wanted.has_place_of(there)) {
+            None if is_held => {}
             None => removals.push(Change::RemoveEndpoint(there.clone())),
             Some(wanted) if wanted.flags == there.flags => {}
             Some(wanted) if can_become(there, wanted) => {

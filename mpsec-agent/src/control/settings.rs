@@ -95,7 +95,7 @@ mod tests {
     fn values_are_checked_when_they_are_loaded() {
         let loader = Loader::default();
         let load = |text: &str| load(&loader, &[text.to_owned()]);
-        assert!(load("mptcp.failover=true").unwrap().config.multipath.failover);
+        assert!(load("mptcp.failover=true").unwrap().config.multipath.fails_over());
         assert!(load("mptcp.failover=perhaps").unwrap_err().to_string().contains("mptcp.failover=perhaps"));
     }
     #[test]

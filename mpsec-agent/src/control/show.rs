@@ -174,7 +174,7 @@ impl Group {
             Change::AddEndpoint(_) | Change::RemoveEndpoint(_) | Change::EndpointFlags { .. } => Group::Endpoints,
             Change::AddRoute(_) | Change::RemoveRoute(_) | Change::AddRule(_) | Change::RemoveRule(_) => Group::Routes,
             Change::Link { .. } => Group::Interfaces,
-            Change::Daemon { .. } | Change::Policy { .. } | Change::Force { .. } => Group::Agent,
+            Change::Daemon { .. } | Change::Policy { .. } | Change::Failover { .. } | Change::Force { .. } => Group::Agent,
         }
     }
 

@@ -117,7 +117,7 @@ fn settings() -> impl Strategy<Value = MultipathConfig> {
             reordering,
             sysctls: sysctls.first().into_iter().map(|text| text.parse().unwrap()).collect(),
             manage_routes,
-            failover,
+            failover: failover.then_some(true),
             gateways: vec![PerInterface { interfaces: "wan3".into(), value: IpAddr::from([192, 0, 2, 254]) }],
             ..MultipathConfig::default()
         }

@@ -31,6 +31,8 @@ pub fn examine(peer: Option<IpAddr>, agent: Option<Namespace>) -> Facts {
     let (endpoints, limits) = path_manager(name);
     let peers = peer.map_or_else(known_peers, |peer| vec![peer]);
     let routes = routes(&addresses, &peers);
+    // Nobody makes endpoints of the addresses of the loopback device.
+    let names = interfaces.iter().filter(|i| i.name != "lo").map(|i| (i.index, i.name.clone())).collect();
     Facts {
         sockets: Some(features::mptcp_socket()),
         sysctls: sysctl::read_mptcp().unwrap_or_default(),
@@ -40,7 +42,7 @@ pub fn examine(peer: Option<IpAddr>, agent: Option<Namespace>) -> Facts {
         routes,
         addresses,
         peer: peers.first().copied(),
-        managers: conflicts(&managers::look(), &interfaces.iter().map(|i| (i.index, i.name.clone())).collect()),
+        managers: conflicts(&managers::look(), &names),
         mib: mib::read().map(|mib| mib.mptcp.into_iter().collect()).unwrap_or_default(),
         agent: agent.map(|agent| (agent.blackhole, agent.findings)),
     }

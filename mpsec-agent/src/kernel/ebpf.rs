@@ -1,5 +1,7 @@
 //! Loading the eBPF object that is embedded in the agent.
 
+mod offsets;
+
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
@@ -9,9 +11,9 @@ use aya::programs::{CgroupAttachMode, ProgramError, SchedClassifier, SockOps};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use mpsec_common::maps::{
-    Event, InterfaceSlot, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_HANDSHAKES, MAP_INTERFACES,
-    MAP_SUBFLOW_COUNTERS, MAP_SUBFLOW_FREE, MAP_SUBFLOW_TAGS, MAP_SUBFLOWS, PROGRAM_EGRESS, PROGRAM_INGRESS,
-    PROGRAM_PORTS, PROGRAM_SOCKOPS, WIREGUARD_PORTS,
+    Event, InterfaceSlot, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_HANDSHAKES, MAP_INTERFACES, MAP_POLICIES,
+    MAP_SUBFLOW_COUNTERS, MAP_SUBFLOW_FREE, MAP_SUBFLOW_TAGS, MAP_SUBFLOWS, MAP_TIMEOUTS, PROGRAM_EGRESS,
+    PROGRAM_INGRESS, PROGRAM_PORTS, PROGRAM_SOCKOPS, WIREGUARD_PORTS,
 };
 use mpsec_common::mptcp::{HANDSHAKES, free, sets_for, slots_for};
 use mpsec_common::packet::port_filter;
@@ -22,9 +24,11 @@ use crate::snapshot::{Probe, Program};
 use super::btf::{BtfError, KernelBtf};
 use super::cgroup;
 use super::counters::Counters;
+use super::policy::{Policies, Timeouts};
 use super::probes::{self, Probes, Ways};
 use super::sockets_iter::{self, SocketsIter};
 use super::subflows::{self, Maps, Shape, Subflows};
+use offsets::Offsets;
 
 /// The object, as `cargo xtask ebpf` built it.
 pub static OBJECT: &[u8] =
@@ -100,6 +104,10 @@ pub struct Kernel {
     pub sockets: Result<SocketsIter, String>,
     /// The probes of the kernel's functions.
     pub probes: Probes,
+    /// What is set on subflows by their local address.
+    pub policies: Policies,
+    /// Reports of subflows that hear nothing; `None` once they were taken.
+    pub timeouts: Option<Timeouts>,
     /// Keeps the program on the sockets attached.
     _sockets: Option<FdLink>,
 }
@@ -235,6 +243,8 @@ impl Kernel {
             interfaces: take(&mut object, MAP_INTERFACES)?.try_into().map_err(other)?,
             events: take(&mut object, MAP_EVENTS)?.try_into().map_err(other)?,
             capacities,
+            policies: Policies::new(take(&mut object, MAP_POLICIES)?).map_err(other)?,
+            timeouts: Some(Timeouts::new(take(&mut object, MAP_TIMEOUTS)?).map_err(other)?),
             subflows,
             sockets: list,
             probes,
@@ -455,46 +465,4 @@ fn may_trace() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
     effective.is_none_or(|effective| effective & CAPABILITIES != 0)
-}
-
-/// Offsets of members of kernel structures, as the kernel side's globals; `u32::MAX` for one that is not there.
-struct Offsets {
-    encapsulation: u32,
-    encapsulation_mask: u32,
-    inner_transport_header: u32,
-    inner_network_header: u32,
-    mac_header: u32,
-    network_header: u32,
-}
-
-impl Offsets {
-    fn resolve(btf: &KernelBtf) -> Offsets {
-        let member = |name: &'static str| match btf.offset_of("sk_buff", name) {
-            Ok(member) => Some(member),
-            Err(error) => {
-                tracing::info!(%error, "super-packets inside tunnels, and link headers of unusual devices, are counted less exactly");
-                None
-            }
-        };
-        let offset = |name| member(name).map_or(u32::MAX, |member| member.byte_offset());
-        Offsets {
-            encapsulation: offset("encapsulation"),
-            encapsulation_mask: member("encapsulation").map_or(0, |member| 1 << member.bit_shift()),
-            inner_transport_header: offset("inner_transport_header"),
-            inner_network_header: offset("inner_network_header"),
-            mac_header: offset("mac_header"),
-            network_header: offset("network_header"),
-        }
-    }
-
-    fn globals(&self) -> [(&'static str, &u32); 6] {
-        [
-            ("SKB_ENCAPSULATION", &self.encapsulation),
-            ("SKB_ENCAPSULATION_MASK", &self.encapsulation_mask),
-            ("SKB_INNER_TRANSPORT", &self.inner_transport_header),
-            ("SKB_INNER_NETWORK", &self.inner_network_header),
-            ("SKB_MAC_HEADER", &self.mac_header),
-            ("SKB_NETWORK_HEADER", &self.network_header),
-        ]
-    }
 }

@@ -74,7 +74,8 @@ fn default_flags(root: &Path) -> Option<u32> {
     // Files of conf.d are read after the main one, but those of the distribution before it; the name alone decides among them.
     let (own, shipped): (Vec<_>, Vec<_>) = files.into_values().partition(|path| path.starts_with(root.join("etc")));
     let read = shipped.into_iter().chain([main]).chain(own).filter_map(|path| Keyfile::read(&path));
-    read.filter_map(|file| file.last("connection", "connection.mptcp-flags", "match-device").and_then(number)).last()
+    read.filter_map(|file| file.last("connection", "connection.mptcp-flags", "match-device").and_then(number))
+        .next_back()
 }
 
 /// Interfaces by index, with their connections: NetworkManager keeps a file for each (nm-config.h: NMCONFIG_DEVICE_STATE_DIR).
@@ -114,9 +115,9 @@ fn number(text: &str) -> Option<u32> {
 fn networkd(root: &Path) -> Networkd {
     let files = networkd_files(root);
     let on = |key| {
-        let said = files.iter().filter_map(|file| file.get("Network", key)).filter_map(boolean);
+        let mut said = files.iter().filter_map(|file| file.get("Network", key)).filter_map(boolean);
         // Both are on unless something else is said.
-        said.last().unwrap_or(true)
+        said.next_back().unwrap_or(true)
     };
     Networkd {
         links: links(root),

@@ -25,16 +25,20 @@ pub mod mptcp_pm;
 pub mod netlink;
 pub mod netns;
 pub mod peer;
+pub mod policy;
 pub mod probes;
 pub mod process;
+pub mod realtime;
 pub mod route;
 pub mod rtnl;
 pub mod rtnl_events;
 pub mod rule;
 pub mod sock_diag;
 pub mod sockets_iter;
+pub mod stream;
 pub mod subflows;
 pub mod sysctl;
+pub mod tap;
 pub mod tcx;
 pub mod tracing;
 
@@ -46,6 +50,14 @@ fn set_receive_timeout(socket: &netlink_sys::Socket, timeout: Duration) -> io::R
     };
     // SAFETY: the option takes a `timeval`.
     unsafe { set_option(socket, libc::SO_RCVTIMEO, &value) }
+}
+
+/// Has a netlink socket that lost messages hear again. The kernel marks it as congested and drops everything until it is read
+/// empty; if it sets the mark while the last message is being read, there is nothing to read any more, and it stays deaf
+/// (netlink_overrun, netlink_rcv_wake in net/netlink/af_netlink.c, Linux 6.18). Setting this option takes the mark away.
+fn hear_again(socket: &netlink_sys::Socket) -> io::Result<()> {
+    socket.set_no_enobufs(true)?;
+    socket.set_no_enobufs(false)
 }
 
 /// Gives a socket room for so many bytes, beyond what `net.core.rmem_max` allows those without CAP_NET_ADMIN.

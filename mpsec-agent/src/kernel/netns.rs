@@ -4,6 +4,8 @@
 //! thread; so whatever opens a socket or names an interface is done inside. The agent runs on one thread, which goes in and
 //! comes back without waiting for anything in between.
 
+pub mod private;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};

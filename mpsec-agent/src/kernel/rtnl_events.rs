@@ -10,6 +10,8 @@ use netlink_sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket
 use super::netlink::{Message, attribute, messages, u32_at};
 use super::rtnl::{TABLE_DEFAULT, TABLE_MAIN};
 
+mod filter;
+
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
@@ -21,13 +23,13 @@ const GROUPS: [u32; 6] = [5, 7, 8, 9, 11, 19];
 const RTA_TABLE: u16 = 15;
 /// Length of `struct rtmsg` in bytes.
 const ROUTE_HEADER_LEN: usize = 12;
-/// Room for some hundred changes at once. What comes beyond them costs nothing but the news that everything changed, which
-/// is all that could be made of thousands of routes anyway.
-const RECEIVE_BUFFER: libc::c_int = 512 * 1024;
+/// Room for some thousand changes at once. What comes beyond them costs nothing but the news that everything changed, which is
+/// all that could be made of so many anyway.
+const RECEIVE_BUFFER: libc::c_int = 2 * 1024 * 1024;
 /// Longer than any of these messages, which the kernel sends one by one.
 const READ_LEN: usize = 32 * 1024;
 /// Messages that are read at most before others have their turn.
-const MOST_AT_ONCE: usize = 256;
+const MOST_AT_ONCE: usize = 1024;
 
 /// What is not as it was. It may be so again by the time that one looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,6 +95,8 @@ impl Events {
         let mut socket = TokioSocket::new(netlink_sys::protocols::NETLINK_ROUTE)?;
         let inner = socket.socket_mut();
         super::force_receive_buffer(inner, RECEIVE_BUFFER).or_else(|_| inner.set_rx_buf_sz(RECEIVE_BUFFER))?;
+        // Where this is not to be had, all is heard, and passed over here.
+        let _ = filter::attach(inner, &tables);
         inner.bind(&SocketAddr::new(0, 0))?;
         for group in GROUPS {
             inner.add_membership(group)?;
@@ -146,5 +150,30 @@ impl Events {
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Changed::EVERYTHING),
             Err(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::netlink::Request;
+
+    #[test]
+    fn routes_of_other_tables_are_passed_over() {
+        let told = |narrow: u8, wide: Option<u32>| {
+            let header = [2, 0, 0, 0, narrow, 0, 0, 0, 0, 0, 0, 0];
+            let request = Request::new(RTM_DELROUTE, 0, &header).attribute(1, &[192, 0, 2, 1]);
+            let request = match wide {
+                Some(table) => request.attribute(RTA_TABLE, &table.to_ne_bytes()),
+                None => request,
+            };
+            let bytes = request.finish(0);
+            messages(&bytes).map(|message| Changed::of(&message, &(4800..=4899))).any(Changed::any)
+        };
+        assert!(told(254, Some(254)) && told(254, None) && told(253, None));
+        assert!(told(252, Some(4800)) && told(252, Some(4899)));
+        assert!(!told(252, Some(4799)) && !told(252, Some(4900)) && !told(255, Some(255)) && !told(200, None));
+        // What cannot be read may be of any table.
+        assert!(!is_watched(&[2, 0, 0, 0, 9], &(4800..=4899)) && is_watched(&[2, 0], &(4800..=4899)));
     }
 }

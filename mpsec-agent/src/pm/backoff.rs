@@ -11,6 +11,7 @@ pub const LONGEST: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backoff {
     failures: u32,
+    last: Option<Instant>,
     until: Option<Instant>,
 }
 
@@ -19,6 +20,7 @@ impl Backoff {
     /// it would be without, and the same for the same salt.
     pub fn fail(&mut self, salt: u64, now: Instant) {
         self.failures = self.failures.saturating_add(1);
+        self.last = Some(now);
         self.until = now.checked_add(pause(self.failures, salt));
     }
 
@@ -30,6 +32,11 @@ impl Backoff {
     /// Failures in a row.
     pub fn failures(&self) -> u32 {
         self.failures
+    }
+
+    /// When it failed last.
+    pub fn last(&self) -> Option<Instant> {
+        self.last
     }
 
     /// Until when nothing is tried, if that is later than `now`.

@@ -16,6 +16,9 @@ use super::resync::{ListedConnection, Listing};
 use super::settings::Settings;
 use super::stats::{Counters, Failures, Stats};
 
+/// Why a subflow ended of which no event told.
+const GONE: &str = "no longer listed";
+
 /// What is known of all connections of a network namespace.
 ///
 /// Whatever requests a function returns are noted as made: they are to be made, in this order, and [`Book::told`] wants to
@@ -221,10 +224,10 @@ impl Book {
         let found = connection.take_listed(listed, now);
         self.counters.subflows_joined += found.joined as u64;
         for subflow in found.vanished {
-            self.ended(token, subflow, now);
+            self.ended(token, subflow, GONE, now);
         }
         for pair in found.failed {
-            self.failed(token, pair, "no longer listed", now);
+            self.failed(token, pair, GONE, now);
         }
     }
 

@@ -10,7 +10,7 @@ use super::mode::Wanted;
 
 /// A subflow that lived for so long was a good one: its end is no sign that another would fail. One that the peer refuses
 /// after the handshake, or ends because it has too many, ends much sooner.
-pub const GOOD_AFTER: Duration = Duration::from_secs(2);
+pub const GOOD_AFTER: Duration = Duration::from_secs(1);
 /// Addresses of one peer that are remembered.
 pub const MOST_REMOTES: usize = 64;
 /// Subflows that ended by this host's doing, or while nobody listened, and whose end may yet be told.

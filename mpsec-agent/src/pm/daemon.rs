@@ -34,8 +34,9 @@ const LIST_SHARE: u32 = 20;
 /// A path manager for one network namespace.
 ///
 /// Whoever owns it waits for [`Daemon::news`] and hands them to [`Daemon::observe`]; nothing else need be done. While it is
-/// open, the kernel lets connections under the path manager of user space accept joins; without it, it refuses all of them
-/// (mptcp_pm_allow_new_subflow, net/mptcp/pm.c, Linux 6.18). It leaves the setting of the path manager alone.
+/// open, the kernel lets connections under the path manager of user space accept joins; without anybody who listens to events,
+/// in whatever network namespace of the host, it refuses all of them (mptcp_pm_allow_new_subflow, net/mptcp/pm.c;
+/// netlink_has_listeners, net/netlink/af_netlink.c; Linux 6.18). It leaves the setting of the path manager alone.
 pub struct Daemon {
     book: Book,
     events: Events,

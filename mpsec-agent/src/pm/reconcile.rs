@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::connection::{Attempt, Connection, Ends, Origin, PairState, Remote};
+use super::connection::{Attempt, Connection, Ends, GOOD_AFTER, Origin, PairState, Remote};
 use super::locals::{Local, Locals};
 use super::mode::{Plan, Wanted};
 use super::request::{Request, Why};
@@ -160,27 +160,46 @@ impl Step<'_> {
         }
     }
 
-    /// Asks for what is missing, as far as there is room. After a failure one at a time, until one succeeds.
+    /// Asks for what is missing, as far as there is room.
     fn create(&mut self) {
         let mut room = self.most.saturating_sub(self.connection.all());
         for at in 0..self.connection.pairs.len() {
             let Wanted { local, remote, subflows } = self.connection.pairs[at].wanted;
             let have = self.have(Ends { local: (local.address, 0).into(), remote: remote.address });
-            let state = &mut self.connection.pairs[at];
-            let missing = usize::from(subflows).saturating_sub(have + state.attempts.len());
-            if missing == 0 || room == 0 || state.impossible {
+            let state = &self.connection.pairs[at];
+            let missing = usize::from(subflows).saturating_sub(have + state.attempts.len()).min(room);
+            if missing == 0 || state.impossible {
                 continue;
             }
-            if let Some(until) = state.backoff.pending(self.now) {
-                self.look_again(Some(until));
-                continue;
-            }
-            let at_once =
-                if state.backoff.failures() == 0 { missing } else { 1_usize.saturating_sub(state.attempts.len()) };
-            let number = at_once.min(missing).min(room);
-            state.attempts.extend(std::iter::repeat_n(Attempt { taken: false, port: None }, number));
+            let number = self.allowed(at).min(missing);
+            let attempts = std::iter::repeat_n(Attempt { taken: false, port: None }, number);
+            self.connection.pairs[at].attempts.extend(attempts);
             room -= number;
             self.ask_for(number, local, remote);
+        }
+    }
+
+    /// How many subflows may be asked for on a pair. After a failure it is one, when the pause is over, and any number again
+    /// once that has shown to be good: some peers refuse what they have no room for after the handshake.
+    fn allowed(&mut self, at: usize) -> usize {
+        let state = &self.connection.pairs[at];
+        let (backoff, pair) = (state.backoff, state.pair());
+        let Some(failed) = backoff.last() else { return usize::MAX };
+        if let Some(until) = backoff.pending(self.now) {
+            self.look_again(Some(until));
+            return 0;
+        }
+        let living = self.connection.subflows.iter().filter(|subflow| !subflow.ending && subflow.ends.pair() == pair);
+        match living.map(|subflow| subflow.since).filter(|since| *since > failed).min() {
+            None => 1_usize.saturating_sub(state.attempts.len()),
+            Some(since) if self.now >= since + GOOD_AFTER => {
+                self.connection.pairs[at].backoff.succeed();
+                usize::MAX
+            }
+            Some(since) => {
+                self.look_again(Some(since + GOOD_AFTER));
+                0
+            }
         }
     }
 

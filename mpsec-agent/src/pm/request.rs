@@ -117,6 +117,11 @@ impl Refusal {
         self.text.contains("invalid token")
     }
 
+    /// The connection is not established both ways, no longer or not yet (__mptcp_subflow_connect, net/mptcp/subflow.c).
+    pub fn too_late(&self) -> bool {
+        self.errno == Some(libc::ENOTCONN)
+    }
+
     /// The connection was made while the namespace had another path manager, and keeps that (the same function).
     pub fn other_manager(&self) -> bool {
         self.text.contains("userspace PM not selected")

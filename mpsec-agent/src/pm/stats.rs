@@ -34,7 +34,7 @@ counters! {
     subflows_joined,
     /// Subflows that were asked for and failed: refused by the kernel, or by the peer, or never answered.
     subflows_failed,
-    /// Subflows that ended within two seconds.
+    /// Subflows that ended within a second.
     subflows_short_lived,
     /// Subflows that ended by themselves.
     subflows_ended,
@@ -52,6 +52,8 @@ counters! {
     priorities_changed,
     /// Requests of any kind that the kernel refused.
     requests_refused,
+    /// Requests for a subflow that came too late, or too early: the connection was not open both ways.
+    requests_too_late,
     /// Pauses that were begun after a failure.
     backed_off,
     /// Connections that began.

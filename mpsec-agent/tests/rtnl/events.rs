@@ -62,6 +62,10 @@ fn each() -> Result<()> {
             ("route add default via 2001:db8::9 table 4899", routes),
             ("route add default via 192.0.2.9 table 200", NONE),
             ("route add default via 2001:db8::9 table 4900", NONE),
+            ("route add default via 192.0.2.9 table 4799", NONE),
+            ("route add default via 192.0.2.9 table 252", NONE),
+            ("route add default via 192.0.2.9 table 70336", NONE),
+            ("route add default via 192.0.2.9 table 253", routes),
             ("rule add from 192.0.2.1 lookup 4800", rules),
             ("rule del from 192.0.2.1 lookup 4800", rules),
             ("-6 rule add from 2001:db8::1 lookup 4800", rules),
@@ -105,7 +109,9 @@ fn many() -> Result<()> {
     let Place { netns, .. } = Place::new()?;
     let netns = Arc::new(netns);
     let here = Arc::clone(&netns);
-    for (table, wanted) in [(254, Changed { routes: true, ..NONE }), (200, NONE)] {
+    // What comes into a table that is not watched does not even wake the reader.
+    let (little, nearly_nothing) = (Duration::from_secs(2), Duration::from_millis(200));
+    for (table, wanted, most) in [(254, Changed { routes: true, ..NONE }, little), (200, NONE, nearly_nothing)] {
         let here = Arc::clone(&here);
         listen(&netns, async move |events| {
             told(events).await?;
@@ -129,9 +135,9 @@ fn many() -> Result<()> {
             let spent = cpu_time()? - before;
             adding.join().map_err(|_| anyhow::anyhow!("the adder panicked"))??;
             eprintln!("{COUNT} routes into table {table}: told {calls} times, {spent:?} of CPU");
-            let overflowed = all == Changed::EVERYTHING;
+            let overflowed = all == Changed::EVERYTHING && wanted != NONE;
             ensure!(all == wanted || overflowed, "{all:?} instead of {wanted:?}");
-            ensure!(spent < Duration::from_secs(2), "{spent:?}");
+            ensure!(spent < most, "{spent:?}");
             Ok(())
         })?;
     }

@@ -7,10 +7,13 @@ use libtest_mimic::Trial;
 use mpsec_agent::kernel::route::{self, Filter, Kind, NextHop, Route, Scope, State};
 use mpsec_agent::kernel::rtnl::{Family, PROTOCOL, TABLE_LOCAL, TABLE_MAIN};
 use mpsec_tests::trial::trial;
+use mpsec_tests::wait;
 
 use super::{Place, refused};
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// How long the kernel may take to note a lost carrier.
+const PATIENCE: Duration = Duration::from_secs(5);
 const TABLE: u32 = 4800;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -173,10 +176,13 @@ fn carrier() -> Result<()> {
     route::add(&mut place.client, &route)?;
     place.netns.ip("link set east down")?;
     let filter = Filter { table: Some(TABLE), ..Filter::default() };
-    let now = route::list_filtered(&mut place.client, &filter)?;
-    ensure!(now.len() == 1 && now[0].state.is_link_down() && !now[0].state.is_dead(), "{now:?}");
-    ensure!(now[0] != route && now[0].is_same(&route), "{now:?}");
-    Ok(())
+    // The kernel leaves it to a worker to tell routes of a carrier (linkwatch_event, net/core/link_watch.c).
+    wait::until(PATIENCE, || {
+        let now = route::list_filtered(&mut place.client, &filter)?;
+        ensure!(now.len() == 1 && now[0].is_same(&route), "{now:?}");
+        ensure!(now[0].state.is_link_down() && !now[0].state.is_dead() && now[0] != route, "{now:?}");
+        Ok(())
+    })
 }
 
 fn objects() -> Result<()> {

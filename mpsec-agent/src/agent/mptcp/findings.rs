@@ -72,6 +72,11 @@ const CAUSES: &[Cause] = &[
     join("MismatchPortSynRx", "they came to a port that is announced for no address", None),
 ];
 
+/// Why connections fall back to TCP, by the counter of `MPTcpExt` that tells it; continues "because ...".
+pub(crate) fn fallback_causes() -> impl Iterator<Item = (&'static str, &'static str)> {
+    CAUSES.iter().filter(|cause| cause.kind == "fallback").map(|cause| (cause.counter, cause.because))
+}
+
 /// Everything that is wrong, most important first.
 pub fn findings(namespace: &Namespace, rises: &Rises) -> Vec<Finding> {
     let mut all = Vec::new();

@@ -33,6 +33,7 @@ use crate::snapshot::mptcp::{Endpoint, Limits, Namespace, OTHER, Probed, Totals}
 
 use super::collect::timed;
 use super::interfaces::{LinkState, Links};
+pub(crate) use findings::fallback_causes;
 use ledger::Ledger;
 use lister::Lister;
 use rises::Rises;

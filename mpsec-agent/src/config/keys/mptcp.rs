@@ -314,13 +314,14 @@ pub(super) const KEYS: &[Key] = &[
         flag: "failover",
         alias: None,
         env: "MPSEC_FAILOVER",
-        kind: Kind::Switch,
-        placeholder: "BOOL",
-        doc: "Take a path out as soon as its link is down or its packets are not acknowledged, sooner than the kernel \
-              alone would, and back in when it works again.",
+        kind: Kind::Text,
+        placeholder: "auto|on|off",
+        doc: "Take a path out as soon as its link is down or its packets are not acknowledged, sooner than the kernel alone \
+              would, and back in when it works again. auto does so where path_manager or endpoints are set; on also where \
+              somebody else made the endpoints, and on a server. As long as the agent runs.",
         restart: false,
-        set: |config, value| value.switch().map(|on| config.multipath.failover = on),
-        get: |config| Value::Switch(config.multipath.failover),
+        set: |config, value| value.auto_switch().map(|on| config.multipath.failover = on),
+        get: |config| Value::text(config.multipath.failover.map_or("auto", |on| if on { "on" } else { "off" })),
     },
     Key {
         name: "mptcp.force.clients",

@@ -31,14 +31,14 @@ impl Keyfile {
     /// The last value of a key in the sections of this name.
     pub(super) fn get(&self, section: &str, key: &str) -> Option<&str> {
         let sections = self.0.iter().filter(|(name, _)| name == section);
-        sections.filter_map(|(_, assignments)| value(assignments, key)).last()
+        sections.filter_map(|(_, assignments)| value(assignments, key)).next_back()
     }
 
     /// The last value of a key in the sections whose name begins so, and that have no key `unless`.
     pub(super) fn last(&self, section: &str, key: &str, unless: &str) -> Option<&str> {
         let sections = self.0.iter().filter(|(name, _)| name.starts_with(section));
         let sections = sections.filter(|(_, assignments)| value(assignments, unless).is_none());
-        sections.filter_map(|(_, assignments)| value(assignments, key)).last()
+        sections.filter_map(|(_, assignments)| value(assignments, key)).next_back()
     }
 }
 

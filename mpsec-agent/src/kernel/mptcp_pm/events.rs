@@ -62,7 +62,10 @@ impl Events {
         }
         match self.trouble.take_if(|_| events.is_empty()) {
             None => Ok(Ok(events)),
-            Some(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Err(Overflow)),
+            Some(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                super::super::hear_again(self.socket.socket_ref())?;
+                Ok(Err(Overflow))
+            }
             Some(error) => Err(error),
         }
     }

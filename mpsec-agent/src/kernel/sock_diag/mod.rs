@@ -3,6 +3,7 @@
 //! Sockets are handed to a function one after the other, read where the kernel's answer lies: nothing is allocated for any
 //! of them. Source: net/ipv4/inet_diag.c and tcp_diag.c, net/mptcp/mptcp_diag.c and diag.c, Linux 6.18.
 
+mod destroy;
 mod fields;
 mod message;
 mod mptcp_info;
@@ -14,6 +15,7 @@ mod tests;
 
 use std::io;
 
+pub use destroy::destroy;
 pub use message::{Memory, Socket};
 pub use mptcp_info::MptcpInfo;
 pub use request::{Extensions, States};

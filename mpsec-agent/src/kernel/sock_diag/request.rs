@@ -27,12 +27,12 @@ impl std::ops::BitOr for States {
     }
 }
 
-/// What is told beside the addresses. Of TCP sockets the kernel tells the subflow's part in MPTCP always.
+/// What is told beside the addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extensions(pub u8);
 
 impl Extensions {
-    /// `struct tcp_info` or `struct mptcp_info`.
+    /// `struct tcp_info`, and of a subflow its part in MPTCP; or `struct mptcp_info`.
     pub const INFO: Extensions = Extensions(1 << 1);
     /// Name of the congestion control.
     pub const CONGESTION: Extensions = Extensions(1 << 3);

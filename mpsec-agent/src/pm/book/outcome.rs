@@ -19,12 +19,13 @@ impl Book {
         now: Instant,
     ) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
-        if let Some(at) = connection.subflows.iter().position(|subflow| subflow.ends == ends) {
-            let subflow = connection.subflows.remove(at);
-            self.ended(token, subflow, now);
+        // Told twice, it must not be taken for the end of another that is asked for: `bury` and `note_gone` see to that.
+        if let Some(subflow) = connection.bury(ends) {
+            self.ended(token, subflow, &reason(error, reset), now);
         } else if connection.was_buried(ends) {
             // It is known already.
         } else if connection.take_attempt(ends) {
+            connection.note_gone(ends);
             self.failed(token, ends.pair(), &reason(error, reset), now);
         } else {
             self.counters.events_stray += 1;
@@ -33,14 +34,19 @@ impl Book {
 
     /// A subflow is no more. What replaces it waits: if it lived long, only as long as after a first failure, which is time
     /// enough for the connection's own end to be told.
-    pub(super) fn ended(&mut self, token: u32, subflow: Subflow, now: Instant) {
+    pub(super) fn ended(&mut self, token: u32, subflow: Subflow, why: &str, now: Instant) {
         if subflow.ending {
             return;
         }
         let good = now.saturating_duration_since(subflow.since) >= GOOD_AFTER;
         self.counters.subflows_ended += 1;
-        self.counters.subflows_short_lived += u64::from(!good);
-        self.pause(token, subflow.ends.pair(), good, now);
+        let pair = subflow.ends.pair();
+        if !good {
+            self.counters.subflows_short_lived += 1;
+            let what = format!("subflow {} > {} after its handshake", pair.local, pair.remote);
+            self.failures.note(Failure { token, what, why: why.to_owned() });
+        }
+        self.pause(token, pair, good, now);
     }
 
     /// A subflow that was asked for will not be.
@@ -51,7 +57,8 @@ impl Book {
         self.pause(token, pair, false, now);
     }
 
-    fn pause(&mut self, token: u32, pair: Pair, afresh: bool, now: Instant) {
+    /// Nothing is asked for on this pair for a while.
+    pub(super) fn pause(&mut self, token: u32, pair: Pair, afresh: bool, now: Instant) {
         let salt = self.settings.salt;
         let Some(connection) = self.connections.get_mut(&token) else { return };
         let salt = connection.salt(salt);

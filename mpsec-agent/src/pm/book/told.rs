@@ -15,7 +15,7 @@ impl Book {
         if let Err(refusal) = &outcome {
             self.counters.requests_refused += 1;
             if refusal.connection_is_gone() {
-                self.counters.connections_ended += u64::from(self.forget(token));
+                self.await_end(token);
                 return Vec::new();
             }
             if refusal.other_manager() {
@@ -44,7 +44,12 @@ impl Book {
                 state.attempts.remove(at);
                 // mptcp_pm_nl_subflow_create_doit, net/mptcp/pm_userspace.c, Linux 6.18.
                 state.impossible |= refusal.text.contains("families mismatch");
-                self.failed(token, ends.pair(), &refusal.text, now);
+                if refusal.too_late() {
+                    self.counters.requests_too_late += 1;
+                    self.pause(token, ends.pair(), false, now);
+                } else {
+                    self.failed(token, ends.pair(), &refusal.text, now);
+                }
             }
         }
     }
@@ -106,6 +111,16 @@ impl Book {
         if !matches!(request, Request::Remove { .. }) && connection.control.pending(now).is_none() {
             connection.control.fail(salt, now);
             self.counters.backed_off += 1;
+        }
+    }
+
+    /// The connection is over, which is about to be told, or else shows in the next list.
+    fn await_end(&mut self, token: u32) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        connection.established = false;
+        connection.pairs.clear();
+        if let Some(due) = connection.due.take() {
+            self.due.remove(&(due, token));
         }
     }
 

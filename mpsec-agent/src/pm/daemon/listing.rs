@@ -17,7 +17,8 @@ pub fn list(diag: &mut SockDiag) -> Result<Listing, NetlinkError> {
             listing.connections.insert(token, connection(socket));
         }
     })?;
-    diag.visit_tcp(States::CONNECTIONS, Extensions::default(), |socket| {
+    // Without the extension the kernel does not tell of MPTCP.
+    diag.visit_tcp(States::CONNECTIONS, Extensions::INFO, |socket| {
         let Some((token, subflow)) = subflow(socket) else { return };
         if let Some(connection) = listing.connections.get_mut(&token) {
             connection.subflows.push(subflow);

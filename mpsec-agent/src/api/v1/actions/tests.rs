@@ -234,7 +234,7 @@ fn full() -> Answer {
     let route = SourceRoute { table: 7, destination: "0.0.0.0/0".parse().unwrap(), gateway, interface: 3 };
     let rule = SourceRule { source: "2001:db8::1".parse().unwrap(), table: 7 };
     let limits = |subflows| Limits { subflows, add_addr_accepted: 0 };
-    let policy = Policy { congestion_control: Some("bbr".into()), max_rate: Some(1), failover: true };
+    let policy = Policy { congestion_control: Some("bbr".into()), max_rate: Some(1) };
     let force = Force { clients: vec!["/a".into()], servers: Vec::new() };
     let changes = vec![
         Change::Sysctl { name: "net.mptcp.enabled".into(), from: "0".into(), to: "1".into() },
@@ -249,6 +249,7 @@ fn full() -> Answer {
         Change::Link { name: "wan0".into(), index: 3, up: false },
         Change::Daemon { from: None, to: Some(Daemon::Ndiffports(2)) },
         Change::Policy { address: "192.0.2.1".parse().unwrap(), from: None, to: Some(policy) },
+        Change::Failover { to: true },
         Change::Force { from: Force::default(), to: force },
     ];
     let failure = |change: &Change| Failure { change: Some(change.clone()), error: "no".into(), by_hand: change.by_hand() };

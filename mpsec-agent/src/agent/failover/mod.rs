@@ -1,0 +1,366 @@
+//! What to do about a path that fails: pure decisions from reports, times and what the table of subflows tells.
+//!
+//! ```text
+//!          timeout                silent still             a while later
+//! Healthy ─────────> Suspect ────────────────> Silent ─────────────────> Probing ──> Healthy
+//!    │  <───────────────┘ something was received                            ^  subflow established
+//!    └───────────────────── link down ───────> Down ──── link up ───────────┘
+//! ```
+//!
+//! A path is what a local address with an endpoint of the path manager leads to. To remove the endpoint closes its subflows,
+//! hands what they still owed to the others, and has the peer do the same (mptcp_nl_remove_subflow_and_signal_addr,
+//! net/mptcp/pm_kernel.c, Linux 6.18). While a path is probed its endpoint is there, so that the kernel itself tries to
+//! connect: the path is healthy when it succeeds. An endpoint is never removed when a connection has nothing but that path.
+//!
+//! Where the local address has no endpoint, as on servers, a path is what leads from it to a peer's address. If it is asked
+//! for, its subflows are closed one by one; it is up to the peer to make new ones.
+
+pub mod driver;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// Peers that can be suspect at once. Of more than that the kernel takes care alone.
+const MAX_PEERS: usize = 1024;
+/// How much longer a path that was taken for dead too soon is waited for: a power of two.
+const MAX_STRIKES: u32 = 4;
+
+/// How patient it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How long after a timeout nothing may be received before a path is given up. Two round trips, if they take longer.
+    pub silence: Duration,
+    /// How long after it was given up it is probed.
+    pub rest: Duration,
+    /// How often the kernel is made to connect anew while it does not succeed.
+    pub renew: Duration,
+    /// A path that is back within this time had not failed.
+    pub false_alarm: Duration,
+    /// How long a false alarm is remembered.
+    pub forgive: Duration,
+    /// Whether subflows are closed whose local address has no endpoint. What they owed goes on at once, but this host cannot
+    /// make them again.
+    pub closes_peers: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            silence: Duration::from_millis(70),
+            rest: Duration::from_millis(100),
+            renew: Duration::from_secs(3),
+            false_alarm: Duration::from_secs(1),
+            forgive: Duration::from_secs(60),
+            closes_peers: false,
+        }
+    }
+}
+
+/// What a path is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Path {
+    /// A local address that has an endpoint.
+    Endpoint(IpAddr),
+    /// A local address that has none, and a peer's.
+    Peer {
+        /// The local one.
+        local: IpAddr,
+        /// The peer's.
+        remote: IpAddr,
+    },
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// These local addresses have endpoints, as the kernel lists them.
+    Endpoints(Vec<IpAddr>),
+    /// The interface of a local address went down or lost its carrier.
+    Down(IpAddr),
+    /// It is up, and the address can be used.
+    Up(IpAddr),
+    /// A subflow's retransmission timer has expired.
+    Timeout {
+        /// Its local address.
+        local: IpAddr,
+        /// Its remote address.
+        remote: IpAddr,
+        /// Its smoothed round-trip time.
+        srtt: Duration,
+    },
+}
+
+/// What the table of subflows tells of a path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Packets that its subflows have received, ever.
+    pub received: u64,
+    /// Established subflows of it.
+    pub established: usize,
+    /// Subflows of it that wait for an answer to their SYN.
+    pub connecting: usize,
+    /// Connections that have no established subflow elsewhere.
+    pub alone: usize,
+    /// Connections of the host.
+    pub connections: usize,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Take the endpoint of this address away, and close the subflows from it.
+    Remove(IpAddr),
+    /// Put it back as it was.
+    Restore(IpAddr),
+    /// Close each subflow between these addresses whose connection has another one.
+    Close {
+        /// The local one.
+        local: IpAddr,
+        /// The peer's.
+        remote: IpAddr,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Healthy,
+    /// A timeout was reported when so much had been received.
+    Suspect {
+        received: u64,
+        judge_at: Instant,
+    },
+    /// Given up; the endpoint is away.
+    Silent {
+        since: Instant,
+    },
+    /// Without a link. The endpoint is away, unless a connection has nothing else.
+    Down {
+        removed: bool,
+    },
+    /// The endpoint is there again, and no subflow established yet.
+    Probing {
+        /// When it was given up as silent; `None` if its link was down.
+        silent_since: Option<Instant>,
+        renewed_at: Instant,
+        look_at: Instant,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    state: State,
+    strikes: u32,
+    struck_at: Option<Instant>,
+}
+
+impl Entry {
+    const NEW: Entry = Entry { state: State::Healthy, strikes: 0, struck_at: None };
+
+    /// Whether connections can use it, as far as is known.
+    fn carries(&self) -> bool {
+        matches!(self.state, State::Healthy | State::Suspect { .. })
+    }
+
+    fn is_removed(&self) -> bool {
+        matches!(self.state, State::Silent { .. } | State::Down { removed: true })
+    }
+}
+
+/// The paths and how they fare.
+#[derive(Debug)]
+pub struct Failover {
+    settings: Settings,
+    paths: BTreeMap<Path, Entry>,
+}
+
+impl Failover {
+    /// Knows no path yet.
+    pub fn new(settings: Settings) -> Failover {
+        Failover { settings, paths: BTreeMap::new() }
+    }
+
+    /// Takes note of an event. `facts` are asked for when they are needed.
+    pub fn observe(&mut self, event: &Event, now: Instant, facts: impl FnMut(Path) -> Facts) -> Vec<Action> {
+        match event {
+            Event::Endpoints(addresses) => self.list(addresses),
+            Event::Down(address) => return self.down(*address, facts),
+            Event::Up(address) => return self.up(*address, now),
+            Event::Timeout { local, remote, srtt } => self.suspect(*local, *remote, *srtt, now, facts),
+        }
+        Vec::new()
+    }
+
+    /// Does what is due. To be called at [`Failover::next_beat`], or more often.
+    pub fn beat(&mut self, now: Instant, mut facts: impl FnMut(Path) -> Facts) -> Vec<Action> {
+        let is_due = |entry: &Entry| self.due(entry).is_some_and(|at| at <= now);
+        let due: Vec<Path> = self.paths.iter().filter(|(_, entry)| is_due(entry)).map(|(path, _)| *path).collect();
+        due.into_iter().flat_map(|path| self.turn(path, now, facts(path))).collect()
+    }
+
+    /// When something is due, if anything is.
+    pub fn next_beat(&self) -> Option<Instant> {
+        self.paths.values().filter_map(|entry| self.due(entry)).min()
+    }
+
+    /// Puts everything back that was taken away, and forgets all paths.
+    pub fn release(&mut self) -> Vec<Action> {
+        let paths = std::mem::take(&mut self.paths);
+        let removed = paths.into_iter().filter(|(_, entry)| entry.is_removed());
+        removed
+            .filter_map(|(path, _)| match path {
+                Path::Endpoint(address) => Some(Action::Restore(address)),
+                Path::Peer { .. } => None,
+            })
+            .collect()
+    }
+
+    /// An endpoint that was removed is not in the kernel's list; one that somebody else put back is.
+    fn list(&mut self, addresses: &[IpAddr]) {
+        let listed = |path: &Path| matches!(path, Path::Endpoint(address) if addresses.contains(address));
+        self.paths.retain(|path, entry| matches!(path, Path::Peer { .. }) || listed(path) || entry.is_removed());
+        for address in addresses {
+            let entry = self.paths.entry(Path::Endpoint(*address)).or_insert(Entry::NEW);
+            match entry.state {
+                State::Silent { .. } => entry.state = State::Healthy,
+                State::Down { .. } => entry.state = State::Down { removed: false },
+                _ => {}
+            }
+        }
+    }
+
+    fn down(&mut self, address: IpAddr, mut facts: impl FnMut(Path) -> Facts) -> Vec<Action> {
+        let path = Path::Endpoint(address);
+        let may = facts(path).alone == 0 && self.is_dispensable(path);
+        let Some(entry) = self.paths.get_mut(&path) else { return Vec::new() };
+        match entry.state {
+            State::Down { .. } => Vec::new(),
+            State::Silent { .. } => {
+                entry.state = State::Down { removed: true };
+                Vec::new()
+            }
+            _ => {
+                entry.state = State::Down { removed: may };
+                if may { vec![Action::Remove(address)] } else { Vec::new() }
+            }
+        }
+    }
+
+    fn up(&mut self, address: IpAddr, now: Instant) -> Vec<Action> {
+        let look_at = now + self.settings.rest;
+        let Some(entry) = self.paths.get_mut(&Path::Endpoint(address)) else { return Vec::new() };
+        let State::Down { removed } = entry.state else { return Vec::new() };
+        if !removed {
+            entry.state = State::Healthy;
+            return Vec::new();
+        }
+        entry.state = State::Probing { silent_since: None, renewed_at: now, look_at };
+        vec![Action::Restore(address)]
+    }
+
+    fn suspect(
+        &mut self,
+        local: IpAddr,
+        remote: IpAddr,
+        srtt: Duration,
+        now: Instant,
+        mut facts: impl FnMut(Path) -> Facts,
+    ) {
+        let mut path = Path::Endpoint(local);
+        if !self.paths.contains_key(&path) {
+            path = Path::Peer { local, remote };
+            let peers = self.paths.keys().filter(|path| matches!(path, Path::Peer { .. })).count();
+            let has_room = peers < MAX_PEERS || self.paths.contains_key(&path);
+            if !self.settings.closes_peers || !has_room {
+                return;
+            }
+        }
+        let Settings { silence, forgive, .. } = self.settings;
+        let entry = self.paths.entry(path).or_insert(Entry::NEW);
+        if entry.state != State::Healthy {
+            return;
+        }
+        if entry.struck_at.is_some_and(|at| now.saturating_duration_since(at) > forgive) {
+            (entry.strikes, entry.struck_at) = (0, None);
+        }
+        let patience = silence.max(2 * srtt) * (1 << entry.strikes);
+        entry.state = State::Suspect { received: facts(path).received, judge_at: now + patience };
+    }
+
+    /// Whether there is another endpoint whose path is not known to have failed. A peer's path is closed where there is.
+    fn is_dispensable(&self, path: Path) -> bool {
+        let others = |other: &Path| *other != path && matches!(other, Path::Endpoint(_));
+        matches!(path, Path::Peer { .. }) || self.paths.iter().any(|(other, entry)| others(other) && entry.carries())
+    }
+
+    fn due(&self, entry: &Entry) -> Option<Instant> {
+        match entry.state {
+            State::Healthy | State::Down { .. } => None,
+            State::Suspect { judge_at, .. } => Some(judge_at),
+            State::Silent { since } => Some(since + self.settings.rest),
+            State::Probing { look_at, .. } => Some(look_at),
+        }
+    }
+
+    /// What is due for a path.
+    fn turn(&mut self, path: Path, now: Instant, facts: Facts) -> Vec<Action> {
+        let dispensable = self.is_dispensable(path);
+        let settings = self.settings;
+        let Some(entry) = self.paths.get_mut(&path) else { return Vec::new() };
+        match (entry.state, path) {
+            (State::Suspect { received, .. }, Path::Peer { local, remote }) => {
+                self.paths.remove(&path);
+                return if facts.received == received { vec![Action::Close { local, remote }] } else { Vec::new() };
+            }
+            (State::Suspect { received, .. }, _) if facts.received != received => entry.state = State::Healthy,
+            (State::Suspect { .. }, Path::Endpoint(address)) => {
+                if facts.alone == 0 && dispensable {
+                    entry.state = State::Silent { since: now };
+                    return vec![Action::Remove(address)];
+                }
+                // The kernel's own means are all that is left; the next timeout comes later.
+                entry.state = State::Healthy;
+            }
+            (State::Silent { since }, Path::Endpoint(address)) => {
+                let look_at = now + settings.rest;
+                entry.state = State::Probing { silent_since: Some(since), renewed_at: now, look_at };
+                return vec![Action::Restore(address)];
+            }
+            (State::Probing { silent_since, renewed_at, .. }, Path::Endpoint(address)) => {
+                return entry.probe(address, [silent_since, Some(renewed_at)], now, facts, settings);
+            }
+            (State::Healthy | State::Down { .. }, _) | (_, Path::Peer { .. }) => {}
+        }
+        Vec::new()
+    }
+}
+
+impl Entry {
+    /// Looks whether the kernel has succeeded. If it does not even try, it could not, as without a route; if it has tried
+    /// for long, it waits for longer and longer between two attempts.
+    fn probe(
+        &mut self,
+        address: IpAddr,
+        [silent_since, renewed_at]: [Option<Instant>; 2],
+        now: Instant,
+        facts: Facts,
+        settings: Settings,
+    ) -> Vec<Action> {
+        let passed = |since: Option<Instant>| since.map(|since| now.saturating_duration_since(since));
+        if facts.established > 0 || facts.connections == 0 {
+            if passed(silent_since).is_some_and(|time| time < settings.false_alarm) {
+                self.strikes = (self.strikes + 1).min(MAX_STRIKES);
+                self.struck_at = Some(now);
+            }
+            self.state = State::Healthy;
+            return Vec::new();
+        }
+        let patience = if facts.connecting > 0 { settings.renew } else { 3 * settings.rest };
+        let renews = passed(renewed_at).is_none_or(|time| time >= patience);
+        let renewed_at = renewed_at.filter(|_| !renews).unwrap_or(now);
+        self.state = State::Probing { silent_since, renewed_at, look_at: now + settings.rest };
+        if renews { vec![Action::Remove(address), Action::Restore(address)] } else { Vec::new() }
+    }
+}

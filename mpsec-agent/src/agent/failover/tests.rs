@@ -1,0 +1,190 @@
+//! Decisions, with made-up times.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 1, 1));
+const SERVER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+
+const FINE: Facts = Facts { received: 100, established: 1, connecting: 0, alone: 0, connections: 1 };
+
+fn ms(number: u64) -> Duration {
+    Duration::from_millis(number)
+}
+
+fn two(now: Instant) -> Failover {
+    let mut failover = Failover::new(Settings::default());
+    assert_eq!(failover.observe(&Event::Endpoints(vec![A, B]), now, |_| FINE), []);
+    failover
+}
+
+fn timeout(local: IpAddr) -> Event {
+    Event::Timeout { local, remote: SERVER, srtt: ms(10) }
+}
+
+#[test]
+fn a_link_that_goes_down_costs_its_endpoint_until_it_is_back() {
+    let now = Instant::now();
+    let mut failover = two(now);
+    assert_eq!(failover.observe(&Event::Down(B), now, |_| FINE), [Action::Remove(B)]);
+    assert_eq!(failover.observe(&Event::Down(B), now, |_| FINE), []);
+    assert_eq!(failover.observe(&Event::Endpoints(vec![A]), now, |_| FINE), []);
+    assert_eq!(failover.observe(&Event::Up(B), now, |_| FINE), [Action::Restore(B)]);
+    assert_eq!(failover.beat(now + ms(100), |_| FINE), []);
+    assert_eq!(failover.next_beat(), None);
+}
+
+#[test]
+fn a_path_that_stays_silent_is_given_up_and_probed() {
+    let now = Instant::now();
+    let mut failover = two(now);
+    assert_eq!(failover.observe(&timeout(B), now, |_| FINE), []);
+    assert_eq!(failover.next_beat(), Some(now + ms(70)));
+    assert_eq!(failover.beat(now + ms(69), |_| FINE), []);
+    assert_eq!(failover.beat(now + ms(70), |_| FINE), [Action::Remove(B)]);
+    assert_eq!(failover.beat(now + ms(170), |_| FINE), [Action::Restore(B)]);
+    let trying = Facts { established: 0, connecting: 1, ..FINE };
+    assert_eq!(failover.beat(now + ms(270), |_| trying), []);
+    assert_eq!(failover.beat(now + ms(3170), |_| trying), [Action::Remove(B), Action::Restore(B)]);
+    assert_eq!(failover.beat(now + ms(3270), |_| FINE), []);
+    assert_eq!(failover.next_beat(), None);
+}
+
+#[test]
+fn a_path_that_is_heard_of_again_is_left_alone() {
+    let now = Instant::now();
+    let mut failover = two(now);
+    failover.observe(&timeout(B), now, |_| FINE);
+    assert_eq!(failover.beat(now + ms(70), |_| Facts { received: 101, ..FINE }), []);
+    assert_eq!(failover.next_beat(), None);
+}
+
+#[test]
+fn long_round_trips_are_waited_for() {
+    let now = Instant::now();
+    let mut failover = two(now);
+    failover.observe(&Event::Timeout { local: B, remote: SERVER, srtt: ms(200) }, now, |_| FINE);
+    assert_eq!(failover.next_beat(), Some(now + ms(400)));
+}
+
+#[test]
+fn false_alarms_make_patient_and_are_forgiven() {
+    let start = Instant::now();
+    let mut failover = two(start);
+    let alarm = |failover: &mut Failover, now: Instant| {
+        failover.observe(&timeout(B), now, |_| FINE);
+        let patience = failover.next_beat().expect("it is suspect") - now;
+        assert_eq!(failover.beat(now + patience, |_| FINE), [Action::Remove(B)]);
+        assert_eq!(failover.beat(now + patience + ms(100), |_| FINE), [Action::Restore(B)]);
+        assert_eq!(failover.beat(now + patience + ms(200), |_| FINE), []);
+        patience
+    };
+    let patience: Vec<u64> =
+        (0..6).map(|number| alarm(&mut failover, start + ms(5000 * number)).as_millis() as u64).collect();
+    assert_eq!(patience, [70, 140, 280, 560, 1120, 1120]);
+    assert_eq!(alarm(&mut failover, start + ms(200_000)), ms(70));
+}
+
+#[test]
+fn nobody_loses_the_only_path() {
+    let now = Instant::now();
+    let lonely = Facts { alone: 1, ..FINE };
+    let mut failover = two(now);
+    assert_eq!(failover.observe(&Event::Down(B), now, |_| lonely), []);
+    assert_eq!(failover.observe(&Event::Up(B), now, |_| lonely), []);
+    failover.observe(&timeout(B), now, |_| lonely);
+    assert_eq!(failover.beat(now + ms(70), |_| lonely), []);
+    assert_eq!(failover.observe(&Event::Down(A), now, |_| FINE), [Action::Remove(A)]);
+    assert_eq!(failover.observe(&Event::Down(B), now, |_| FINE), [], "the last one");
+}
+
+#[test]
+fn without_a_route_it_is_tried_again_soon() {
+    let now = Instant::now();
+    let mut failover = two(now);
+    failover.observe(&Event::Down(B), now, |_| FINE);
+    failover.observe(&Event::Up(B), now, |_| FINE);
+    let nothing = Facts { established: 0, ..FINE };
+    assert_eq!(failover.beat(now + ms(100), |_| nothing), []);
+    assert_eq!(failover.beat(now + ms(300), |_| nothing), [Action::Remove(B), Action::Restore(B)]);
+}
+
+#[test]
+fn a_peer_without_an_endpoint_here_is_closed_once() {
+    let now = Instant::now();
+    let mut failover = Failover::new(Settings::default());
+    failover.observe(&timeout(A), now, |_| FINE);
+    assert_eq!(failover.next_beat(), None, "nobody asked for it");
+    let mut failover = Failover::new(Settings { closes_peers: true, ..Settings::default() });
+    failover.observe(&timeout(A), now, |_| FINE);
+    assert_eq!(failover.beat(now + ms(70), |_| FINE), [Action::Close { local: A, remote: SERVER }]);
+    assert_eq!(failover.next_beat(), None);
+    failover.observe(&timeout(A), now, |_| FINE);
+    assert_eq!(failover.beat(now + ms(70), |_| Facts { received: 101, ..FINE }), []);
+    assert_eq!(failover.release(), []);
+}
+
+#[test]
+fn what_others_put_back_is_theirs() {
+    let now = Instant::now();
+    let mut failover = two(now);
+    failover.observe(&Event::Down(B), now, |_| FINE);
+    failover.observe(&Event::Endpoints(vec![A, B]), now, |_| FINE);
+    assert_eq!(failover.release(), []);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Observe(Event),
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let address = prop_oneof![Just(A), Just(B)];
+    prop_oneof![
+        address.clone().prop_map(|address| Step::Observe(Event::Down(address))),
+        address.clone().prop_map(|address| Step::Observe(Event::Up(address))),
+        address.prop_map(|address| Step::Observe(timeout(address))),
+        (0..2000u64).prop_map(Step::Wait),
+    ]
+}
+
+proptest! {
+    /// Whatever happens: nothing is removed twice or restored unasked, one endpoint is always there, the end restores all.
+    #[test]
+    fn endpoints_are_kept_account_of(steps in prop::collection::vec((step(), 0..3usize, 0..2usize, 0..3u64), 0..200)) {
+        let mut now = Instant::now();
+        let mut failover = two(now);
+        let mut there = std::collections::BTreeSet::from([A, B]);
+        let apply = |actions: Vec<Action>, there: &mut std::collections::BTreeSet<IpAddr>| {
+            for action in actions {
+                match action {
+                    Action::Remove(address) => assert!(there.remove(&address), "{address} is not there"),
+                    Action::Restore(address) => assert!(there.insert(address), "{address} is there"),
+                    Action::Close { .. } => panic!("both have endpoints"),
+                }
+                assert!(!there.is_empty() || matches!(action, Action::Remove(_)));
+            }
+        };
+        for (step, established, alone, received) in steps {
+            let facts = Facts { received, established, connecting: 1, alone, connections: 1 };
+            match step {
+                Step::Observe(event) => {
+                    let actions = failover.observe(&event, now, |_| facts);
+                    apply(actions, &mut there);
+                }
+                Step::Wait(time) => {
+                    now += ms(time);
+                    let actions = failover.beat(now, |_| facts);
+                    apply(actions, &mut there);
+                }
+            }
+            prop_assert!(!there.is_empty());
+        }
+        let actions = failover.release();
+        apply(actions, &mut there);
+        prop_assert_eq!(there.len(), 2);
+    }
+}

@@ -1,0 +1,192 @@
+//! What a reader notices when a path fails: next to nothing, with the agent's help. And what is set on subflows by address.
+
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use mpsec_agent::agent::failover::driver::policy;
+use mpsec_agent::kernel::policy::Policy;
+use mpsec_tests::keeper::Keeper;
+use mpsec_tests::mptcp::Info;
+use mpsec_tests::paths::{Family, Host, address};
+use mpsec_tests::stream::{Call, Stream};
+use mpsec_tests::trial::{Skip, trial};
+use mpsec_tests::wait;
+use mpsec_tests::wan::Wan;
+
+const LIMIT: Duration = Duration::from_secs(120);
+/// 10 Mbit/s in bytes per second: half of what a line carries.
+const RATE: u64 = 1_250_000;
+/// How long a path stays away.
+const OUTAGE: Duration = Duration::from_millis(1500);
+/// How soon a path that is back must carry data again.
+const BACK: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(5);
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("failover::a_link_that_goes_down", LIMIT, || each(Fault::Down, Duration::from_millis(150))),
+        trial("failover::a_carrier_that_is_lost", LIMIT, || each(Fault::Carrier, Duration::from_millis(150))),
+        trial("failover::a_path_that_falls_silent", LIMIT, || each(Fault::Silence, Duration::from_millis(350))),
+        trial("failover::a_path_that_stalls_is_kept", LIMIT, stalls),
+        trial("failover::the_end_puts_endpoints_back", LIMIT, restored),
+        trial("failover::congestion_control_by_address", LIMIT, congestion),
+        trial("failover::pacing_by_address", LIMIT, pacing),
+    ]
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Down,
+    Carrier,
+    Silence,
+}
+
+/// Two lines, and hosts that have room for what comes too early while a hole is open.
+fn two_lines() -> Result<Wan> {
+    let wan = Wan::usual(2)?;
+    for host in [&wan.client, &wan.server] {
+        host.sysctl("net/ipv4/tcp_rmem", "4096 4000000 33554432")?;
+        host.sysctl("net/mptcp/stale_loss_cnt", "1")?;
+    }
+    wan.add_endpoint(0)?;
+    wan.add_endpoint(1)?;
+    Ok(wan)
+}
+
+fn joined(call: &Call) -> Result<()> {
+    wait::until(SOON, || {
+        for end in [&call.client, &call.server] {
+            let subflows = Info::of(end)?.context("no MPTCP")?.subflows_total;
+            ensure!(subflows == 2, "{subflows} subflows");
+        }
+        Ok(())
+    })
+}
+
+/// A fault of each path, with a stream in each direction.
+fn each(fault: Fault, gap: Duration) -> Result<()> {
+    for sender in [Host::Client, Host::Server] {
+        for path in 0..2 {
+            one(fault, sender, path, gap).with_context(|| format!("{sender:?} sends, {fault:?} of path {path}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn one(fault: Fault, sender: Host, path: usize, most: Duration) -> Result<()> {
+    let wan = two_lines()?;
+    // The end that sees a link fail is enough; what is silent is noticed by the one that sends.
+    let mut keepers = vec![Keeper::start(&wan.client, vec![(None, policy())], true)?];
+    if fault == Fault::Silence {
+        keepers.push(Keeper::start(&wan.server, vec![(None, policy())], true)?);
+    }
+    let call = Call::open(&wan)?;
+    let (from, to) = call.ends(sender);
+    let stream = Stream::start(from, to, RATE)?;
+    joined(&call)?;
+    thread::sleep(Duration::from_millis(700));
+    let start = Instant::now();
+    match fault {
+        Fault::Down => wan.down(path)?,
+        Fault::Carrier => wan.carrier(path, false)?,
+        Fault::Silence => wan.silence(path, [true; 2]),
+    }
+    thread::sleep(OUTAGE);
+    let gap = stream.longest_gap(start, OUTAGE);
+    let rest = stream.mbit(start + Duration::from_millis(500), Duration::from_secs(1));
+    let before = wan.carried(path);
+    match fault {
+        Fault::Down => wan.up(path)?,
+        Fault::Carrier => wan.carrier(path, true)?,
+        Fault::Silence => wan.silence(path, [false; 2]),
+    }
+    // A client that only receives learns of a subflow that its server has closed when it next has something to say.
+    if fault != Fault::Silence || sender == Host::Client {
+        wait::until(BACK, || Ok(ensure!(wan.carried(path) > before + 20, "the path is not used again")))?;
+    }
+    stream.finish(from)?;
+    ensure!(gap < most, "a gap of {gap:?}");
+    ensure!(rest > 9.0, "{rest} Mbit/s half a second later");
+    keepers.into_iter().try_for_each(Keeper::stop)
+}
+
+/// Nothing is received for a tenth of a second now and then: no reason to give a path up.
+fn stalls() -> Result<()> {
+    for path in 0..2 {
+        let wan = two_lines()?;
+        let keeper = Keeper::start(&wan.client, vec![(None, policy())], true)?;
+        let endpoints = wan.client.ip("mptcp endpoint show")?;
+        let call = Call::open(&wan)?;
+        let stream = Stream::start(&call.client, &call.server, RATE)?;
+        joined(&call)?;
+        for _ in 0..5 {
+            thread::sleep(Duration::from_millis(500));
+            let before = wan.carried(path);
+            wan.hold(path, Duration::from_millis(100));
+            wait::until(BACK, || Ok(ensure!(wan.carried(path) > before + 20, "the path is not used again")))?;
+        }
+        joined(&call)?;
+        ensure!(wan.client.ip("mptcp endpoint show")? == endpoints, "an endpoint is away");
+        stream.finish(&call.client)?;
+        keeper.stop()?;
+    }
+    Ok(())
+}
+
+/// What was taken away is put back as it was when the agent stops, while the path is still down.
+fn restored() -> Result<()> {
+    let wan = two_lines()?;
+    wan.set_flags(1, "backup")?;
+    let show = || wan.client.ip("mptcp endpoint show");
+    let before = show()?;
+    let keeper = Keeper::start(&wan.client, vec![(None, policy())], true)?;
+    wan.down(1)?;
+    wait::until(SOON, || Ok(ensure!(!show()?.contains("10.0.1.1"), "it is there still")))?;
+    keeper.stop()?;
+    ensure!(show()? == before, "{before} is now {}", show()?);
+    Ok(())
+}
+
+fn congestion() -> Result<()> {
+    let wan = two_lines()?;
+    let known = wan.client.read("/proc/sys/net/ipv4/tcp_available_congestion_control")?;
+    if !known.contains("cubic") {
+        return Err(Skip::because("this kernel has no congestion control but reno"));
+    }
+    let path: IpAddr = address(Host::Client, Family::V4, 1);
+    let cubic = Policy { congestion: Some("cubic".into()), ..Policy::default() };
+    let keeper = Keeper::start(&wan.client, vec![(Some(path), cubic)], false)?;
+    let call = Call::open(&wan)?;
+    let stream = Stream::start(&call.client, &call.server, RATE)?;
+    joined(&call)?;
+    for (path, name) in [(0, " reno "), (1, " cubic ")] {
+        let local = address(Host::Client, Family::V4, path).to_string();
+        let told = wan.client.output("ss", &["-tinH", "src", &local])?;
+        ensure!(told.contains(name), "{local} has not{name}but {told}");
+    }
+    stream.finish(&call.client)?;
+    keeper.stop()
+}
+
+/// A subflow's pace holds without a queueing discipline: a connection that would fill both lines fills one and a quarter.
+fn pacing() -> Result<()> {
+    const PACE: u64 = 625_000;
+    let wan = two_lines()?;
+    let path: IpAddr = address(Host::Client, Family::V4, 1);
+    let slow = Policy { max_pacing_rate: Some(PACE), ..Policy::default() };
+    let keeper = Keeper::start(&wan.client, vec![(Some(path), slow)], false)?;
+    let call = Call::open(&wan)?;
+    let stream = Stream::start(&call.client, &call.server, 4 * RATE)?;
+    joined(&call)?;
+    thread::sleep(Duration::from_millis(500));
+    let before = [0, 1].map(|path| wan.carried(path));
+    thread::sleep(Duration::from_secs(2));
+    let [first, second] = [0, 1].map(|path| (wan.carried(path) - before[path]) * 1500 / 2);
+    ensure!((PACE * 3 / 4..PACE * 5 / 4).contains(&second), "{second} bytes per second instead of {PACE}");
+    ensure!(first > 2 * second, "{first} bytes per second on the other path");
+    stream.finish(&call.client)?;
+    keeper.stop()
+}
