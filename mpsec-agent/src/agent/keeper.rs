@@ -6,14 +6,13 @@ use tokio::time::Instant;
 
 use crate::config::{Config, Loader, MultipathConfig};
 use crate::control::apply::{self, Memory as _, Outcome, Spirit};
-use crate::control::ask::{Answer, AskError, LinkSwitch, Settings, Who};
-use crate::control::audit::{Audit, Entry};
+use crate::control::ask::{Answer, AskError, Settings};
+use crate::control::change::Change;
 use crate::control::live::{Live, interface_names};
 use crate::control::settings;
-use crate::control::standalone::switch_link;
 use crate::control::store::{Place, Store};
 use crate::kernel::rtnl_events::Events;
-use crate::kernel::{cgroup, identity};
+use crate::kernel::{cgroup, identity, link};
 use crate::snapshot::control::Control;
 
 use super::agency::Acting;
@@ -35,8 +34,6 @@ pub struct Keeper {
     due: Option<Instant>,
     retry: Option<(Instant, Duration)>,
     control: Control,
-    /// `None` while nothing can be changed.
-    audit: Option<Audit>,
 }
 
 impl Keeper {
@@ -57,9 +54,7 @@ impl Keeper {
                 config
             }
         };
-        let audit = store.as_ref().ok().map(|store| Audit::new(store.folder()));
         let mut keeper = Keeper {
-            audit,
             store,
             loader,
             wanted: MultipathConfig::default(),
@@ -164,18 +159,14 @@ impl Keeper {
         let outcome = match Live::open(&self.wanted, Some(agency)) {
             Ok(mut host) => {
                 if let Err(error) = recover(store, &mut host) {
-                    failed(error)
+                    Outcome::failed(error)
                 } else {
                     apply::apply(&mut host, store, &self.wanted, Spirit::Parts)
                 }
             }
-            Err(error) => failed(error),
+            Err(error) => Outcome::failed(error),
         };
-        let failed_before = self.control.failures.clone();
         self.note(&outcome);
-        if !outcome.changes.is_empty() || failed_before != self.control.failures {
-            self.record(&Who::Agent, "reconcile", &outcome);
-        }
         Some(outcome)
     }
 
@@ -191,6 +182,9 @@ impl Keeper {
         }
         for new in outcome.waiting.iter().filter(|waiting| !control.waiting.contains(waiting)) {
             tracing::info!("waiting: {new}");
+        }
+        for change in &outcome.changes {
+            tracing::debug!("{change}");
         }
         control.waiting.clone_from(&outcome.waiting);
         control.failures = failures;
@@ -216,11 +210,14 @@ impl Keeper {
             (store.released(), count as u64 + u64::from(owned.limits.is_some()))
         });
         let idle_failure = self.store.as_ref().err().filter(|_| self.control.failures.is_empty());
+        // Where there is nothing to see to, nothing is looked at either.
+        let is_as_wanted = self.is_idle() && self.control.failures.is_empty() && idle_failure.is_none();
+        let actual_generation = if is_as_wanted { self.generation() } else { self.control.actual_generation };
         Control {
             desired_generation: self.generation(),
+            actual_generation,
             released,
             owned,
-            audit_errors_total: self.audit.as_ref().map_or(0, Audit::errors),
             failures: self.control.failures.iter().chain(idle_failure).cloned().collect(),
             ..self.control.clone()
         }
@@ -276,29 +273,34 @@ impl Keeper {
     }
 
     /// Switches an interface on or off.
-    pub fn link(&mut self, switch: &LinkSwitch, agency: &mut Acting<'_>) -> Result<Answer, AskError> {
+    pub fn link(&mut self, name: &str, up: bool, dry_run: bool, agency: &mut Acting<'_>) -> Result<Answer, AskError> {
+        let links = link::list().map_err(|error| AskError::Failed(error.to_string()))?;
+        let Some(link) = links.iter().find(|link| link.name == name) else {
+            let names: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
+            let meant = crate::config::nearest(name, names.iter().copied());
+            let hint =
+                meant.map_or_else(|| format!("there are {}", names.join(", ")), |name| format!("did you mean {name}?"));
+            return Err(AskError::Wrong(format!("there is no interface {name:?}; {hint}")));
+        };
+        if link.is_enabled == up {
+            return Ok(self.answer(Outcome::default()));
+        }
+        let change = Change::Link { name: name.to_owned(), index: link.index, up };
+        if dry_run {
+            return Ok(self.answer(Outcome { changes: vec![change], ..Outcome::default() }));
+        }
         let store = self.store.as_mut().map_err(|error| AskError::Failed(error.clone()))?;
         let mut host = Live::open(&self.wanted, Some(agency)).map_err(AskError::Failed)?;
         recover(store, &mut host).map_err(AskError::Failed)?;
-        let outcome = switch_link(&mut host, store, switch)?;
-        if !switch.dry_run {
-            self.control.changes_total += outcome.changes.len() as u64;
-            self.control.failed_total += outcome.failures.len() as u64;
-        }
+        let outcome = apply::command(&mut host, store, change);
+        self.control.changes_total += outcome.changes.len() as u64;
+        self.control.failed_total += outcome.failures.len() as u64;
         Ok(self.answer(outcome))
     }
 
-    /// Notes what was asked for, or done unasked, in the log of changes.
-    pub fn record(&self, who: &Who, what: &str, outcome: &Outcome) {
-        let entry = Entry::new(who, what, self.generation(), outcome);
-        if let Some(audit) = &self.audit {
-            audit.record(&entry);
-        }
-    }
-
     /// Before the agent ends: what would not work without it is given back; what works without it stays.
-    pub fn stop(&mut self, agency: &mut Acting<'_>) {
-        let Ok(store) = &mut self.store else { return };
+    pub fn stop(&mut self, agency: &mut Acting<'_>) -> Option<Outcome> {
+        let Ok(store) = &mut self.store else { return None };
         let mut wanted = self.wanted.clone();
         wanted.force = Default::default();
         wanted.failover = Some(false);
@@ -309,18 +311,14 @@ impl Keeper {
             wanted.endpoints.clear();
         }
         if wanted == self.wanted {
-            return;
+            return None;
         }
-        match Live::open(&wanted, Some(agency)) {
-            Ok(mut host) => {
-                let outcome = apply::apply(&mut host, store, &wanted, Spirit::Parts);
-                outcome.failures.iter().for_each(|failure| tracing::error!("not given back: {failure}"));
-                if !outcome.changes.is_empty() {
-                    self.record(&Who::Agent, "stop", &outcome);
-                }
-            }
-            Err(error) => tracing::error!("not given back: {error}"),
-        }
+        let outcome = match Live::open(&wanted, Some(agency)) {
+            Ok(mut host) => apply::apply(&mut host, store, &wanted, Spirit::Parts),
+            Err(error) => Outcome::failed(error),
+        };
+        outcome.failures.iter().for_each(|failure| tracing::error!("not given back: {failure}"));
+        Some(outcome)
     }
 
     fn answer(&self, outcome: Outcome) -> Answer {
@@ -339,11 +337,6 @@ fn recover(store: &mut Store, host: &mut Live<'_>) -> Result<(), String> {
     tracing::warn!(changes = store.begun().len(), "changes were begun and not ended; finding out how far they went");
     let actual = host.retrieve()?;
     store.recover(&actual)
-}
-
-fn failed(error: String) -> Outcome {
-    let failure = apply::Failure { change: None, error, by_hand: None };
-    Outcome { failures: vec![failure], ..Outcome::default() }
 }
 
 fn wrong(error: settings::LoadError) -> AskError {

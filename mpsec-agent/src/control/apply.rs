@@ -81,6 +81,12 @@ impl Outcome {
         self.failures.is_empty() && self.refusals.is_empty()
     }
 
+    /// Of what failed as a whole.
+    #[must_use]
+    pub fn failed(error: impl Into<String>) -> Outcome {
+        Outcome { failures: vec![Failure::other(error)], ..Outcome::default() }
+    }
+
     fn refused(plan: Plan) -> Outcome {
         Outcome { refusals: plan.refusals, waiting: plan.waiting, ..Outcome::default() }
     }

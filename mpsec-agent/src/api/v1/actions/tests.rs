@@ -249,6 +249,7 @@ fn full() -> Answer {
         Change::Link { name: "wan0".into(), index: 3, up: false },
         Change::Daemon { from: None, to: Some(Daemon::Ndiffports(2)) },
         Change::Policy { address: "192.0.2.1".parse().unwrap(), from: None, to: Some(policy) },
+        Change::Failover { to: true },
         Change::Force { from: Force::default(), to: force },
     ];
     let failure =
