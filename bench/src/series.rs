@@ -33,6 +33,7 @@ pub fn snapshot() -> Snapshot {
         interface_states: InterfaceStates { counted: INTERFACES as u64, folded: 0, excluded: 0 },
         namespaces: Vec::new(),
         per_subflow: None,
+        control: Default::default(),
         host: Default::default(),
         agent: Agent::default(),
     }

@@ -1,5 +1,7 @@
 //! The command line. Every setting of [`crate::config::KEYS`] is a flag of `mpsec run`, made from its row there.
 
+pub mod act;
+
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +21,8 @@ Examples:
   mpsec run --listen 0.0.0.0:9475    The same, for a Prometheus on another host
   mpsec status                       What is the running agent doing?
   mpsec top                          What are connections and paths doing right now?
+  mpsec plan                         What would be changed on this host?
+  mpsec apply                        Change it; mpsec release gives everything back
   mpsec config check mpsec.toml      Is this configuration right?
 
 Exit codes: 0 all is well, 1 it is not, 64 wrong usage or configuration.";
@@ -71,6 +75,19 @@ pub enum Command {
     /// Watch connections, paths and interfaces
     #[command(after_help = TOP_EXAMPLES)]
     Top(TopArgs),
+    /// Show what mpsec apply would change, and change nothing
+    #[command(after_help = act::PLAN_EXAMPLES)]
+    Plan(act::PlanArgs),
+    /// Make this host what the configuration asks for
+    #[command(after_help = act::APPLY_EXAMPLES)]
+    Apply(act::ApplyArgs),
+    /// Give back everything that MPSec changed, and change nothing until the next mpsec apply
+    Release(act::ReleaseArgs),
+    /// Switch an interface on or off, and say what becomes of connections
+    #[command(subcommand, after_help = "Example:\n  mpsec link down wan1 --dry-run")]
+    Link(act::LinkCommand),
+    /// Show the log of changes
+    Audit(act::AuditArgs),
     /// Show what this kernel can do, what is missing, and the command that mends it
     #[command(
         after_help = "Exits with 0 where MPSec can work here (BPF, and TCX or clsact), else with 1. With mptcp: 0 where \
@@ -221,14 +238,7 @@ pub fn print(text: &str) -> io::Result<()> {
 
 impl Args for ConfigArgs {
     fn augment_args(command: clap::Command) -> clap::Command {
-        let config = Arg::new("config")
-            .long("config")
-            .short('c')
-            .env("MPSEC_CONFIG")
-            .value_name("FILE")
-            .value_parser(value_parser!(PathBuf))
-            .help("Configuration file; /etc/mpsec/mpsec.toml where it exists");
-        command.arg(config).args(KEYS.iter().map(flag))
+        command.arg(config_file()).args(KEYS.iter().map(flag))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -238,7 +248,7 @@ impl Args for ConfigArgs {
 
 impl FromArgMatches for ConfigArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let path = matches.get_one::<PathBuf>("config").filter(|path| !path.as_os_str().is_empty()).cloned();
+        let path = given_file(matches);
         Ok(Self { loader: Loader { path, overrides: KEYS.iter().filter_map(|key| given(key, matches)).collect() } })
     }
 
@@ -246,6 +256,20 @@ impl FromArgMatches for ConfigArgs {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
     }
+}
+
+fn config_file() -> Arg {
+    Arg::new("config")
+        .long("config")
+        .short('c')
+        .env("MPSEC_CONFIG")
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .help("Configuration file; /etc/mpsec/mpsec.toml where it exists")
+}
+
+fn given_file(matches: &ArgMatches) -> Option<PathBuf> {
+    matches.get_one::<PathBuf>("config").filter(|path| !path.as_os_str().is_empty()).cloned()
 }
 
 /// The flag of one row.

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use mpsec_agent::api::WebConfigError;
 use mpsec_agent::cli::{self, Command, ConfigCommand, DoctorArgs, StatusArgs, Topic};
 use mpsec_agent::config::{self, ConfigError, EX_USAGE, Loader, Show};
-use mpsec_agent::control::client;
+use mpsec_agent::control::{client, command_line};
 use mpsec_agent::doctor::{Report, Style, examine};
 use mpsec_agent::kernel::ebpf::OBJECT_SHA256;
 use mpsec_agent::{agent, lab, logging, top};
@@ -17,17 +17,23 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return code,
     };
+    let done = |()| ExitCode::SUCCESS;
     let outcome = match cli.command {
-        Command::Run(args) => run(args.loader),
-        Command::Status(args) => status(&args),
-        Command::Top(args) => top::run(&args),
-        Command::Config(command) => configuration(command),
+        Command::Run(args) => run(args.loader).map(done),
+        Command::Status(args) => status(&args).map(done),
+        Command::Top(args) => top::run(&args).map(done),
+        Command::Plan(args) => command_line::run(&args.into()),
+        Command::Apply(args) => command_line::run(&args.into()),
+        Command::Release(args) => command_line::run(&args.into()),
+        Command::Link(command) => command_line::run(&command.into()),
+        Command::Audit(args) => command_line::audit(&args).map(done),
+        Command::Config(command) => configuration(command).map(done),
         Command::Doctor(args) => return doctor(&args),
         Command::Lab(args) => return lab::run(&args),
-        Command::Version => say(&format!("mpsec {}\n", cli::version(object))),
+        Command::Version => say(&format!("mpsec {}\n", cli::version(object))).map(done),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("mpsec: {error:#}");
             ExitCode::from(exit_code(&error))

@@ -61,6 +61,27 @@ pub fn get_with(netns: &Netns, address: SocketAddr, path: &str, headers: &[(&str
     parse(&answer).with_context(|| format!("answer for {path}"))
 }
 
+/// POST of JSON on a connection that is open, with more headers.
+pub fn post(
+    mut stream: impl Read + Write,
+    host: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Response> {
+    let mut request = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
+    request.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str(&format!("\r\n{body}"));
+    stream.write_all(request.as_bytes()).with_context(|| format!("post to {path}"))?;
+    let mut answer = Vec::new();
+    // A server over TLS may close without a word when all is said; what is missing shows in the length.
+    let _ = stream.read_to_end(&mut answer);
+    parse(&answer).with_context(|| format!("answer for {path}"))
+}
+
 /// Reads a whole answer.
 pub fn parse(answer: &[u8]) -> Result<Response> {
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n").context("no end of the headers")?;

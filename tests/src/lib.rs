@@ -13,7 +13,7 @@
 //! | run the part of the agent that acts on that | [`keeper`] |
 //! | know what crossed a path, and what the kernel says of it | [`wire`], [`ss`] |
 //! | open MPTCP sockets | [`mptcp_socket`] |
-//! | run the agent and read its metrics | [`agent`], [`http`], [`exposition`], [`counted`] |
+//! | run the agent and read its metrics | [`agent`], [`http`], [`tls`], [`exposition`], [`counted`] |
 //! | see and disturb what is attached to a device | [`hooks`], [`bpf`] |
 //! | let Prometheus scrape it, and read dashboards as Grafana does | [`prometheus`], [`grafana`] |
 //! | run a program on a terminal and read its screen | [`pty`], [`screen`] |
@@ -45,6 +45,7 @@ pub mod screen;
 pub mod send;
 pub mod ss;
 pub mod stream;
+pub mod tls;
 pub mod topology;
 pub mod trial;
 pub mod tuntap;

@@ -4,6 +4,7 @@ mod act;
 mod api;
 mod bulk;
 mod classes;
+mod control_api;
 mod devices;
 mod doctor;
 mod failover;
@@ -57,6 +58,7 @@ fn main() {
         status::trials(),
         http::trials(),
         api::trials(),
+        control_api::trials(),
         top::trials(),
         flood::trials(),
         prometheus::trials(),

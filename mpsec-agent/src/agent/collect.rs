@@ -51,6 +51,7 @@ impl Sources {
             interface_states: InterfaceStates::default(),
             namespaces: Vec::new(),
             per_subflow: None,
+            control: Default::default(),
             host: Host::default(),
             agent: snapshot::Agent { reload: self.reload.clone(), http: self.http_counts(), ..Default::default() },
         };

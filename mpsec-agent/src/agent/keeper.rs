@@ -8,7 +8,7 @@ use crate::config::{Config, Loader, MultipathConfig};
 use crate::control::apply::{self, Memory as _, Outcome, Spirit};
 use crate::control::ask::{Answer, AskError, Settings};
 use crate::control::change::Change;
-use crate::control::live::Live;
+use crate::control::live::{Live, interface_names};
 use crate::control::settings;
 use crate::control::store::{Place, Store};
 use crate::kernel::rtnl_events::Events;
@@ -159,12 +159,12 @@ impl Keeper {
         let outcome = match Live::open(&self.wanted, Some(agency)) {
             Ok(mut host) => {
                 if let Err(error) = recover(store, &mut host) {
-                    failed(error)
+                    Outcome::failed(error)
                 } else {
                     apply::apply(&mut host, store, &self.wanted, Spirit::Parts)
                 }
             }
-            Err(error) => failed(error),
+            Err(error) => Outcome::failed(error),
         };
         self.note(&outcome);
         Some(outcome)
@@ -184,7 +184,7 @@ impl Keeper {
             tracing::info!("waiting: {new}");
         }
         for change in &outcome.changes {
-            tracing::info!("{change}");
+            tracing::debug!("{change}");
         }
         control.waiting.clone_from(&outcome.waiting);
         control.failures = failures;
@@ -210,8 +210,12 @@ impl Keeper {
             (store.released(), count as u64 + u64::from(owned.limits.is_some()))
         });
         let idle_failure = self.store.as_ref().err().filter(|_| self.control.failures.is_empty());
+        // Where there is nothing to see to, nothing is looked at either.
+        let is_as_wanted = self.is_idle() && self.control.failures.is_empty() && idle_failure.is_none();
+        let actual_generation = if is_as_wanted { self.generation() } else { self.control.actual_generation };
         Control {
             desired_generation: self.generation(),
+            actual_generation,
             released,
             owned,
             failures: self.control.failures.iter().chain(idle_failure).cloned().collect(),
@@ -295,8 +299,8 @@ impl Keeper {
     }
 
     /// Before the agent ends: what would not work without it is given back; what works without it stays.
-    pub fn stop(&mut self, agency: &mut Acting<'_>) {
-        let Ok(store) = &mut self.store else { return };
+    pub fn stop(&mut self, agency: &mut Acting<'_>) -> Option<Outcome> {
+        let Ok(store) = &mut self.store else { return None };
         let mut wanted = self.wanted.clone();
         wanted.force = Default::default();
         wanted.failover = Some(false);
@@ -307,21 +311,20 @@ impl Keeper {
             wanted.endpoints.clear();
         }
         if wanted == self.wanted {
-            return;
+            return None;
         }
-        match Live::open(&wanted, Some(agency)) {
-            Ok(mut host) => {
-                let outcome = apply::apply(&mut host, store, &wanted, Spirit::Parts);
-                outcome.failures.iter().for_each(|failure| tracing::error!("not given back: {failure}"));
-                outcome.changes.iter().for_each(|change| tracing::info!("{change}"));
-            }
-            Err(error) => tracing::error!("not given back: {error}"),
-        }
+        let outcome = match Live::open(&wanted, Some(agency)) {
+            Ok(mut host) => apply::apply(&mut host, store, &wanted, Spirit::Parts),
+            Err(error) => Outcome::failed(error),
+        };
+        outcome.failures.iter().for_each(|failure| tracing::error!("not given back: {failure}"));
+        Some(outcome)
     }
 
     fn answer(&self, outcome: Outcome) -> Answer {
         let released = self.store.as_ref().is_ok_and(Store::released);
-        Answer { generation: self.generation(), released, outcome, effects: Vec::new() }
+        let interfaces = interface_names();
+        Answer { generation: self.generation(), released, outcome, interfaces, ..Answer::default() }
     }
 }
 
@@ -334,11 +337,6 @@ fn recover(store: &mut Store, host: &mut Live<'_>) -> Result<(), String> {
     tracing::warn!(changes = store.begun().len(), "changes were begun and not ended; finding out how far they went");
     let actual = host.retrieve()?;
     store.recover(&actual)
-}
-
-fn failed(error: String) -> Outcome {
-    let failure = apply::Failure { change: None, error, by_hand: None };
-    Outcome { failures: vec![failure], ..Outcome::default() }
 }
 
 fn wrong(error: settings::LoadError) -> AskError {

@@ -20,13 +20,16 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::api::{self, HttpStats, Limits, Server, WebConfig};
+use crate::api::{self, Access, HttpStats, Limits, Server, WebConfig};
 use crate::config::{Config, Loaded, Loader};
+use crate::control::apply::Outcome;
 use crate::control::ask::{Answer, Ask, AskError, LinkSwitch, Who};
+use crate::control::audit::{Audit, Entry};
 use crate::control::socket::ControlSocket;
 use crate::control::{Command, Commands, Depth};
 use crate::kernel::ebpf::KernelStats;
 use crate::logging::LogHandle;
+use crate::snapshot::control::Control;
 use crate::snapshot::{Reload, Snapshot};
 
 use agency::{Acting, Agency};
@@ -83,9 +86,10 @@ impl Front {
                 None => WebConfig::default(),
             };
             let limits = Limits { max_connections: config.http.max_connections as usize, ..Limits::default() };
-            Some(Server::bind(&addresses, Arc::new(web), limits, stats.clone()).await?)
+            let access = Access::open(&config.http, &web)?;
+            Some(Server::bind(&addresses, Arc::new(web), limits, stats.clone()).await?.with_access(access))
         };
-        let socket = ControlSocket::bind(&config.agent.control_socket).await?;
+        let socket = ControlSocket::bind(&config.agent.control_socket, &config.agent.control_group).await?;
         let (commands, inbox) = Commands::channel();
         Ok(Front { http, stats, socket, commands, inbox })
     }
@@ -149,6 +153,8 @@ struct Agent {
     agency: Agency,
     /// Keeps the host as it is wanted.
     keeper: Keeper,
+    /// The log of what was done for that.
+    audit: Audit,
     /// A snapshot with many connections: when it is gone, there is memory to give back.
     large: Option<Weak<Snapshot>>,
 }
@@ -160,8 +166,9 @@ impl Agent {
         let (keeper, config) = Keeper::open(config, loader);
         let namespaces = vec![Namespace::own(&config)?];
         let sources = Sources::new(front.stats.clone());
-        let agency = Agency::default();
-        let mut agent = Agent { kernel_stats: None, large: None, sources, agency, keeper, config, log, namespaces };
+        let (agency, audit) = (Agency::default(), Audit::new(&config.agent.state_dir));
+        let mut agent =
+            Agent { kernel_stats: None, large: None, sources, agency, keeper, audit, config, log, namespaces };
         agent.watch_named();
         crate::kernel::trim_heap();
         agent.switch_kernel_stats();
@@ -320,7 +327,8 @@ impl Agent {
             // The series of single subflows have figures of TCP.
             subflows: asked == Some(Depth::Full) || mptcp.subflow_series,
         };
-        let snapshot = Arc::new(self.sources.collect(&mut self.namespaces, wanted));
+        let control = Control { audit_errors_total: self.audit.errors(), ..self.keeper.control() };
+        let snapshot = Arc::new(Snapshot { control, ..self.sources.collect(&mut self.namespaces, wanted) });
         if snapshot.connections() > LARGE {
             self.large = Some(Arc::downgrade(&snapshot));
         }
@@ -331,9 +339,23 @@ impl Agent {
     }
 
     fn reconcile(&mut self) {
+        let known = self.keeper.control().failures;
         let (keeper, mut acting) = self.acting();
-        if keeper.reconcile(&mut acting).is_some_and(|outcome| !outcome.changes.is_empty()) {
+        let Some(outcome) = keeper.reconcile(&mut acting) else { return };
+        // What fails is tried again and again, and noted once.
+        if !outcome.changes.is_empty() || (!outcome.is_success() && self.keeper.control().failures != known) {
+            self.note(&Who::Agent, "reconcile", &outcome);
+        }
+        if !outcome.changes.is_empty() {
             self.agency.look_anew();
+        }
+    }
+
+    /// Writes into the log of changes what somebody asked for, and what the agent did by itself.
+    fn note(&self, who: &Who, what: &str, outcome: &Outcome) {
+        let entry = Entry::new(who, what, self.keeper.control().desired_generation, outcome);
+        if *who != Who::Agent || !entry.is_empty() {
+            self.audit.record(&entry);
         }
     }
 
@@ -343,11 +365,21 @@ impl Agent {
         (&mut self.keeper, Acting { agency: &mut self.agency, kernel })
     }
 
-    /// Plans or changes something.
+    /// Plans or changes something, and writes down what came of it.
     fn act(&mut self, ask: &Ask, who: &Who) -> Result<Answer, AskError> {
-        if ask.is_mutating() {
-            tracing::info!(%who, "{ask}");
+        tracing::debug!(%who, "{ask}");
+        let answer = self.perform(ask);
+        match &answer {
+            Ok(answer) if ask.is_mutating() => self.note(who, &ask.to_string(), &answer.outcome),
+            Err(AskError::Failed(error)) if ask.is_mutating() => {
+                self.note(who, &ask.to_string(), &Outcome::failed(error));
+            }
+            _ => {}
         }
+        answer
+    }
+
+    fn perform(&mut self, ask: &Ask) -> Result<Answer, AskError> {
         let (keeper, mut acting) = self.acting();
         match ask {
             Ask::Plan(settings) => keeper.plan(settings, &mut acting),
@@ -429,7 +461,9 @@ impl Agent {
     async fn stop(&mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         let (keeper, mut acting) = self.acting();
-        keeper.stop(&mut acting);
+        if let Some(outcome) = keeper.stop(&mut acting) {
+            self.note(&Who::Agent, "stop", &outcome);
+        }
         for namespace in &mut self.namespaces {
             namespace.release_all().await;
         }

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
-use crate::api::{Format, Site, SiteError, SiteFuture, SnapshotFuture};
+use crate::api::{AskFuture, Format, Site, SiteError, SiteFuture, SnapshotFuture};
+use crate::control::ask::{Ask, Who};
 use crate::control::{Commands, Depth};
 use crate::publish::prometheus::{Dialect, render};
 
@@ -47,6 +48,11 @@ impl Site for AgentSite {
             let snapshot = commands.snapshot(Depth::Full).await;
             snapshot.map_err(|error| SiteError::NotReady(error.to_string()))
         })
+    }
+
+    fn ask(&self, ask: Ask, who: Who) -> AskFuture {
+        let commands = self.commands.clone();
+        Box::pin(async move { commands.ask(ask, who).await })
     }
 
     fn ready(&self) -> Result<(), String> {

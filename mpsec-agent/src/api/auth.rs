@@ -137,7 +137,7 @@ fn cost(hash: &str) -> u32 {
 }
 
 /// Compares without telling by the time where the difference is.
-fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
+pub(super) fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
     let difference = a.iter().zip(b).fold(0, |difference, (a, b)| black_box(difference | (a ^ b)));
     difference == 0
 }

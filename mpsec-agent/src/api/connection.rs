@@ -15,7 +15,6 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -23,17 +22,20 @@ use tokio::time::{Instant, sleep_until};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
+use super::access::Access;
+use super::channel::{Channel, Secured};
 use super::limits::{Limits, Phase, Progress, Streaming};
 use super::registry::{Connection, Place, Registry};
 use super::routes::plain;
 use super::stats::{HttpStats, OTHER_HANDLER, count};
 use super::watched::{Watched, WatchedBody};
-use super::web_config::WebConfig;
+use super::web_config::{Tls, WebConfig};
 
 /// What all connections of a server share.
 pub(super) struct Shared {
     pub(super) router: Router,
     pub(super) config: Arc<WebConfig>,
+    pub(super) access: Arc<Access>,
     pub(super) registry: Arc<Registry>,
     pub(super) limits: Limits,
     pub(super) stats: Arc<HttpStats>,
@@ -91,11 +93,14 @@ async fn talk(
     // An answer goes out in one piece already; waiting for more would only delay its last packet.
     let _ = stream.set_nodelay(true);
     shared.config.refresh(&shared.stats);
+    // A connection that is gone has no address any more.
+    let Ok(local) = stream.local_addr() else { return };
+    let channel = |tls| Channel { access: shared.access.clone(), peer, local, tls };
     let Some(tls) = shared.config.tls() else {
         connection.opened();
-        return exchange(stream, peer, connection, shared, stopped).await;
+        return exchange(stream, channel(None), connection, shared, stopped).await;
     };
-    let handshake = handshake(stream, first_byte, tls);
+    let handshake = handshake(stream, first_byte, &tls);
     let accepted = tokio::select! {
         accepted = handshake => accepted,
         _ = stopped.wait_for(|stopped| *stopped) => return,
@@ -103,7 +108,8 @@ async fn talk(
     match accepted {
         Ok(stream) => {
             connection.opened();
-            Box::pin(exchange(stream, peer, connection, shared, stopped)).await;
+            let channel = channel(Some(Secured::new(&tls, stream.get_ref().1)));
+            Box::pin(exchange(stream, channel, connection, shared, stopped)).await;
         }
         Err(error) => {
             count(&shared.stats.tls_handshake_failures);
@@ -123,14 +129,14 @@ const TLS_HANDSHAKE: u8 = 22;
 async fn handshake(
     mut stream: TcpStream,
     first_byte: u8,
-    config: Arc<ServerConfig>,
+    tls: &Tls,
 ) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
     if first_byte != TLS_HANDSHAKE && first_byte.is_ascii_alphabetic() {
         speak_plainly(&mut stream).await?;
         return Err(io::Error::other("the client speaks plain HTTP"));
     }
     // Boxed: a handshake's state is large, and gone before the first request.
-    Box::pin(TlsAcceptor::from(config).accept(stream)).await
+    Box::pin(TlsAcceptor::from(tls.config.clone()).accept(stream)).await
 }
 
 /// Tells a client that forgot the `s` so, in a protocol that it understands.
@@ -152,14 +158,14 @@ async fn speak_plainly(stream: &mut TcpStream) -> io::Result<()> {
 
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send>(
     stream: S,
-    peer: SocketAddr,
+    channel: Channel,
     connection: &Arc<Connection>,
     shared: &Arc<Shared>,
     mut stopped: watch::Receiver<bool>,
 ) {
     let service = service_fn(|request: Request<Incoming>| {
         connection.request_began();
-        answer(request, peer, connection.clone(), shared.clone())
+        answer(request, channel.clone(), connection.clone(), shared.clone())
     });
     let io = TokioIo::new(Watched::new(stream, connection.clone()));
     let mut http = pin!(builder(&shared.limits).serve_connection(io, service));
@@ -169,7 +175,7 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send>(
             biased;
             ended = http.as_mut() => {
                 if let Err(error) = ended {
-                    note_error(&error, peer, &shared.stats);
+                    note_error(&error, channel.peer, &shared.stats);
                 }
                 return;
             }
@@ -197,12 +203,13 @@ fn builder(limits: &Limits) -> http1::Builder {
 
 async fn answer(
     request: Request<Incoming>,
-    peer: SocketAddr,
+    channel: Channel,
     connection: Arc<Connection>,
     shared: Arc<Shared>,
 ) -> Result<Response<WatchedBody>, std::convert::Infallible> {
     let mut request = request.map(Body::new);
-    request.extensions_mut().insert(ConnectInfo(peer));
+    request.extensions_mut().insert(ConnectInfo(channel.peer));
+    request.extensions_mut().insert(channel);
     let mut response = shared.router.clone().oneshot(request).await?;
     let bytes = response.body().size_hint().lower();
     if !shared.registry.make_room_for_bytes(bytes) {

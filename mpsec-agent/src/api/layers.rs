@@ -14,6 +14,7 @@ use super::auth::{Verdict, credentials};
 use super::limits::Limits;
 use super::routes::plain;
 use super::stats::{HttpStats, OTHER_HANDLER, count};
+use super::v1;
 use super::web_config::WebConfig;
 
 #[derive(Clone)]
@@ -71,6 +72,10 @@ async fn authenticate(State(around): State<Around>, request: Request, next: Next
     let Some(users) = around.config.users() else {
         return next.run(request).await;
     };
+    if v1::has_token_for_action(&request) {
+        // The route asks for more than a password.
+        return next.run(request).await;
+    }
     let given = request.headers().get(AUTHORIZATION).and_then(|value| credentials(value.as_bytes()));
     if let Some((user, password)) = given {
         match users.check(user, password).await {
@@ -88,6 +93,9 @@ async fn authenticate(State(around): State<Around>, request: Request, next: Next
 async fn limit_body(State(around): State<Around>, request: Request, next: Next) -> Response {
     let limit = around.max_body_bytes;
     if content_length(request.headers()).is_some_and(|length| length > limit as u64) {
+        if v1::is_action(request.uri().path()) {
+            return v1::too_large();
+        }
         return plain(StatusCode::PAYLOAD_TOO_LARGE, format!("a request's body may have {limit} bytes\n"));
     }
     // A body of unknown length fails where it is read, as soon as it is too long.

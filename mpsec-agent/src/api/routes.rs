@@ -18,6 +18,7 @@ use tokio::task::JoinError;
 use super::negotiate::{Encoding, Format};
 use super::stats::HttpStats;
 use super::v1;
+use crate::control::ask::{Answer, Ask, AskError, Who};
 use crate::snapshot::Snapshot;
 
 /// The answer to a scrape, to come.
@@ -26,7 +27,10 @@ pub type SiteFuture = Pin<Box<dyn Future<Output = Result<Bytes, SiteError>> + Se
 /// A snapshot, to come.
 pub type SnapshotFuture = Pin<Box<dyn Future<Output = Result<Arc<Snapshot>, SiteError>> + Send>>;
 
-/// What the routes show.
+/// What comes of a plan or a change, to come.
+pub type AskFuture = Pin<Box<dyn Future<Output = Result<Answer, AskError>> + Send>>;
+
+/// What the routes show, and have changed.
 pub trait Site: Send + Sync + 'static {
     /// All metrics in this format. Called once a scrape, so it is the site's to share one rendering among several.
     fn metrics(&self, format: Format) -> SiteFuture;
@@ -34,6 +38,11 @@ pub trait Site: Send + Sync + 'static {
     /// A fresh snapshot, for the JSON API. A site that has none is not ready.
     fn snapshot(&self) -> SnapshotFuture {
         Box::pin(async { Err(SiteError::NotReady("there is no snapshot".to_owned())) })
+    }
+
+    /// Plans or changes something. That who asks may do so has been checked.
+    fn ask(&self, _ask: Ask, _who: Who) -> AskFuture {
+        Box::pin(async { Err(AskError::Failed("nothing can be changed here".to_owned())) })
     }
 
     /// Whether the agent does its work, or the reason why it does not, or not yet.
@@ -80,7 +89,7 @@ const WORTH_A_THREAD: usize = 256 * 1024;
 /// What handlers share.
 pub(super) struct Scrapes {
     pub(super) site: Arc<dyn Site>,
-    stats: Arc<HttpStats>,
+    pub(super) stats: Arc<HttpStats>,
     /// One permit for each thread that may be busy.
     busy: Arc<Semaphore>,
 }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::access::Access;
 use super::connection::{self, Shared};
 use super::layers;
 use super::limits::Limits;
@@ -32,6 +33,7 @@ const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(60);
 pub struct Server {
     listeners: Vec<TcpListener>,
     config: Arc<WebConfig>,
+    access: Access,
     limits: Limits,
     stats: Arc<HttpStats>,
 }
@@ -80,7 +82,12 @@ impl Server {
         if let Some(warning) = exposure(&addrs, config.protection()) {
             tracing::warn!("{warning}");
         }
-        Ok(Server { listeners, config, limits, stats })
+        Ok(Server { listeners, config, access: Access::default(), limits, stats })
+    }
+
+    /// Lets clients change things that this lets in; without it none may.
+    pub fn with_access(self, access: Access) -> Server {
+        Server { access, ..self }
     }
 
     /// The addresses that it listens on, with the ports that the kernel chose.
@@ -94,6 +101,7 @@ impl Server {
         let shared = Arc::new(Shared {
             router: layers::around(router, self.config.clone(), self.stats.clone(), &self.limits),
             config: self.config,
+            access: Arc::new(self.access),
             registry,
             limits: self.limits,
             stats: self.stats,

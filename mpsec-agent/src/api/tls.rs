@@ -154,6 +154,12 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
+/// The names of the first certificate, which is the server's.
+pub(super) fn server_names(pem: &[u8]) -> Vec<String> {
+    let certificates = certificates(pem).unwrap_or_default();
+    certificates.first().map(|certificate| names(certificate)).unwrap_or_default()
+}
+
 /// Takes any certificate whose key the client has, whoever issued it.
 #[derive(Debug)]
 struct AnyCertificate {

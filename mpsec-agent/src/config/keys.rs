@@ -93,6 +93,34 @@ const BEFORE: &[Key] = &[
         get: |config| Value::path(config.http.web_config.clone().unwrap_or_default()),
     },
     Key {
+        name: "http.control",
+        flag: "http-control",
+        alias: None,
+        env: "MPSEC_HTTP_CONTROL",
+        kind: Kind::Switch,
+        placeholder: "BOOL",
+        doc: "Let clients change things over HTTPS, as mpsec apply, release and link do. Needs TLS in web_config, and clients with \
+              a certificate that it verifies (every one of them may), or with the token in control_token_file. Never over plain \
+              HTTP, and never with a password alone.",
+        restart: true,
+        set: |config, value| value.switch().map(|on| config.http.control = on),
+        get: |config| Value::Switch(config.http.control),
+    },
+    Key {
+        name: "http.control_token_file",
+        flag: "http-control-token-file",
+        alias: None,
+        env: "MPSEC_HTTP_CONTROL_TOKEN_FILE",
+        kind: Kind::Text,
+        placeholder: "FILE",
+        doc: "File with a token of at least 32 characters (openssl rand -hex 32), with which clients may change things: \
+              Authorization: Bearer TOKEN. Only root, the agent's user and the file's group may be able to read it. Read again \
+              when it changes. Empty means none.",
+        restart: true,
+        set: |config, value| value.item(optional_path).map(|path| config.http.control_token_file = path),
+        get: |config| Value::path(config.http.control_token_file.clone().unwrap_or_default()),
+    },
+    Key {
         name: "http.max_connections",
         flag: "max-connections",
         alias: None,
@@ -264,7 +292,7 @@ const AFTER: &[Key] = &[
 impl Default for HttpConfig {
     fn default() -> Self {
         let listen = "127.0.0.1:9475".parse().expect("this is host:port");
-        Self { listen: vec![listen], web_config: None, max_connections: 512 }
+        Self { listen: vec![listen], web_config: None, control: false, control_token_file: None, max_connections: 512 }
     }
 }
 

@@ -64,6 +64,10 @@ pub struct HttpConfig {
     pub listen: Vec<ListenAddr>,
     /// Prometheus' web configuration file (TLS, users), if any.
     pub web_config: Option<PathBuf>,
+    /// Whether clients may change things over HTTPS.
+    pub control: bool,
+    /// The file with the token for that, if any.
+    pub control_token_file: Option<PathBuf>,
     /// Connections served at a time.
     pub max_connections: u32,
 }

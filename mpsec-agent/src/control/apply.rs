@@ -81,8 +81,21 @@ impl Outcome {
         self.failures.is_empty() && self.refusals.is_empty()
     }
 
+    /// Of what failed as a whole.
+    #[must_use]
+    pub fn failed(error: impl Into<String>) -> Outcome {
+        Outcome { failures: vec![Failure::other(error)], ..Outcome::default() }
+    }
+
     fn refused(plan: Plan) -> Outcome {
         Outcome { refusals: plan.refusals, waiting: plan.waiting, ..Outcome::default() }
+    }
+}
+
+/// What would be done.
+impl From<Plan> for Outcome {
+    fn from(plan: Plan) -> Outcome {
+        Outcome { changes: plan.changes, refusals: plan.refusals, waiting: plan.waiting, ..Outcome::default() }
     }
 }
 

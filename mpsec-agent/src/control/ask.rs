@@ -1,6 +1,7 @@
 //! What is asked of the agent that changes something on the host, and what it answers. Plain data, the same on the local
 //! socket, in the HTTP API and in the log of changes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -91,6 +92,9 @@ pub struct Answer {
     /// Of an interface that is switched off: what becomes of the connections that use it.
     #[serde(default)]
     pub effects: Vec<Effect>,
+    /// Names of the interfaces that changes mention by index, as far as they are known.
+    #[serde(default)]
+    pub interfaces: BTreeMap<u32, String>,
 }
 
 /// What becomes of a connection.
@@ -127,8 +131,34 @@ pub enum AskError {
     Failed(String),
 }
 
+/// Which of the kinds of [`AskError`] it is: what programs go by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AskErrorKind {
+    /// [`AskError::Wrong`].
+    Wrong,
+    /// [`AskError::Forbidden`].
+    Forbidden,
+    /// [`AskError::Failed`].
+    #[default]
+    Failed,
+}
+
+impl AskError {
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> AskErrorKind {
+        match self {
+            AskError::Wrong(_) => AskErrorKind::Wrong,
+            AskError::Forbidden(_) => AskErrorKind::Forbidden,
+            AskError::Failed(_) => AskErrorKind::Failed,
+        }
+    }
+}
+
 /// Who asks: what the log of changes names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Who {
     /// The agent itself, because something on the host changed.
     Agent,
@@ -143,7 +173,7 @@ pub enum Who {
     Remote {
         /// Where from.
         address: SocketAddr,
-        /// By a certificate's name, or `token`.
+        /// `certificate` and its name, or `token`.
         identity: String,
     },
 }

@@ -91,7 +91,7 @@ pub enum Change {
 
 /// An endpoint of the in-kernel path manager.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "ChangedEndpoint"))]
 pub struct Endpoint {
     /// The kernel's identifier; 0 while it has none.
     pub id: u8,
@@ -145,6 +145,15 @@ pub struct SourceRoute {
     pub gateway: Option<IpAddr>,
     /// Index of the interface.
     pub interface: u32,
+}
+
+impl SourceRoute {
+    /// As ip-route(8) takes it, which knows the interface of an index as `if` and the number.
+    fn as_arguments(&self) -> String {
+        let gateway = self.gateway.map_or(String::new(), |gateway| format!(" via {gateway}"));
+        let onlink = if self.gateway.is_some() { " onlink" } else { "" };
+        format!("{}{gateway} dev if{} table {}{onlink}", self.destination, self.interface, self.table)
+    }
 }
 
 /// A rule that leads packets from an address into a table of ours.
@@ -238,8 +247,8 @@ impl Change {
                 let fullmesh = word(EndpointFlags::FULLMESH, "fullmesh", "nofullmesh");
                 format!("ip mptcp endpoint change id {} {backup} {fullmesh}", to.id)
             }
-            Change::AddRoute(route) => format!("ip route add {route}"),
-            Change::RemoveRoute(route) => format!("ip route delete {route}"),
+            Change::AddRoute(route) => format!("ip route add {}", route.as_arguments()),
+            Change::RemoveRoute(route) => format!("ip route delete {}", route.as_arguments()),
             Change::AddRule(SourceRule { source, table }) => {
                 format!("ip {} rule add from {source} lookup {table}", version(source))
             }

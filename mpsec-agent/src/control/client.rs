@@ -1,4 +1,4 @@
-//! `mpsec status`: asks the running agent and prints what it says.
+//! Asks the running agent, over its local socket; and `mpsec status`, which prints what it says.
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Write as _};
@@ -11,7 +11,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::socket::STATUS;
+use super::ask::{Answer, Ask, AskErrorKind};
+use super::request::STATUS;
+use super::socket;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +30,8 @@ pub enum ClientError {
     #[error("the agent did not answer: {0}")]
     Broken(io::Error),
     /// Nothing came.
-    #[error("the agent did not answer within {} seconds: is it stopped, or is this host overloaded?", PATIENCE.as_secs())]
-    Silent,
+    #[error("the agent did not answer within {0} seconds: is it stopped, or is this host overloaded?")]
+    Silent(u64),
     /// There was no end to it, or it came too early.
     #[error("the agent's answer is cut short, or longer than any agent's: is it an agent's socket?")]
     Endless,
@@ -39,21 +41,31 @@ pub enum ClientError {
     /// The agent refused.
     #[error("the agent refused: {0}")]
     Refused(String),
+    /// What was asked for is wrong.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+impl ClientError {
+    /// Whether there is no agent that could be asked, rather than one that may not be, or does not answer.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        let absent = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
+        matches!(self, ClientError::NoAgent { error, .. } if absent.contains(&error.kind()))
+    }
+
+    fn of(error: io::Error, patience: Duration) -> ClientError {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => ClientError::Silent(patience.as_secs()),
+            _ => ClientError::Broken(error),
+        }
+    }
 }
 
 /// How long to wait for more of the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// No answer is longer: this is five times that of an agent with as many interfaces as it can count.
 const LONGEST: u64 = 256 << 20;
-
-impl From<io::Error> for ClientError {
-    fn from(error: io::Error) -> ClientError {
-        match error.kind() {
-            io::ErrorKind::WouldBlock => ClientError::Silent,
-            _ => ClientError::Broken(error),
-        }
-    }
-}
 
 /// The running agent's snapshot.
 pub fn status(path: &Path) -> Result<Value, ClientError> {
@@ -62,31 +74,52 @@ pub fn status(path: &Path) -> Result<Value, ClientError> {
 
 /// The same, read as a type of the caller's.
 pub fn ask<T: DeserializeOwned>(path: &Path) -> Result<T, ClientError> {
+    request(path, STATUS, PATIENCE)
+}
+
+/// Has the running agent plan or change something.
+pub fn act(path: &Path, ask: &Ask) -> Result<Answer, ClientError> {
+    let line = serde_json::to_string(ask).map_err(ClientError::Garbled)?;
+    // The agent gives up first, and then says so.
+    request(path, &line, socket::PATIENCE + PATIENCE)
+}
+
+/// Sends a line and reads the answer, waiting so long for each of its parts.
+pub(super) fn request<T: DeserializeOwned>(path: &Path, line: &str, patience: Duration) -> Result<T, ClientError> {
     let stream = UnixStream::connect(path).map_err(|error| ClientError::NoAgent { path: path.to_owned(), error })?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    (&stream).write_all(format!("{STATUS}\n").as_bytes())?;
-    answer(BufReader::new(stream), LONGEST)
+    let broken = |error| ClientError::of(error, patience);
+    stream.set_read_timeout(Some(patience)).map_err(broken)?;
+    stream.set_write_timeout(Some(patience)).map_err(broken)?;
+    (&stream).write_all(format!("{line}\n").as_bytes()).map_err(broken)?;
+    let answer = read(BufReader::new(stream), LONGEST).map_err(broken)?;
+    parse(&answer.ok_or(ClientError::Endless)?)
 }
 
 /// An answer that tells why it is none.
 #[derive(Deserialize)]
 struct Refusal {
     error: String,
+    #[serde(default)]
+    kind: AskErrorKind,
 }
 
 /// A refusal is no longer than this.
 const LONGEST_REFUSAL: usize = 16 * 1024;
 
-fn answer<T: DeserializeOwned>(stream: impl BufRead, longest: u64) -> Result<T, ClientError> {
+/// A whole line; `None` where it has no end.
+fn read(stream: impl BufRead, longest: u64) -> io::Result<Option<String>> {
     let mut line = String::new();
     stream.take(longest).read_line(&mut line)?;
-    if !line.ends_with('\n') {
-        return Err(ClientError::Endless);
-    }
-    match serde_json::from_str::<Refusal>(&line) {
-        Ok(refusal) if line.len() <= LONGEST_REFUSAL => Err(ClientError::Refused(plain(&refusal.error))),
-        _ => serde_json::from_str(&line).map_err(ClientError::Garbled),
+    Ok(Some(line).filter(|line| line.ends_with('\n')))
+}
+
+fn parse<T: DeserializeOwned>(line: &str) -> Result<T, ClientError> {
+    match serde_json::from_str::<Refusal>(line) {
+        Ok(Refusal { error, kind }) if line.len() <= LONGEST_REFUSAL => Err(match kind {
+            AskErrorKind::Wrong => ClientError::Wrong(plain(&error)),
+            AskErrorKind::Forbidden | AskErrorKind::Failed => ClientError::Refused(plain(&error)),
+        }),
+        _ => serde_json::from_str(line).map_err(ClientError::Garbled),
     }
 }
 
@@ -110,6 +143,7 @@ pub fn table(status: &Value) -> String {
         rows(&mut text, interface);
     }
     mptcp(&mut text, status);
+    control(&mut text, &status["control"]);
     troubles(&mut text, status);
     text
 }
@@ -172,6 +206,27 @@ fn mptcp(text: &mut String, status: &Value) {
     }
 }
 
+/// What was asked to be changed on the host, where anything was.
+fn control(text: &mut String, control: &Value) {
+    let lines = |name: &str| control[name].as_array().cloned().unwrap_or_default();
+    let (failures, waiting) = (lines("failures"), lines("waiting"));
+    let (owned, released) = (control["owned"].as_u64().unwrap_or_default(), control["released"] == Value::Bool(true));
+    if failures.is_empty() && waiting.is_empty() && owned == 0 && !released {
+        return;
+    }
+    let state = match (released, failures.len()) {
+        (true, _) => "released, nothing is changed until mpsec apply".to_owned(),
+        (false, 0) => format!("as it is wanted (changed by MPSec: {owned})"),
+        (false, failures) => format!("not as it is wanted (failures: {failures})"),
+    };
+    writeln!(text, "\nHost: {state}").expect(MEMORY);
+    for (sign, all) in [('!', failures), ('.', waiting)] {
+        for line in all.iter().filter_map(Value::as_str) {
+            writeln!(text, "  {sign} {}", plain(line)).expect(MEMORY);
+        }
+    }
+}
+
 /// What does not go as it should, at the end, where it is seen.
 fn troubles(text: &mut String, status: &Value) {
     let agent = &status["agent"];
@@ -196,17 +251,18 @@ mod tests {
     use super::*;
 
     fn failure(text: &str) -> String {
-        answer::<Value>(text.as_bytes(), 1024).expect_err("this is no answer").to_string()
+        parse::<Value>(text).expect_err("this is no answer").to_string()
     }
 
     #[test]
     fn an_answer_that_is_none_is_said_to_be_so() {
-        assert!(answer::<Value>("{}\n".as_bytes(), 1024).is_ok());
+        assert_eq!(read("{}\n".as_bytes(), 1024).unwrap(), Some("{}\n".into()));
         for text in ["", "{}", &"x".repeat(5000)] {
-            assert_eq!(failure(text), ClientError::Endless.to_string());
+            assert_eq!(read(text.as_bytes(), 1024).unwrap(), None);
         }
         assert!(failure("nonsense\n").starts_with("the agent's answer cannot be read: "));
         assert_eq!(failure("{\"error\": \"no\\u001b[31m\"}\n"), "the agent refused: no\\u{1b}[31m");
+        assert_eq!(failure("{\"error\": \"no such key\", \"kind\": \"wrong\"}\n"), "no such key");
     }
 
     #[test]
@@ -232,7 +288,22 @@ mod tests {
         assert!(text.contains("! 192.0.2.1:40002 192.0.2.2:80 The peer does not speak MPTCP. Turn MPTCP on"), "{text}");
         assert!(!text.contains("guest"), "{text}");
         status["namespaces"] = serde_json::json!([]);
+        status["control"] = Value::Null;
         assert!(!table(&status).contains("MPTCP"));
+    }
+
+    #[test]
+    fn what_is_changed_on_the_host_is_told_where_anything_is() {
+        let mut status = crate::snapshot::sample::snapshot().to_json();
+        let host = "Host: not as it is wanted (failures: 1)\n  ! net.mptcp.enabled: 0 -> 1: Permission denied\n  \
+                    . wan1 has no address\n";
+        assert!(table(&status).contains(host), "{}", table(&status));
+        status["control"] = serde_json::json!({"owned": 2});
+        assert!(table(&status).contains("\nHost: as it is wanted (changed by MPSec: 2)\n"));
+        status["control"] = serde_json::json!({"released": true});
+        assert!(table(&status).contains("Host: released"));
+        status["control"] = serde_json::json!({"owned": 0, "failures": []});
+        assert!(!table(&status).contains("Host: "));
     }
 
     #[test]

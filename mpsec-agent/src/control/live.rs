@@ -255,6 +255,13 @@ fn interface(change: &Change) -> Option<u32> {
     }
 }
 
+/// Names of the interfaces by index; none where they cannot be listed.
+#[must_use]
+pub fn interface_names() -> BTreeMap<u32, String> {
+    let links = link::list().unwrap_or_default();
+    links.into_iter().map(|link| (link.index, link.name)).collect()
+}
+
 fn text(error: impl Display) -> String {
     error.to_string()
 }

@@ -3,15 +3,20 @@
 pub mod actual;
 pub mod apply;
 pub mod ask;
+pub mod audit;
 pub mod change;
 pub mod client;
+pub mod command_line;
 pub mod desired;
 pub mod live;
 pub mod mode;
 pub mod owned;
 pub mod plan;
+pub mod request;
 pub mod settings;
+pub mod show;
 pub mod socket;
+pub mod standalone;
 pub mod store;
 #[cfg(test)]
 mod tests;

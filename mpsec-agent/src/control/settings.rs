@@ -26,24 +26,26 @@ pub enum LoadError {
     Config(#[from] ConfigError),
 }
 
-/// What is kept after some settings are set and others dropped; their order stays.
+/// What is kept after this is asked for: keys are dropped first, then set. A key that is set again stays in its place.
 ///
 /// # Errors
-/// A key that is not there, one that was not set and is to be dropped, or a text that is no setting.
+/// A key that is not there or needs a restart, that is set twice, or that was not set and is to be dropped; a text that is no
+/// setting.
 pub fn merge(kept: &[String], asked: &Settings) -> Result<Vec<String>, String> {
     let mut merged = kept.to_vec();
     for key in &asked.unset {
-        Override::settable(key)?;
-        let before = merged.len();
-        merged.retain(|setting| name(setting) != key);
-        if merged.len() == before {
-            return Err(format!("{key} was not set with `mpsec apply --set`: nothing to drop"));
+        match position(&merged, key) {
+            Some(place) => drop(merged.remove(place)),
+            None => return Err(not_set(key, kept)),
         }
     }
-    for setting in &asked.set {
-        Override::set(setting)?;
-        match merged.iter_mut().find(|known| name(known) == name(setting)) {
-            Some(known) => known.clone_from(setting),
+    for (index, setting) in asked.set.iter().enumerate() {
+        let key = Override::set(setting)?.key.name;
+        if position(&asked.set[..index], key).is_some() {
+            return Err(format!("{key} is set twice: give a list as {key}=A,B"));
+        }
+        match position(&merged, key) {
+            Some(place) => merged[place].clone_from(setting),
             None => merged.push(setting.clone()),
         }
     }
@@ -52,6 +54,21 @@ pub fn merge(kept: &[String], asked: &Settings) -> Result<Vec<String>, String> {
 
 fn name(setting: &str) -> &str {
     setting.split_once('=').map_or(setting, |(name, _)| name)
+}
+
+fn position(settings: &[String], key: &str) -> Option<usize> {
+    settings.iter().position(|setting| name(setting) == key)
+}
+
+fn not_set(key: &str, kept: &[String]) -> String {
+    if let Err(error) = Override::settable(key) {
+        return error;
+    }
+    let set = match kept.is_empty() {
+        true => "nothing is".to_owned(),
+        false => kept.iter().map(|setting| name(setting)).collect::<Vec<_>>().join(", "),
+    };
+    format!("{key} was not set with `mpsec apply --set`, so there is nothing to drop; set: {set}")
 }
 
 #[cfg(test)]
@@ -80,5 +97,26 @@ mod tests {
         let load = |text: &str| load(&loader, &[text.to_owned()]);
         assert!(load("mptcp.failover=true").unwrap().config.multipath.fails_over());
         assert!(load("mptcp.failover=perhaps").unwrap_err().to_string().contains("mptcp.failover=perhaps"));
+    }
+    #[test]
+    fn what_is_set_again_stays_in_its_place_and_what_cannot_be_is_told() {
+        let kept = ["mptcp.subflow_series=true".to_owned(), "log.level=debug".to_owned()];
+        let set = asked(&["interfaces.exclude=a,b", "mptcp.subflow_series=false"], &[]);
+        let expected = ["mptcp.subflow_series=false", "log.level=debug", "interfaces.exclude=a,b"];
+        assert_eq!(merge(&kept, &set).unwrap(), expected);
+        let both = asked(&["mptcp.subflow_series=false"], &["mptcp.subflow_series"]);
+        assert_eq!(merge(&kept, &both).unwrap(), ["log.level=debug", "mptcp.subflow_series=false"]);
+        let cases: [(&[&str], &[&str], &str); 6] = [
+            (&["log.level"], &[], "\"log.level\": expected KEY=VALUE"),
+            (&[], &["log.leevl"], "unknown key \"log.leevl\"; did you mean log.level?"),
+            (&["http.listen=a:1"], &[], "http.listen cannot change while the agent runs"),
+            (&[], &["agent.kernel_stats"], "set: mptcp.subflow_series, log.level"),
+            (&["log.level=info", "log.level=warn"], &[], "log.level is set twice: give a list as log.level=A,B"),
+            (&[], &["log.level", "log.level"], "log.level was not set"),
+        ];
+        for (set, unset, expected) in cases {
+            let error = merge(&kept, &asked(set, unset)).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 }

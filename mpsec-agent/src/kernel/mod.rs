@@ -24,6 +24,7 @@ pub mod mib;
 pub mod mptcp_pm;
 pub mod netlink;
 pub mod netns;
+pub mod peer;
 pub mod policy;
 pub mod probes;
 pub mod process;

@@ -3,6 +3,7 @@
 //! Everything that publishes walks over these rows; dashboards, alert rules and METRICS.md are made from them.
 
 mod agent;
+mod control;
 mod interface;
 mod mib;
 mod mptcp;
@@ -13,6 +14,7 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::mptcp::Histogram;
 
 pub use agent::AGENT;
+pub use control::CONTROL;
 pub use interface::INTERFACE;
 pub use mib::{GROUPS as MIB, Group as MibGroup, OTHER as MIB_OTHER};
 pub use mptcp::MPTCP;
@@ -105,7 +107,7 @@ impl From<bool> for Value<'_> {
 }
 
 /// All tables, in the order in which they are published.
-pub const TABLES: [&[Metric]; 13] = [
+pub const TABLES: [&[Metric]; 14] = [
     INTERFACE,
     PATH,
     MPTCP,
@@ -118,6 +120,7 @@ pub const TABLES: [&[Metric]; 13] = [
     MIB[6].metrics,
     MIB_OTHER,
     SUBFLOW,
+    CONTROL,
     AGENT,
 ];
 

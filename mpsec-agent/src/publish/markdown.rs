@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use mpsec_common::Class;
 
-use crate::metrics::{AGENT, INTERFACE, Kind, MIB, MIB_OTHER, MPTCP, Metric, PATH, SUBFLOW, canonical};
+use crate::metrics::{AGENT, CONTROL, INTERFACE, Kind, MIB, MIB_OTHER, MPTCP, Metric, PATH, SUBFLOW, canonical};
 
 /// The text of METRICS.md.
 pub fn metrics() -> String {
@@ -22,6 +22,7 @@ pub fn metrics() -> String {
     mib(&mut text);
     table(&mut text, "Single subflows", SUBFLOW);
     text.push_str("\nThere are none of these unless `subflow_series` is on.\n");
+    table(&mut text, "What MPSec changes", CONTROL);
     table(&mut text, "The agent", AGENT);
     text.push_str(
         "\nThe agent's process (`process_cpu_seconds_total`, `process_resident_memory_bytes`, `process_open_fds`, \

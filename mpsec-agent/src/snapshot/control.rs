@@ -24,4 +24,7 @@ pub struct Control {
     pub failed_total: u64,
     /// Changes that were made and taken back.
     pub undone_total: u64,
+    /// Entries that could not be written into the log of changes.
+    #[serde(default)]
+    pub audit_errors_total: u64,
 }

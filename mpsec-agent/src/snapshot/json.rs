@@ -6,7 +6,7 @@ use mpsec_common::{Class, Direction};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Classes, Interface, OTHER_INTERFACE, Snapshot, host, mptcp};
+use super::{Classes, Interface, OTHER_INTERFACE, Snapshot, control, host, mptcp};
 
 /// The whole snapshot, ready to be written.
 #[derive(Serialize)]
@@ -16,6 +16,7 @@ struct Document<'a> {
     interfaces: Vec<InterfaceView>,
     interface_states: super::InterfaceStates,
     namespaces: &'a [mptcp::Namespace],
+    control: &'a control::Control,
     host: &'a host::Host,
     agent: Value,
 }
@@ -115,6 +116,7 @@ impl Snapshot {
             interfaces: self.interface_views(),
             interface_states: self.interface_states,
             namespaces: &self.namespaces,
+            control: &self.control,
             host: &self.host,
             agent: self.agent_json(),
         }

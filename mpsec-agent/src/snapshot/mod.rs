@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub namespaces: Vec<mptcp::Namespace>,
     /// The subflows that have series of their own; `None` while the configuration asks for none.
     pub per_subflow: Option<subflow_series::PerSubflow>,
+    /// What was asked to be changed on the host, and whether it is so.
+    pub control: control::Control,
     /// The host.
     pub host: host::Host,
     /// The agent's own condition.
@@ -49,6 +51,7 @@ impl Snapshot {
             interface_states: InterfaceStates::default(),
             namespaces: Vec::new(),
             per_subflow: None,
+            control: control::Control::default(),
             host: host::Host::default(),
             agent: Agent::default(),
         }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::control::Control;
 use super::host::{Host, HostInterface};
 use super::mptcp::{
     Connection, DataBytes, Endpoint, Finding, Histogram, Limits, Namespace, Path, Role, Subflow, SubflowCounts,
@@ -30,6 +31,14 @@ pub(crate) fn snapshot() -> Snapshot {
         interface_states: InterfaceStates { counted: 1, folded: 1, excluded: 0 },
         namespaces: vec![namespace(), Namespace { netns: "guest".into(), ..Namespace::default() }],
         per_subflow: None,
+        control: Control {
+            desired_generation: 3,
+            actual_generation: 2,
+            failures: vec!["net.mptcp.enabled: 0 -> 1: Permission denied".into()],
+            waiting: vec!["wan1 has no address".into()],
+            owned: 2,
+            ..Control::default()
+        },
         host: host(),
         agent: Agent::default(),
     }

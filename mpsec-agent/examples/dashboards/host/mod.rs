@@ -2,6 +2,7 @@
 //! then how the agent is.
 
 mod agent;
+mod control;
 mod traffic;
 
 use mpsec_agent::metrics::Metric;
@@ -36,6 +37,7 @@ pub fn dashboard() -> Dashboard {
             Row { title: "Where it leaks", panels: traffic::leaks() },
             Row { title: "Traffic", panels: traffic::traffic() },
             Row { title: "The agent: is everything counted?", panels: agent::completeness() },
+            Row { title: "What MPSec changes: is the host as it is wanted?", panels: control::wanted() },
             Row { title: "The agent: what it costs", panels: agent::cost() },
         ],
     }

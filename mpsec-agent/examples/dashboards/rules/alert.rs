@@ -5,7 +5,8 @@ use mpsec_common::maps::Event;
 use super::record::{coverage, min_coverage};
 use super::{Annotations, Group, JOB, Labels, Rule, multipath, yaml};
 use crate::metric::{
-    ATTACHED, ATTACHMENTS_LOST, COLLECTOR_SUCCESS, CONFIG_GOOD, EBPF_EVENTS, EVENTS_LOST, HTTP_CONFIG_GOOD, INTERFACES,
+    ATTACHED, ATTACHMENTS_LOST, COLLECTOR_SUCCESS, CONFIG_GOOD, CONTROL_ACTUAL, CONTROL_DESIRED, EBPF_EVENTS,
+    EVENTS_LOST, HTTP_CONFIG_GOOD, INTERFACES,
 };
 use crate::promql::{Expr, number, of, target};
 
@@ -94,6 +95,16 @@ fn rules() -> Vec<Rule> {
             of(COLLECTOR_SUCCESS).now().op("==", number(0)),
             "The agent on {{ $labels.instance }} cannot read {{ $labels.source }}",
             "The metrics of this source are missing, the others are right. mpsec status on the host gives the error.",
+        ),
+        alert(
+            "MpsecNotAsWanted",
+            "warning",
+            "2m",
+            of(CONTROL_DESIRED).now().op("!=", of(CONTROL_ACTUAL).now()),
+            "{{ $labels.instance }} is not as it is wanted",
+            "MPSec was asked to change something on the host and could not. It tries again and again. mpsec status on the \
+             host says what fails and why, mpsec plan what is left to do, mpsec audit what was done. mpsec release \
+             gives everything back.",
         ),
         alert(
             "MpsecConfigReloadFailed",

@@ -49,7 +49,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            silence: Duration::from_millis(100),
+            silence: Duration::from_millis(70),
             rest: Duration::from_millis(100),
             renew: Duration::from_secs(3),
             false_alarm: Duration::from_secs(1),

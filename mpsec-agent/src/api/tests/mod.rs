@@ -2,6 +2,7 @@
 
 mod auth;
 mod bounds;
+mod control;
 mod http;
 mod reload;
 mod tls;
@@ -71,12 +72,22 @@ impl Running {
     }
 
     async fn start_with(more: axum::Router, site: Toy, config: WebConfig, limits: Limits) -> Running {
+        Running::start_for(more, Arc::new(site), config, Access::default(), limits).await
+    }
+
+    async fn start_for(
+        more: axum::Router,
+        site: Arc<dyn Site>,
+        config: WebConfig,
+        access: Access,
+        limits: Limits,
+    ) -> Running {
         let stats = Arc::new(HttpStats::default());
         let addr = "127.0.0.1:0".parse().unwrap();
-        let server = Server::bind(&[addr], Arc::new(config), limits, stats.clone()).await.unwrap();
+        let server = Server::bind(&[addr], Arc::new(config), limits, stats.clone()).await.unwrap().with_access(access);
         let addr = server.local_addrs()[0];
         let (stop, stopped) = oneshot::channel();
-        let router = router(Arc::new(site), stats.clone()).merge(more);
+        let router = router(site, stats.clone()).merge(more);
         let task = tokio::spawn(server.serve(router, async {
             let _ = stopped.await;
         }));

@@ -8,22 +8,22 @@ use tokio_rustls::TlsConnector;
 
 use super::*;
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, in PEM.
-struct Identity {
+pub(super) struct Identity {
     cert: String,
     key: String,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub(super) fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn issue(&self, name: &str) -> Identity {
+    pub(super) fn issue(&self, name: &str) -> Identity {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.subject_alt_names.push(SanType::URI(format!("spiffe://toy/{name}").try_into().unwrap()));
         let key = KeyPair::generate().unwrap();
@@ -32,7 +32,7 @@ impl Authority {
     }
 
     /// A client that trusts this authority alone.
-    fn client(&self, identity: Option<&Identity>) -> TlsConnector {
+    pub(super) fn client(&self, identity: Option<&Identity>) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -50,7 +50,7 @@ impl Authority {
     }
 
     /// A directory with the server's files, and a configuration that ends in `more`.
-    fn files(&self, more: &str) -> Files {
+    pub(super) fn files(&self, more: &str) -> Files {
         let files = Files::new(&format!("tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n{more}"));
         self.renew(&files);
         files.write("ca.pem", &self.0.pem());

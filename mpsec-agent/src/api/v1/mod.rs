@@ -1,8 +1,11 @@
-//! The JSON API, version 1: read-only views of a snapshot.
+//! The JSON API, version 1: views of a snapshot, and what changes something.
 //!
-//! [`RESOURCES`] is the one table: the routes are made from it, and so is the OpenAPI document in docs/, which a test
-//! compares with it. Handlers ask the site for a snapshot and never touch the kernel.
+//! [`RESOURCES`] and [`ACTIONS`] are the two tables: the routes are made from them, and so is the OpenAPI document in docs/,
+//! which a test compares with them. What is read changes nothing; what changes something goes through `gate`. Handlers ask the
+//! site and never touch the kernel.
 
+mod actions;
+mod gate;
 #[cfg(test)]
 mod openapi;
 mod problem;
@@ -15,7 +18,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, VARY};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
@@ -25,6 +28,9 @@ use bytes::Bytes;
 use super::negotiate::Encoding;
 use super::routes::{Scrapes, SiteError};
 use crate::snapshot::Snapshot;
+pub(super) use actions::is_action;
+#[cfg(test)]
+use actions::{ACTIONS, Action};
 use problem::Problem;
 use query::{Parameter, Query};
 
@@ -89,7 +95,7 @@ const WORTH_A_THREAD: usize = 128;
 
 /// The routes below `/api/v1`.
 pub(super) fn routes() -> Router<Arc<Scrapes>> {
-    let router = Router::new().route(DOCUMENT_PATH, get(document));
+    let router = actions::routes().route(DOCUMENT_PATH, get(document));
     RESOURCES.iter().fold(router, |router, resource| {
         let handler = move |State(scrapes): State<Arc<Scrapes>>, headers: HeaderMap, uri: Uri| async move {
             let body = read(resource, &scrapes, &uri).await;
@@ -116,8 +122,22 @@ pub(super) fn not_found(uri: &Uri) -> Response {
 
 /// The answer to a method that is not there. The router adds `Allow`.
 pub(super) fn wrong_method(method: &Method, uri: &Uri) -> Response {
-    let detail = format!("{method} is not for {}, which can only be read: use GET or HEAD.", uri.path());
+    let path = uri.path();
+    let detail = match is_action(path) {
+        true => format!("{method} is not for {path}, which does something: use POST."),
+        false => format!("{method} is not for {path}, which can only be read: use GET or HEAD."),
+    };
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).into_response()
+}
+
+/// Whether a request comes with a token to where tokens are looked at.
+pub(super) fn has_token_for_action(request: &Request) -> bool {
+    request.method() == Method::POST && is_action(request.uri().path()) && gate::has_token(request.headers())
+}
+
+/// The answer to an action's body that is too large.
+pub(super) fn too_large() -> Response {
+    actions::too_large().into_response()
 }
 
 async fn document(State(scrapes): State<Arc<Scrapes>>, headers: HeaderMap, uri: Uri) -> Response {

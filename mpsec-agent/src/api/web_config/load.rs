@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::http::{HeaderName, HeaderValue};
-use rustls::ServerConfig;
 
-use super::file::{File, Http, RateLimit, Tls};
-use super::{Active, Protection};
+use super::file::{self, File, Http, RateLimit};
+use super::{Active, Protection, Tls};
 use crate::api::auth::Users;
 use crate::api::rate::Bucket;
-use crate::api::tls::{TlsProblem, TlsSettings, TlsVersion, server_config};
+use crate::api::tls::{TlsProblem, TlsSettings, TlsVersion, server_config, server_names};
 
 /// Far more than a configuration or a chain of certificates needs.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -42,7 +41,7 @@ impl fmt::Display for WebConfigError {
 
 /// What tells that a file changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(in crate::api) struct Stamp {
     inode: (u64, u64),
     len: u64,
     modified: (i64, i64),
@@ -50,7 +49,7 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
-    fn new(metadata: &Metadata) -> Self {
+    pub(in crate::api) fn new(metadata: &Metadata) -> Self {
         Stamp {
             inode: (metadata.dev(), metadata.ino()),
             len: metadata.len(),
@@ -60,7 +59,7 @@ impl Stamp {
     }
 
     /// `None` for a file that is not there.
-    pub(super) fn of(path: &Path) -> Option<Self> {
+    pub(in crate::api) fn of(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().map(|metadata| Stamp::new(&metadata))
     }
 }
@@ -107,9 +106,9 @@ pub(super) fn load(path: &Path, before: Option<&Active>, stamps: &mut Stamps) ->
         protection: Protection {
             tls: tls.is_some(),
             basic_auth: users.is_some(),
-            client_certs: tls.as_ref().is_some_and(|(_, client_certs)| *client_certs),
+            client_certs: tls.as_ref().is_some_and(|tls| tls.requires_clients),
         },
-        tls: tls.map(|(config, _)| Arc::new(config)),
+        tls: tls.map(Arc::new),
         headers: Arc::new(loader.http(file.http_server_config.unwrap_or_default())),
         users: users.map(Arc::new),
         rate: loader.rate(file.rate_limit.unwrap_or_default())?,
@@ -137,8 +136,7 @@ impl Loader<'_> {
         })
     }
 
-    /// TLS, and whether it lets in only clients whose certificate was verified.
-    fn tls(&mut self, tls: Tls) -> Result<Option<(ServerConfig, bool)>, WebConfigError> {
+    fn tls(&mut self, tls: file::Tls) -> Result<Option<Tls>, WebConfigError> {
         let has_client_ca = present(&tls.client_ca) || present(&tls.client_ca_file);
         let has_cert = [&tls.cert, &tls.cert_file, &tls.key, &tls.key_file].into_iter().any(present);
         let client_auth = tls.client_auth_type.unwrap_or_default();
@@ -165,7 +163,12 @@ impl Loader<'_> {
         };
         let names = [("cert", &tls.cert_file), ("key", &tls.key_file), ("client_ca", &tls.client_ca_file)];
         let config = server_config(&settings).map_err(|problem| self.tls_error(problem, &names))?;
-        Ok(Some((config, client_auth.requires() && client_auth.verifies())))
+        Ok(Some(Tls {
+            config: Arc::new(config),
+            names: server_names(&settings.cert).into(),
+            verifies_clients: client_auth.verifies(),
+            requires_clients: client_auth.requires() && client_auth.verifies(),
+        }))
     }
 
     /// The inline text, or the content of the file.
@@ -193,7 +196,7 @@ impl Loader<'_> {
         self.path.parent().unwrap_or(Path::new("")).join(file)
     }
 
-    fn check_client_auth(&mut self, tls: &Tls, has_client_ca: bool) -> Result<(), WebConfigError> {
+    fn check_client_auth(&mut self, tls: &file::Tls, has_client_ca: bool) -> Result<(), WebConfigError> {
         let client_auth = tls.client_auth_type.unwrap_or_default();
         if client_auth.verifies() && !has_client_ca {
             return Err(self.error("client_auth_type", &format!("{client_auth:?} needs client_ca_file (or client_ca)")));
@@ -212,7 +215,7 @@ impl Loader<'_> {
         Ok(())
     }
 
-    fn suites(&mut self, tls: &Tls) -> Result<Option<Vec<rustls::SupportedCipherSuite>>, WebConfigError> {
+    fn suites(&mut self, tls: &file::Tls) -> Result<Option<Vec<rustls::SupportedCipherSuite>>, WebConfigError> {
         let Some(listed) = tls.cipher_suites.as_ref().filter(|listed| !listed.is_empty()) else {
             return Ok(None);
         };
@@ -225,7 +228,7 @@ impl Loader<'_> {
 
     fn curves(
         &mut self,
-        tls: &Tls,
+        tls: &file::Tls,
     ) -> Result<Option<Vec<&'static dyn rustls::crypto::SupportedKxGroup>>, WebConfigError> {
         let Some(listed) = tls.curve_preferences.as_ref().filter(|listed| !listed.is_empty()) else {
             return Ok(None);

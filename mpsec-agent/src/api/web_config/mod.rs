@@ -22,6 +22,7 @@ use super::rate::Bucket;
 use super::stats::HttpStats;
 use load::{Stamps, load};
 
+pub(super) use load::Stamp;
 pub use load::WebConfigError;
 
 /// How often at most to look whether a file changed.
@@ -46,10 +47,21 @@ struct State {
 #[derive(Clone, Default)]
 struct Active {
     protection: Protection,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Arc<Tls>>,
     headers: Arc<Vec<(HeaderName, HeaderValue)>>,
     users: Option<Arc<Users>>,
     rate: Option<Arc<Bucket>>,
+}
+
+/// What accepts encrypted connections.
+pub(super) struct Tls {
+    pub(super) config: Arc<ServerConfig>,
+    /// The names in the server's certificate.
+    pub(super) names: Arc<[String]>,
+    /// Whether a certificate that a client shows is verified.
+    pub(super) verifies_clients: bool,
+    /// Whether every client has to show one, and it is verified.
+    requires_clients: bool,
 }
 
 /// What stands between the network and the metrics.
@@ -120,7 +132,7 @@ impl WebConfig {
         }
     }
 
-    pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
+    pub(super) fn tls(&self) -> Option<Arc<Tls>> {
         self.lock().active.tls.clone()
     }
 

@@ -1,0 +1,128 @@
+//! Planning and changing without a running agent: the same engine in the process of the command.
+
+use crate::config::{Config, Loader, nearest};
+use crate::kernel::{cgroup, identity, peer};
+
+use super::apply::{self, Failure, Host, Memory, Outcome, Spirit, preview};
+use super::ask::{Answer, Ask, AskError, LinkSwitch, Settings, Who};
+use super::audit::{Audit, Entry};
+use super::change::Change;
+use super::live::{self, Live};
+use super::settings;
+use super::store::{Place, Store};
+
+/// Does what is asked, and notes it in the log of changes.
+///
+/// # Errors
+/// [`AskError::Wrong`] for settings and names that are wrong, [`AskError::Failed`] where host or state cannot be read.
+pub fn act(loader: &Loader, ask: &Ask) -> Result<Answer, AskError> {
+    let config = load(loader, &[])?;
+    let mut store = open(&config)?;
+    let outcome = match ask {
+        Ask::Plan(asked) => plan(loader, &store, asked)?,
+        Ask::Apply(asked) => apply(loader, &mut store, asked)?,
+        Ask::Release => release(&mut store)?,
+        Ask::Link(switch) => {
+            let mut host = host(&Config::default(), &mut store)?;
+            switch_link(&mut host, &mut store, switch)?
+        }
+    };
+    if ask.is_mutating() {
+        let who = Who::Local { uid: peer::own_user(), pid: std::process::id().try_into().unwrap_or_default() };
+        let entry = Entry::new(&who, ask.to_string(), store.generation(), &outcome);
+        if let Err(error) = Audit::new(store.folder()).append(&entry) {
+            eprintln!("mpsec: the log of changes in {} cannot be written: {error}", store.folder().display());
+        }
+    }
+    Ok(Answer {
+        generation: store.generation(),
+        released: store.released(),
+        outcome,
+        effects: Vec::new(),
+        interfaces: live::interface_names(),
+    })
+}
+
+/// Switches an interface, or says that it would. One that is so already is left alone.
+///
+/// # Errors
+/// [`AskError::Wrong`] where there is no such interface.
+pub fn switch_link(host: &mut impl Host, memory: &mut impl Memory, switch: &LinkSwitch) -> Result<Outcome, AskError> {
+    let actual = host.retrieve().map_err(AskError::Failed)?;
+    let Some(link) = actual.links.iter().find(|link| link.name == switch.name) else {
+        let names: Vec<&str> = actual.links.iter().map(|link| link.name.as_str()).collect();
+        let hint = match nearest(&switch.name, names.iter().copied()) {
+            Some(meant) => format!("did you mean {meant}?"),
+            None => format!("there are {}", names.join(", ")),
+        };
+        return Err(AskError::Wrong(format!("there is no interface {:?}; {hint}", switch.name)));
+    };
+    if link.is_enabled == switch.up {
+        return Ok(Outcome::default());
+    }
+    let change = Change::Link { name: link.name.clone(), index: link.index, up: switch.up };
+    Ok(match switch.dry_run {
+        true => Outcome { changes: vec![change], ..Outcome::default() },
+        false => apply::command(host, memory, change),
+    })
+}
+
+fn load(loader: &Loader, kept: &[String]) -> Result<Config, AskError> {
+    let loaded = settings::load(loader, kept).map_err(|error| AskError::Wrong(error.to_string()))?;
+    Ok(loaded.config)
+}
+
+fn open(config: &Config) -> Result<Store, AskError> {
+    let unknown = |error| AskError::Failed(format!("cannot tell this boot or this network namespace: {error}"));
+    let place = Place { boot: identity::boot_id().map_err(unknown)?, netns: cgroup::netns_cookie().map_err(unknown)? };
+    Store::open(&config.agent.state_dir, place).map_err(|error| AskError::Failed(error.to_string()))
+}
+
+/// The host, after it was found out what became of changes that a crash ended.
+fn host<'a>(config: &Config, store: &mut Store) -> Result<Live<'a>, AskError> {
+    let mut host = Live::open(&config.multipath, None).map_err(AskError::Failed)?;
+    if !store.begun().is_empty() {
+        let actual = host.retrieve().map_err(AskError::Failed)?;
+        store.recover(&actual).map_err(AskError::Failed)?;
+    }
+    Ok(host)
+}
+
+/// Changes nothing, not even what is kept.
+fn plan(loader: &Loader, store: &Store, asked: &Settings) -> Result<Outcome, AskError> {
+    let kept = settings::merge(store.settings(), asked).map_err(AskError::Wrong)?;
+    let config = load(loader, &kept)?;
+    let mut host = Live::open(&config.multipath, None).map_err(AskError::Failed)?;
+    let actual = host.retrieve().map_err(AskError::Failed)?;
+    let owned = store.owned().clone().recovered(store.begun(), &actual);
+    preview(&mut host, &owned, &config.multipath).map(Outcome::from).map_err(AskError::Failed)
+}
+
+/// What was asked for is kept only if the host could be made so.
+fn apply(loader: &Loader, store: &mut Store, asked: &Settings) -> Result<Outcome, AskError> {
+    let kept = settings::merge(store.settings(), asked).map_err(AskError::Wrong)?;
+    let config = load(loader, &kept)?;
+    let mut host = host(&config, store)?;
+    let mut outcome = apply::apply(&mut host, store, &config.multipath, Spirit::Whole);
+    if outcome.is_success() && (store.released() || kept != store.settings()) {
+        keep(store, kept, false, &mut outcome);
+    }
+    Ok(outcome)
+}
+
+/// What was set goes too.
+fn release(store: &mut Store) -> Result<Outcome, AskError> {
+    let mut host = host(&Config::default(), store)?;
+    let mut outcome = apply::release(&mut host, store);
+    if !store.released() || !store.settings().is_empty() {
+        keep(store, Vec::new(), true, &mut outcome);
+    }
+    Ok(outcome)
+}
+
+fn keep(store: &mut Store, settings: Vec<String>, released: bool, outcome: &mut Outcome) {
+    if let Err(error) = store.set(settings, released) {
+        let error = format!("it cannot be kept what was asked for: {error}");
+        outcome.failures.push(Failure { change: None, error, by_hand: None });
+    }
+}
