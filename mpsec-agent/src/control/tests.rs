@@ -15,6 +15,7 @@ use crate::snapshot::mptcp::Limits;
 use super::actual::{Actual, Doings, Exit, Link};
 use super::apply::{Host, Memory, Outcome, Spirit, apply, preview, release, stop};
 use super::change::{Change, Endpoint};
+use super::desired::desired;
 use super::owned::Owned;
 use super::plan::Plan;
 
@@ -276,13 +277,12 @@ proptest! {
         let expected = apply(&mut fresh, &mut fresh_memory, &second, Spirit::Whole);
         prop_assert_eq!(&outcome.refusals, &expected.refusals);
         if outcome.is_success() {
-            // What waits may stay if it was there.
-            let waiting: Vec<IpAddr> = host.actual.addresses.iter().map(|address| address.address).filter(|address| {
-                outcome.waiting.iter().any(|text| text.starts_with(&format!("{address} on ")))
-            }).collect();
+            // What cannot be used now may stay if it was there.
+            let held = desired(&second, &host.actual, &memory.owned).held;
+            let is_held = |address: IpAddr| held.iter().any(|held| held.address == address);
             let keep = |mut actual: Actual| {
-                actual.endpoints.retain(|endpoint| !waiting.contains(&endpoint.address));
-                actual.rules.retain(|rule| !waiting.contains(&rule.source));
+                actual.endpoints.retain(|endpoint| !is_held(endpoint.address));
+                actual.rules.retain(|rule| !is_held(rule.source));
                 actual.routes.clear();
                 plain(actual)
             };
