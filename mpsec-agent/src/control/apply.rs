@@ -173,13 +173,8 @@ pub fn command(host: &mut impl Host, memory: &mut impl Memory, change: Change) -
     perform(host, memory, &[change], None, Spirit::Whole, Vec::new())
 }
 
-/// Gives back everything that is ours, and what bears our mark, even if it is not kept any more who made it.
+/// Gives back everything that is ours.
 pub fn release(host: &mut impl Host, memory: &mut impl Memory) -> Outcome {
-    if !memory.owned().routes
-        && let Err(error) = memory.end(Owned { routes: true, ..memory.owned().clone() })
-    {
-        return Outcome::failed(error);
-    }
     let given_back = apply(host, memory, &MultipathConfig::default(), Spirit::Parts);
     let links = memory.owned().links.clone();
     let actual = match host.retrieve() {

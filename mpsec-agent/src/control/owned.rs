@@ -122,6 +122,8 @@ impl Owned {
             self.limits = None;
         }
         self.endpoints.retain(|ours| actual.endpoints.iter().any(|there| there.has_place_of(ours)));
+        // Those that are there as they are wanted, without our knowing, were made before the memory was lost.
+        self.routes |= !desired.rules.is_empty();
         self.routes &= !actual.routes.is_empty() || !actual.rules.is_empty();
     }
 
