@@ -183,13 +183,13 @@ pub fn release(host: &mut impl Host, memory: &mut impl Memory) -> Outcome {
     };
     let mut changes = Vec::new();
     let mut owned = memory.owned().clone();
-    for (name, changed) in links {
-        match actual.links.iter().find(|link| link.name == name) {
+    for (index, changed) in links {
+        match actual.link(index) {
             Some(link) if link.is_enabled == changed.ours => {
-                changes.push(Change::Link { name, index: link.index, up: changed.original });
+                changes.push(Change::Link { name: link.name.clone(), index, up: changed.original });
             }
             // It is gone, or somebody else has set it since.
-            _ => drop(owned.links.remove(&name)),
+            _ => drop(owned.links.remove(&index)),
         }
     }
     let kept = memory.end(owned).err().map(Failure::other);

@@ -13,7 +13,7 @@ use crate::kernel::address::{Address, Readiness};
 use crate::snapshot::mptcp::Limits;
 
 use super::actual::{Actual, Doings, Exit, Link};
-use super::apply::{Host, Memory, Outcome, Spirit, apply, preview, release, stop};
+use super::apply::{Host, Memory, Outcome, Spirit, apply, command, preview, release, stop};
 use super::change::{Change, Endpoint};
 use super::desired::desired;
 use super::owned::Owned;
@@ -266,6 +266,23 @@ fn an_address_on_several_interfaces_is_used_where_it_can_be() {
     let mut memory = Notebook::default();
     assert!(succeeded(&apply(&mut host, &mut memory, &wanted(&["192.0.2.9"]), Spirit::Whole)));
     assert_eq!(interfaces(&host.actual), [3]);
+}
+
+#[test]
+fn an_interface_that_was_renamed_is_switched_back() {
+    let mut host = Model::new(host_of(2));
+    let mut memory = Notebook::default();
+    for index in [1, 2] {
+        let change = Change::Link { name: format!("wan{index:02}"), index, up: false };
+        assert!(succeeded(&command(&mut host, &mut memory, change)));
+    }
+    // The first one gets another name; in place of the second one there is another, which has not been switched on yet.
+    host.actual.links[0].name = "uplink".into();
+    host.actual.links[1].index = 3;
+    assert!(succeeded(&release(&mut host, &mut memory)));
+    let on: Vec<bool> = host.actual.links.iter().map(|link| link.is_enabled).collect();
+    assert_eq!(on, [true, false]);
+    assert!(memory.owned.is_empty(), "{:?}", memory.owned);
 }
 
 #[test]
