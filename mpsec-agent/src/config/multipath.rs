@@ -50,6 +50,8 @@ pub struct MultipathConfig {
     pub gateways: Vec<PerInterface<IpAddr>>,
     /// Whether paths that went down or silent are taken out at once; see [`MultipathConfig::fails_over`].
     pub failover: Option<bool>,
+    /// What a socket's receive buffer may hold to begin with.
+    pub receive_buffer: ReceiveBuffer,
     /// cgroups whose programs get MPTCP for TCP.
     pub force: ForceConfig,
 }
@@ -83,7 +85,61 @@ impl Default for MultipathConfig {
             route_table: 4800,
             gateways: Vec::new(),
             failover: None,
+            receive_buffer: ReceiveBuffer::Auto,
             force: ForceConfig::default(),
+        }
+    }
+}
+
+/// What a socket's receive buffer may hold to begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReceiveBuffer {
+    /// What failover needs, where it is on.
+    #[default]
+    Auto,
+    /// What it is.
+    Keep,
+    /// So many bytes.
+    Bytes(u32),
+}
+
+/// What a stream of 100 Mbit/s brings in a third of a second, which is how long a hole may stay open.
+const ROOM: u32 = 4_000_000;
+
+impl MultipathConfig {
+    /// What a receive buffer may hold to begin with, in bytes, if that is to be changed.
+    #[must_use]
+    pub fn receive_buffer(&self, fails_over: bool) -> Option<u32> {
+        match self.receive_buffer {
+            ReceiveBuffer::Auto => fails_over.then_some(ROOM),
+            ReceiveBuffer::Keep => None,
+            ReceiveBuffer::Bytes(bytes) => Some(bytes),
+        }
+    }
+}
+
+impl FromStr for ReceiveBuffer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const RANGE: std::ops::RangeInclusive<u32> = 65_536..=1 << 30;
+        match text {
+            "auto" => Ok(Self::Auto),
+            KEEP => Ok(Self::Keep),
+            _ => match text.trim().parse() {
+                Ok(bytes) if RANGE.contains(&bytes) => Ok(Self::Bytes(bytes)),
+                _ => Err(format!("{text:?}: expected auto, {KEEP}, or a number of bytes from 65536 to 1073741824")),
+            },
+        }
+    }
+}
+
+impl fmt::Display for ReceiveBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Keep => f.write_str(KEEP),
+            Self::Bytes(bytes) => write!(f, "{bytes}"),
         }
     }
 }

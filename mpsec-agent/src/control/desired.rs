@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::config::MultipathConfig;
-use crate::config::multipath::{EndpointRule, Match, PathManagerMode, PerInterface, matches};
+use crate::config::multipath::{EndpointRule, Match, PathManagerMode, PerInterface, ReceiveBuffer, matches};
 use crate::kernel::address::{Address, Readiness};
 use crate::kernel::mptcp_pm::EndpointFlags;
 use crate::scheduler::{self, Choice, CongestionControls, PathManagers};
@@ -16,6 +16,7 @@ use super::actual::{Actual, Link};
 use super::change::{Daemon, Endpoint, Force, Policy, SourceRoute, SourceRule};
 use super::mode::{self, MOST};
 
+const RECEIVE_BUFFER: &str = "net.ipv4.tcp_rmem";
 const STALE_LOSSES: &str = "net.mptcp.stale_loss_cnt";
 
 /// What the host should be like, as far as MPSec is asked to see to it.
@@ -109,6 +110,12 @@ impl Desired {
         // net/mptcp/pm.c, 6.18), unless it is said how many there have to be.
         if self.failover && actual.sysctl(STALE_LOSSES).is_some() {
             self.sysctls.insert(STALE_LOSSES.to_owned(), "1".to_owned());
+        }
+        if let Some(bytes) = settings.receive_buffer(self.failover) {
+            let is_minimum = settings.receive_buffer == ReceiveBuffer::Auto;
+            if let Some(sizes) = actual.sysctl(RECEIVE_BUFFER).and_then(|sizes| with_room(sizes, bytes, is_minimum)) {
+                self.sysctls.insert(RECEIVE_BUFFER.to_owned(), sizes);
+            }
         }
         for sysctl in &settings.sysctls {
             self.sysctl(actual, &format!("net.mptcp.{}", sysctl.name), sysctl.value.to_string());
@@ -333,6 +340,15 @@ impl Desired {
     }
 }
 
+/// Minimum, default and maximum with this default, or a larger one that is there if `is_minimum`.
+fn with_room(sizes: &str, bytes: u32, is_minimum: bool) -> Option<String> {
+    let sizes: Vec<u32> = sizes.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+    let [least, usual, most] = sizes.try_into().ok()?;
+    let usual = if is_minimum { bytes.max(usual) } else { bytes };
+    // The kernel keeps them in `int`.
+    Some(format!("{least} {usual} {}", most.max(usual.saturating_mul(8)).min(i32::MAX as u32)))
+}
+
 /// The interfaces that a rule means, by name.
 fn links<'a>(rule: &EndpointRule, actual: &'a Actual) -> Vec<&'a Link> {
     let is_meant = |link: &&Link| match &rule.matches {
@@ -368,4 +384,18 @@ fn exit(settings: &MultipathConfig, actual: &Actual, link: &Link, is_ipv4: bool)
 
 fn has_exit(settings: &MultipathConfig, actual: &Actual, link: &Link, is_ipv4: bool) -> bool {
     exit(settings, actual, link, is_ipv4).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receive_buffer_is_not_made_smaller_unasked() {
+        assert_eq!(with_room("4096 131072 6291456", 4_000_000, true).as_deref(), Some("4096 4000000 32000000"));
+        assert_eq!(with_room("4096 9000000 80000000", 4_000_000, true).as_deref(), Some("4096 9000000 80000000"));
+        assert_eq!(with_room("4096 9000000 80000000", 65_536, false).as_deref(), Some("4096 65536 80000000"));
+        assert_eq!(with_room("4096 131072 6291456", 1 << 30, false).as_deref(), Some("4096 1073741824 2147483647"));
+        assert_eq!(with_room("4096 131072", 4_000_000, true), None);
+    }
 }

@@ -24,13 +24,14 @@ use super::plan::Plan;
 /// downwards), which are more than a rule for single addresses means.
 const RULE_PRIORITY: u32 = 15_480;
 /// Settings that are looked at beside `net.mptcp.*`.
-const SYSCTLS: [&str; 6] = [
+const SYSCTLS: [&str; 7] = [
     "net.ipv4.tcp_allowed_congestion_control",
     "net.ipv4.tcp_available_congestion_control",
     "net.ipv4.tcp_congestion_control",
     "net.ipv4.tcp_max_reordering",
     "net.ipv4.tcp_recovery",
     "net.ipv4.tcp_reordering",
+    "net.ipv4.tcp_rmem",
 ];
 
 /// What the running agent does itself.
