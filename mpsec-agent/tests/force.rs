@@ -2,13 +2,13 @@
 //! control groups and outside of them.
 
 use std::collections::BTreeMap;
-use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::process::CommandExt as _;
+use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use std::{env, fs, io};
+use std::{env, fs};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Arguments;
@@ -17,6 +17,7 @@ use mpsec_agent::kernel::features::Features;
 use mpsec_agent::kernel::force::{Force, ForceError, Sockets};
 use mpsec_agent::kernel::mib;
 use mpsec_common::force::flags;
+use mpsec_tests::mptcp_socket::{Protocol, protocol_of};
 use mpsec_tests::need;
 use mpsec_tests::netns::Netns;
 use mpsec_tests::trial::{Skip, trial};
@@ -40,34 +41,19 @@ fn main() {
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
-/// Listens, connects, accepts, with nothing but the standard library.
-fn ordinary() -> io::Result<()> {
+/// Listens, connects, accepts, as the standard library does it.
+fn ordinary() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let client = TcpStream::connect(listener.local_addr()?)?;
     let (accepted, _) = listener.accept()?;
+    let ipv6 = Protocol::Tcp.socket(Ipv6Addr::LOCALHOST.into())?;
     let datagrams = UdpSocket::bind("127.0.0.1:0")?;
-    let sockets: [(&str, &dyn AsRawFd); 4] =
-        [("listener", &listener), ("client", &client), ("accepted", &accepted), ("datagrams", &datagrams)];
-    for (name, socket) in sockets {
-        println!("{name} {}", protocol(socket.as_raw_fd())?);
-    }
-    for (name, family, kind, asked) in [
-        ("ipv6", libc::AF_INET6, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, TCP),
-        ("local", libc::AF_UNIX, libc::SOCK_STREAM, 0),
-    ] {
-        // SAFETY: socket takes numbers alone.
-        let socket = unsafe { libc::socket(family, kind, asked) };
-        println!("{name} {}", protocol(socket)?);
-    }
+    let name = std::os::unix::net::SocketAddr::from_abstract_name(format!("mpsec-test-{}", std::process::id()))?;
+    let local = UnixListener::bind_addr(&name)?;
+    println!("listener {}\nclient {}", protocol_of(&listener)?, protocol_of(&client)?);
+    println!("accepted {}\nipv6 {}", protocol_of(&accepted)?, protocol_of(&ipv6)?);
+    println!("datagrams {}\nlocal {}", protocol_of(&datagrams)?, protocol_of(&local)?);
     Ok(())
-}
-
-fn protocol(socket: RawFd) -> io::Result<i32> {
-    let (mut value, mut len) = (0, size_of::<libc::c_int>() as libc::socklen_t);
-    // SAFETY: the descriptor is open, and both pointers are to variables that outlive the call; the length is the first's.
-    let result =
-        unsafe { libc::getsockopt(socket, libc::SOL_SOCKET, libc::SO_PROTOCOL, (&raw mut value).cast(), &raw mut len) };
-    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A control group of this test's own, gone on drop with those below.
@@ -105,14 +91,9 @@ impl Drop for Group {
 
 /// What the sockets of an ordinary program are that is started in a control group of a namespace.
 fn sockets_in(netns: &Netns, group: Option<&Path>) -> Result<BTreeMap<String, i32>> {
-    let procs = group.map(|group| fs::OpenOptions::new().write(true).open(group.join("cgroup.procs"))).transpose()?;
-    let mut program = Command::new("/proc/self/exe");
-    program.env(ORDINARY, "1");
-    if let Some(procs) = procs {
-        let join = move || io::Write::write_all(&mut &procs, b"0");
-        // SAFETY: between fork and exec nothing is done but one write(2).
-        unsafe { program.pre_exec(join) };
-    }
+    let procs = group.map_or_else(|| "/dev/null".into(), |group| group.join("cgroup.procs"));
+    let mut program = Command::new("sh");
+    program.args(["-c", "echo 0 >\"$0\" && exec \"$1\""]).arg(procs).arg(env::current_exe()?).env(ORDINARY, "1");
     let output = netns.run(move || program.output())?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout)?;

@@ -39,6 +39,11 @@ const IPPROTO_MPTCP: i32 = 262;
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "fexit/update_socket_protocol")]
 pub extern "C" fn mpsec_mptcpify(arguments: *const u64) -> i32 {
+    protocol(arguments)
+}
+
+#[inline(always)]
+fn protocol(arguments: *const u64) -> i32 {
     // SAFETY: the function has three arguments.
     let argument = |index| unsafe { arguments.add(index).read_volatile() as i32 };
     if !is_tcp(argument(0), argument(1), argument(2)) || !is_own_namespace() {
@@ -75,7 +80,7 @@ fn listed() -> Option<u32> {
             break;
         }
         // SAFETY: the value is read at once, and the agent writes it whole.
-        if let Some(flags) = unsafe { FORCED_CGROUPS.get(&id) } {
+        if let Some(flags) = unsafe { FORCED_CGROUPS.get(id) } {
             nearest = Some(*flags & flags::ALL);
         }
     }

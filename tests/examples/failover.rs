@@ -7,9 +7,9 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use mpsec_agent::agent::failover::driver::policy;
-use mpsec_agent::kernel::mptcp_pm::{Endpoint, EndpointFlags, PathManager};
+use mpsec_agent::kernel::mptcp_pm::{Endpoint, PathManager};
 use mpsec_agent::kernel::policy::Policy;
 use mpsec_tests::keeper::Keeper;
 use mpsec_tests::mptcp::Info;
@@ -18,6 +18,10 @@ use mpsec_tests::paths::{Family, Host, address};
 use mpsec_tests::stream::{Call, Stream};
 use mpsec_tests::wan::{Line, Wan};
 
+/// How long a path stays away, and how long it is waited for afterwards.
+const OUTAGE: Duration = Duration::from_secs(3);
+
+/// The words of the command line.
 #[derive(Clone)]
 struct Plan(BTreeMap<String, String>);
 
@@ -61,6 +65,12 @@ fn main() -> Result<()> {
             done.push(worker.join().expect("no panic")?);
         }
     }
+    report(&plan, &done);
+    Ok(())
+}
+
+/// The median and the worst of each figure.
+fn report(plan: &Plan, done: &[Round]) {
     let column = |take: &dyn Fn(&Round) -> f64| {
         let mut values: Vec<f64> = done.iter().map(take).collect();
         values.sort_by(f64::total_cmp);
@@ -77,9 +87,9 @@ fn main() -> Result<()> {
         column(&|round| f64::from(round.subflows)),
         column(&|round| round.extra as f64 / 1000.0),
     );
-    Ok(())
 }
 
+/// `rto_min=` microseconds, `rto_max=` milliseconds, `stale=`, `wmem=`, `rmem=` and `cc=`, on the `ends=`.
 fn tune(plan: &Plan, netns: &Netns, end: &str) -> Result<()> {
     let ends = plan.text("ends", "both");
     netns.sysctl("net/ipv4/tcp_no_metrics_save", "1")?;
@@ -108,46 +118,67 @@ fn tune(plan: &Plan, netns: &Netns, end: &str) -> Result<()> {
 }
 
 fn round(plan: &Plan, number: u64, ready: &Barrier) -> Result<Round> {
-    let delay = plan.number("rtt").unwrap_or(10) / 2;
-    let line = Line { delay: Duration::from_millis(delay), mbit: plan.number("mbit").unwrap_or(20), ..Line::USUAL };
     let path = plan.number("path").unwrap_or(1) as usize;
-    let mut lines = [line, line];
-    if let Some(rtt) = plan.number("path_rtt") {
-        lines[path].delay = Duration::from_millis(rtt / 2);
-    }
-    let wan = Wan::new(&lines)?;
-    tune(plan, &wan.client, "client")?;
-    tune(plan, &wan.server, "server")?;
-    for path in 0..2 {
-        wan.add_endpoint(path)?;
-    }
+    let wan = lay(plan, path)?;
     let keepers = keepers(plan, &wan)?;
     ready.wait();
     thread::sleep(Duration::from_millis(37 * number));
     let call = Call::open(&wan)?;
     let (from, to) = call.ends(if plan.text("dir", "up") == "up" { Host::Client } else { Host::Server });
-    let rate = plan.number("rate").unwrap_or(10) * 125_000;
     let start = Instant::now();
-    let stream = Stream::start(from, to, rate)?;
+    let stream = Stream::start(from, to, plan.number("rate").unwrap_or(10) * 125_000)?;
     thread::sleep(Duration::from_millis(1000));
     let before = Info::of(from)?.context("no MPTCP")?;
-    if before.subflows_total != 2 {
-        bail!("{} subflows", before.subflows_total);
-    }
-    if let Some(ppm) = plan.number("loss") {
-        wan.lose(path, ppm);
-    }
-    let remove = plan.number("remove");
-    let endpoint = wan.client.run(|| -> Result<_> {
-        let mut manager = PathManager::open()?;
-        Ok(manager
-            .endpoints()?
-            .into_iter()
-            .find(|endpoint| endpoint.address == address(Host::Client, Family::V4, path)))
-    })?;
-    let endpoint = endpoint.context("no endpoint")?;
-    let mut manager = wan.client.run(PathManager::open)?;
+    ensure!(before.subflows_total == 2, "{} subflows", before.subflows_total);
+    let by_hand = ByHand::open(&wan, path)?;
     let fault = Instant::now();
+    strike(plan, &wan, path)?;
+    by_hand.act(plan, &wan)?;
+    thread::sleep((fault + OUTAGE).saturating_duration_since(Instant::now()));
+    let carried = wan.carried(path);
+    heal(plan, &wan, path)?;
+    if plan.number("remove").is_some() {
+        by_hand.undo(&wan)?;
+    }
+    let back = back(&wan, path, carried);
+    let info = Info::of(from)?.context("no MPTCP")?;
+    let slack = Duration::from_millis(30 + plan.number("rtt").unwrap_or(10));
+    let result = Round {
+        gap: stream.longest_gap(fault, OUTAGE).as_secs_f64(),
+        caught_up: stream.caught_up(start, fault, slack).map(|time| time.as_secs_f64()),
+        rest_mbit: stream.mbit(fault + Duration::from_millis(500), Duration::from_secs(1)),
+        back,
+        subflows: info.subflows_total,
+        extra: info.bytes_retrans - before.bytes_retrans,
+    };
+    if let Err(error) = stream.finish(from) {
+        println!("  stuck: {error:#}; {result:?}");
+    } else if plan.number("verbose").is_some() {
+        println!("  {result:?}");
+    }
+    keepers.into_iter().try_for_each(Keeper::stop)?;
+    Ok(result)
+}
+
+/// Two lines, as `rtt=` milliseconds and `mbit=` say; `path_rtt=` of the one that fails, `loss=` of a million packets on it.
+fn lay(plan: &Plan, path: usize) -> Result<Wan> {
+    let delay = |key: &str| plan.number(key).map(|rtt| Duration::from_millis(rtt / 2));
+    let mbit = plan.number("mbit").unwrap_or(Line::USUAL.mbit);
+    let line = Line { delay: delay("rtt").unwrap_or(Line::USUAL.delay), mbit, ..Line::USUAL };
+    let mut lines = [line, line];
+    lines[path].delay = delay("path_rtt").unwrap_or(line.delay);
+    let wan = Wan::new(&lines)?;
+    tune(plan, &wan.client, "client")?;
+    tune(plan, &wan.server, "server")?;
+    for path in 0..lines.len() {
+        wan.add_endpoint(path)?;
+    }
+    wan.lose(path, plan.number("loss").unwrap_or(0));
+    Ok(wan)
+}
+
+/// `fault=`
+fn strike(plan: &Plan, wan: &Wan, path: usize) -> Result<()> {
     match plan.text("fault", "none") {
         "down" => wan.down(path)?,
         "carrier" => wan.carrier(path, false)?,
@@ -162,72 +193,57 @@ fn round(plan: &Plan, number: u64, ready: &Barrier) -> Result<Round> {
         }
         _ => {}
     }
-    if let Some(after) = remove {
-        thread::sleep(Duration::from_millis(after));
-        manager.delete_endpoint(&endpoint)?;
-        if path == 0 {
-            let zero = Endpoint { id: 0, flags: EndpointFlags::default(), ..endpoint.clone() };
-            let _ = manager.delete_endpoint(&zero);
-        }
-    }
-    if let Some(after) = plan.number("destroy") {
-        thread::sleep(Duration::from_millis(after));
-        let dead = address(Host::Client, Family::V4, path).to_string();
-        println!("{}", wan.server.output("ss", &["-Ktn", "dst", &dead])?.lines().count());
-    }
-    thread::sleep((fault + Duration::from_millis(3000)).saturating_duration_since(Instant::now()));
-    let healed = Instant::now();
-    let carried = wan.carried(path);
+    Ok(())
+}
+
+fn heal(plan: &Plan, wan: &Wan, path: usize) -> Result<()> {
     match plan.text("fault", "none") {
         "down" => wan.up(path)?,
         "carrier" => wan.carrier(path, true)?,
         _ => wan.silence(path, [false; 2]),
     }
-    if remove.is_some() {
-        manager.add_endpoint(&endpoint)?;
-    }
+    Ok(())
+}
+
+/// When the path has carried some data again.
+fn back(wan: &Wan, path: usize, carried: u64) -> Option<f64> {
+    let start = Instant::now();
     let mut back = None;
-    while healed.elapsed() < Duration::from_secs(3) {
+    while start.elapsed() < OUTAGE {
         if back.is_none() && wan.carried(path) > carried + 20 {
-            back = Some(healed.elapsed().as_secs_f64());
+            back = Some(start.elapsed().as_secs_f64());
         }
         thread::sleep(Duration::from_millis(5));
     }
-    let info = Info::of(from)?.context("no MPTCP")?;
-    let window = Duration::from_millis(3000);
-    let result = Round {
-        gap: stream.longest_gap(fault, window).as_secs_f64(),
-        caught_up: stream.caught_up(start, fault, Duration::from_millis(30 + delay * 2)).map(|time| time.as_secs_f64()),
-        rest_mbit: stream.mbit(fault + Duration::from_millis(500), Duration::from_secs(1)),
-        back,
-        subflows: info.subflows_total,
-        extra: info.bytes_retrans - before.bytes_retrans,
-    };
-    if plan.number("counters").is_some() && back.is_none() {
-        for netns in [&wan.client, &wan.server] {
-            println!("{}", netns.output("ss", &["-ntiMm"])?);
-            println!("{}", netns.output("ss", &["-ntimH"])?);
-            let text = netns.read("/proc/thread-self/net/netstat")?;
-            let lines: Vec<&str> = text.lines().collect();
-            for pair in lines.chunks(2) {
-                for (name, value) in pair[0].split_whitespace().zip(pair[1].split_whitespace()) {
-                    if value != "0" {
-                        print!("{name}={value} ");
-                    }
-                }
-            }
-            println!();
+    back
+}
+
+/// What the agent could do, done at a given time: `remove=` milliseconds after the fault the client's endpoint, `destroy=` the
+/// server's subflow.
+struct ByHand(Endpoint);
+
+impl ByHand {
+    fn open(wan: &Wan, path: usize) -> Result<Self> {
+        let local = address(Host::Client, Family::V4, path);
+        let endpoints = wan.client.run(|| PathManager::open()?.endpoints())?;
+        endpoints.into_iter().find(|endpoint| endpoint.address == local).map(Self).context("no endpoint")
+    }
+
+    fn act(&self, plan: &Plan, wan: &Wan) -> Result<()> {
+        if let Some(after) = plan.number("remove") {
+            thread::sleep(Duration::from_millis(after));
+            wan.client.run(|| PathManager::open()?.delete_endpoint(&self.0))?;
         }
+        if let Some(after) = plan.number("destroy") {
+            thread::sleep(Duration::from_millis(after));
+            wan.server.output("ss", &["-Ktn", "dst", &self.0.address.to_string()])?;
+        }
+        Ok(())
     }
-    if let Err(error) = stream.finish(from) {
-        println!("  stuck: {error:#}; {result:?}");
-    } else if plan.number("verbose").is_some() {
-        println!("  {result:?}");
+
+    fn undo(&self, wan: &Wan) -> Result<()> {
+        Ok(wan.client.run(|| PathManager::open()?.add_endpoint(&self.0))?)
     }
-    for keeper in keepers {
-        keeper.stop()?;
-    }
-    Ok(result)
 }
 
 /// `keep=client`, `server` or `both`; `policy_rto_min=` and `policy_rto_max=`; `acts=0` for nothing but the policy.

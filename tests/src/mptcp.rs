@@ -145,9 +145,9 @@ impl Conversation {
     /// Both ends say that they are done, the client first, and see the other's end.
     pub fn close(self) -> Result<()> {
         let Self { client, server, listener: _listener } = self;
-        for (from, mut to) in [(&client.stream, &server.stream), (&server.stream, &client.stream)] {
+        for (from, to) in [(&client.stream, &server.stream), (&server.stream, &client.stream)] {
             from.shutdown(std::net::Shutdown::Write).context("shutdown")?;
-            ensure!(to.read(&mut [0]).context("the other's end")? == 0, "bytes that nobody sent");
+            ensure!(read(to, &mut [0]).context("the other's end")? == 0, "bytes that nobody sent");
         }
         Ok(())
     }
@@ -234,18 +234,29 @@ fn send(mut stream: &TcpStream, offset: u64, len: u64, rate: Option<u64>) -> Res
     Ok(())
 }
 
-fn receive(mut stream: &TcpStream, offset: u64, len: u64) -> Result<()> {
+fn receive(stream: &TcpStream, offset: u64, len: u64) -> Result<()> {
     let pattern = pattern();
     let (mut buffer, mut done) = (vec![0; CHUNK], 0);
     while done < len {
         let room = (len - done).min(CHUNK as u64) as usize;
-        let got = stream.read(&mut buffer[..room]).with_context(|| format!("receive byte {}", offset + done))?;
+        let got = read(stream, &mut buffer[..room]).with_context(|| format!("receive byte {}", offset + done))?;
         ensure!(got > 0, "the end after {done} of {len} bytes");
         let from = ((offset + done) % PERIOD as u64) as usize;
         ensure!(buffer[..got] == pattern[from..][..got], "wrong bytes after {}", offset + done);
         done += got as u64;
     }
     Ok(())
+}
+
+/// Reads once. A wait that has a limit may be interrupted though no signal came (mptcp_recvmsg, net/mptcp/protocol.c, Linux
+/// 6.18, takes work that the kernel has for a thread for one).
+fn read(mut stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
 }
 
 /// What a program sends, from any place in its period on.

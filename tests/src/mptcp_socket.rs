@@ -75,6 +75,17 @@ pub fn bind(socket: &impl AsRawFd, address: SocketAddr) -> io::Result<()> {
     check(unsafe { libc::bind(socket.as_raw_fd(), name.as_ptr().cast(), len) })
 }
 
+/// The number of a socket's protocol (SO_PROTOCOL).
+pub fn protocol_of(socket: &impl AsRawFd) -> io::Result<i32> {
+    let (mut value, mut len) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: the descriptor is open, and both pointers are to variables that outlive the call; the length is the first's.
+    check(unsafe {
+        let value = (&raw mut value).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PROTOCOL, value, &raw mut len)
+    })?;
+    Ok(value)
+}
+
 /// Lets a port be used that has just been.
 fn reuse(socket: &OwnedFd) -> io::Result<()> {
     let yes = 1i32;

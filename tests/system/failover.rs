@@ -105,12 +105,20 @@ fn one(fault: Fault, sender: Host, path: usize, most: Duration) -> Result<()> {
     }
     // A client that only receives learns of a subflow that its server has closed when it next has something to say.
     if fault != Fault::Silence || sender == Host::Client {
-        wait::until(BACK, || Ok(ensure!(wan.carried(path) > before + 20, "the path is not used again")))?;
+        used(&wan, path, before)?;
     }
     stream.finish(from)?;
     ensure!(gap < most, "a gap of {gap:?}");
     ensure!(rest > 9.0, "{rest} Mbit/s half a second later");
     keepers.into_iter().try_for_each(Keeper::stop)
+}
+
+/// Waits until a path carries data again.
+fn used(wan: &Wan, path: usize, before: u64) -> Result<()> {
+    wait::until(BACK, || {
+        ensure!(wan.carried(path) > before + 20, "the path is not used again");
+        Ok(())
+    })
 }
 
 /// Nothing is received for a tenth of a second now and then: no reason to give a path up.
@@ -126,7 +134,7 @@ fn stalls() -> Result<()> {
             thread::sleep(Duration::from_millis(500));
             let before = wan.carried(path);
             wan.hold(path, Duration::from_millis(100));
-            wait::until(BACK, || Ok(ensure!(wan.carried(path) > before + 20, "the path is not used again")))?;
+            used(&wan, path, before)?;
         }
         joined(&call)?;
         ensure!(wan.client.ip("mptcp endpoint show")? == endpoints, "an endpoint is away");
@@ -144,7 +152,10 @@ fn restored() -> Result<()> {
     let before = show()?;
     let keeper = Keeper::start(&wan.client, vec![(None, policy())], true)?;
     wan.down(1)?;
-    wait::until(SOON, || Ok(ensure!(!show()?.contains("10.0.1.1"), "it is there still")))?;
+    wait::until(SOON, || {
+        ensure!(!show()?.contains("10.0.1.1"), "it is there still");
+        Ok(())
+    })?;
     keeper.stop()?;
     ensure!(show()? == before, "{before} is now {}", show()?);
     Ok(())

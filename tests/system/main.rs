@@ -13,6 +13,7 @@ mod harness;
 mod hotplug;
 mod http;
 mod lab;
+mod laboratory;
 mod mptcp_life;
 mod mptcp_probes;
 mod mptcp_truth;
@@ -39,6 +40,7 @@ fn main() {
     let trials = [
         harness::trials(),
         lab::trials(),
+        laboratory::trials(),
         mptcp_truth::trials(),
         mptcp_life::trials(),
         mptcp_probes::trials(),

@@ -7,6 +7,7 @@ pub mod bench;
 pub mod check;
 pub mod dashboards;
 pub mod ebpf;
+pub mod lab;
 pub mod run;
 pub mod test;
 

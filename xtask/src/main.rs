@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, check, dashboards, ebpf, run, rustc, test};
+use xtask::{bench, check, dashboards, ebpf, lab, run, rustc, test};
 
 /// MPSec's build, test and measurement commands.
 #[derive(Parser)]
@@ -17,6 +17,8 @@ struct Cli {
 enum Command {
     /// Build the agent and run it on this machine (as root; through sudo where it is there)
     Run(run::Args),
+    /// Show on this machine what several paths do: build the agent and run its laboratory (as root, the same way)
+    Lab(lab::Args),
     /// Run every test that this machine can run, and sum up
     Test(test::Args),
     /// Run the gate: format, lints, documentation, dependencies, tidiness
@@ -43,6 +45,7 @@ fn dispatch() -> Result<ExitCode> {
     let root = xtask::tree::root()?;
     match Cli::parse().command {
         Command::Run(args) => run::main(&root, &args),
+        Command::Lab(args) => lab::main(&root, &args),
         Command::Test(args) => test::main(&root, &args),
         Command::Check(args) => check::main(&root, &args),
         Command::Ebpf(args) => ebpf::main(&root, &args),

@@ -130,6 +130,7 @@ impl Agency {
         let settings = pm::Settings {
             mode: pm::mode::Kind::Ndiffports,
             subflows: u16::try_from(subflows).unwrap_or(u16::MAX),
+            most_subflows: u16::try_from(subflows).unwrap_or(u16::MAX).max(pm::Settings::default().most_subflows),
             salt: u64::from(std::process::id()),
             ..pm::Settings::default()
         };

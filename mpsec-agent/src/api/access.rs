@@ -55,7 +55,9 @@ impl Access {
         }
         let token = http.control_token_file.as_deref().map(TokenFile::open).transpose()?;
         let Some(tls) = web.tls() else {
-            tracing::warn!("http.control has no effect without TLS: add tls_server_config to the file of http.web_config");
+            tracing::warn!(
+                "http.control has no effect without TLS: add tls_server_config to the file of http.web_config"
+            );
             return Ok(Access { is_on: true, token });
         };
         if token.is_none() && !tls.verifies_clients {
@@ -143,9 +145,10 @@ fn read(path: &Path, stamp: &mut Option<Stamp>) -> Result<String, String> {
     let mut token = String::new();
     file.take(LONGEST).read_to_string(&mut token).map_err(text)?;
     match token.trim() {
-        short if short.len() < SHORTEST => {
-            Err(format!("its token has {} characters, fewer than {SHORTEST}: openssl rand -hex 32 > {shown}", short.len()))
-        }
+        short if short.len() < SHORTEST => Err(format!(
+            "its token has {} characters, fewer than {SHORTEST}: openssl rand -hex 32 > {shown}",
+            short.len()
+        )),
         odd if !odd.bytes().all(|byte| byte.is_ascii_graphic()) => {
             Err("its token holds something else than visible ASCII characters".into())
         }

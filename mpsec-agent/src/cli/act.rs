@@ -234,7 +234,9 @@ mod tests {
         }
         assert!(parse("plan --check").unwrap().check && parse("apply --json").unwrap().json);
         assert!(!parse("link up a --dry-run").unwrap().ask.is_mutating());
-        for line in ["apply a=b", "link", "link up", "link wan0 up", "apply --check", "release --set a=b", "plan --cc bbr"] {
+        for line in
+            ["apply a=b", "link", "link up", "link wan0 up", "apply --check", "release --set a=b", "plan --cc bbr"]
+        {
             assert!(parse(line).is_err(), "{line}");
         }
     }

@@ -172,7 +172,8 @@ pub fn last(folder: &Path, count: usize) -> io::Result<Vec<Entry>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        entries.extend(bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Entry>(line).ok()));
+        entries
+            .extend(bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Entry>(line).ok()));
     }
     entries.drain(..entries.len().saturating_sub(count));
     Ok(entries)
@@ -277,7 +278,8 @@ mod tests {
             assert!((1..=2000).contains(&bytes), "{name}: {bytes}");
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
-        let found: Vec<usize> = last(folder.path(), 99).unwrap().iter().map(|entry| entry.what.parse().unwrap()).collect();
+        let found: Vec<usize> =
+            last(folder.path(), 99).unwrap().iter().map(|entry| entry.what.parse().unwrap()).collect();
         assert!(found.len() > 5 && found.iter().copied().eq(50 - found.len()..50), "{found:?}");
     }
 

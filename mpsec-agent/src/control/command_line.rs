@@ -31,7 +31,8 @@ pub fn run(command: &ActCommand) -> anyhow::Result<ExitCode> {
         }
         Err(error) => anyhow::bail!("{}", lines(&error.to_string())),
     };
-    let text = if command.json { format!("{}\n", serde_json::to_string_pretty(&answer)?) } else { show::text(ask, &answer) };
+    let text =
+        if command.json { format!("{}\n", serde_json::to_string_pretty(&answer)?) } else { show::text(ask, &answer) };
     print(&text).context("standard output")?;
     Ok(ExitCode::from(match answer.outcome.is_success() {
         true if command.check && !answer.outcome.changes.is_empty() => SOMETHING_TO_CHANGE,

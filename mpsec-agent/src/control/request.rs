@@ -38,7 +38,9 @@ impl Request {
             return ask.map(Request::Ask).map_err(|error| AskError::Wrong(format!("this is no request: {error}")));
         }
         let shown: String = line.chars().take(SHOWN).collect();
-        Err(AskError::Wrong(format!("unknown request {shown:?}; known: {STATUS}, and plan, apply, release and link in JSON")))
+        Err(AskError::Wrong(format!(
+            "unknown request {shown:?}; known: {STATUS}, and plan, apply, release and link in JSON"
+        )))
     }
 }
 
@@ -197,8 +199,11 @@ mod tests {
             settings().prop_map(Ask::Plan),
             settings().prop_map(Ask::Apply),
             Just(Ask::Release),
-            (".*", any::<bool>(), any::<bool>())
-                .prop_map(|(name, up, dry_run)| Ask::Link(LinkSwitch { name, up, dry_run })),
+            (".*", any::<bool>(), any::<bool>()).prop_map(|(name, up, dry_run)| Ask::Link(LinkSwitch {
+                name,
+                up,
+                dry_run
+            })),
         ]
     }
 

@@ -65,7 +65,9 @@ fn headline(ask: &Ask, answer: &Answer) -> String {
         };
     }
     match (outcome.changes.is_empty(), would) {
-        (true, _) if *ask == Ask::Release => "Nothing to give back. Nothing is changed until the next mpsec apply.".into(),
+        (true, _) if *ask == Ask::Release => {
+            "Nothing to give back. Nothing is changed until the next mpsec apply.".into()
+        }
         (true, _) => match ask {
             Ask::Link(LinkSwitch { name, up, .. }) => {
                 format!("Nothing to change: {} is {}.", plain(name), if *up { "up" } else { "down" })
@@ -169,7 +171,9 @@ impl Group {
             Change::AddEndpoint(_) | Change::RemoveEndpoint(_) | Change::EndpointFlags { .. } => Group::Endpoints,
             Change::AddRoute(_) | Change::RemoveRoute(_) | Change::AddRule(_) | Change::RemoveRule(_) => Group::Routes,
             Change::Link { .. } => Group::Interfaces,
-            Change::Daemon { .. } | Change::Policy { .. } | Change::Failover { .. } | Change::Force { .. } => Group::Agent,
+            Change::Daemon { .. } | Change::Policy { .. } | Change::Failover { .. } | Change::Force { .. } => {
+                Group::Agent
+            }
         }
     }
 

@@ -244,7 +244,11 @@ mod tests {
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&file, &link).unwrap();
         for taken in [folder.path(), &file, &link] {
-            assert!(matches!(ControlSocket::bind(taken, GROUP).await, Err(SocketError::NotASocket(_))), "{}", taken.display());
+            assert!(
+                matches!(ControlSocket::bind(taken, GROUP).await, Err(SocketError::NotASocket(_))),
+                "{}",
+                taken.display()
+            );
         }
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "data");
     }

@@ -42,11 +42,7 @@ pub fn act(loader: &Loader, ask: &Ask) -> Result<Answer, AskError> {
 ///
 /// # Errors
 /// [`AskError::Wrong`] where there is no such interface.
-pub fn switch_link(
-    host: &mut impl Host,
-    memory: &mut impl Memory,
-    switch: &LinkSwitch,
-) -> Result<Outcome, AskError> {
+pub fn switch_link(host: &mut impl Host, memory: &mut impl Memory, switch: &LinkSwitch) -> Result<Outcome, AskError> {
     let actual = host.retrieve().map_err(AskError::Failed)?;
     let Some(link) = actual.links.iter().find(|link| link.name == switch.name) else {
         let names: Vec<&str> = actual.links.iter().map(|link| link.name.as_str()).collect();

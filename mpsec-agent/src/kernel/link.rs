@@ -198,7 +198,10 @@ impl Events {
         self.buffer.clear();
         match self.socket.recv(&mut self.buffer).await {
             Ok(()) => Ok(Ok(messages(&self.buffer).filter_map(|message| decode(&message)).collect())),
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Err(Overflow)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                super::hear_again(self.socket.socket_mut())?;
+                Ok(Err(Overflow))
+            }
             Err(error) => Err(error),
         }
     }

@@ -147,7 +147,10 @@ impl Events {
         match read {
             Ok(()) => Ok(messages(&self.buffer)
                 .fold(Changed::default(), |changed, message| changed.or(Changed::of(&message, &self.tables)))),
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Changed::EVERYTHING),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                super::hear_again(self.socket.socket_ref())?;
+                Ok(Changed::EVERYTHING)
+            }
             Err(error) => Err(error),
         }
     }

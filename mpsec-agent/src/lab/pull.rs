@@ -46,8 +46,10 @@ pub struct Pulled {
     pub victim: usize,
     /// The longest time without a byte before the fault.
     pub usual_gap: Duration,
-    /// The longest time without a byte from the fault on.
+    /// The longest time without a byte while the path was gone.
     pub longest_gap: Duration,
+    /// The longest time without a byte from when it was back.
+    pub gap_when_back: Duration,
     /// Bytes that were sent and did not arrive.
     pub lost_bytes: u64,
     /// Where the first byte was that did not belong there.
@@ -134,7 +136,8 @@ impl Times {
         Pulled {
             victim,
             usual_gap: longest_gap(arrivals, failed_at / 2, failed_at).1,
-            longest_gap: longest_gap(arrivals, failed_at, end).1,
+            longest_gap: gap,
+            gap_when_back: longest_gap(arrivals, repaired_at, end).1,
             lost_bytes: sent.saturating_sub(reading.total),
             first_wrong: reading.first_wrong,
             full_rate_after: full.map(|at| at.saturating_sub(failed_at)),
@@ -163,6 +166,7 @@ mod tests {
         let times = Times { failed_at: ms(995), repaired_at: ms(2000), used_at: Some(ms(2300)), end: ms(2990) };
         let pulled = times.judge(1, total + 7, &reading, 0.95 * 800_000.0);
         assert_eq!((pulled.usual_gap, pulled.longest_gap), (ms(10), ms(255)));
+        assert_eq!(pulled.gap_when_back, ms(60));
         assert_eq!((pulled.full_rate_after, pulled.used_after), (Some(ms(255)), Some(ms(300))));
         assert_eq!((pulled.lost_bytes, pulled.victim), (7, 1));
         let never = times.judge(1, total, &reading, 900_000.0);

@@ -156,6 +156,12 @@ pub fn number(value: f64) -> String {
     }
 }
 
+/// The release of the running kernel, where it can be read.
+fn kernel() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+    Some(text.trim_end().to_owned())
+}
+
 fn rounded<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
     value.map(|value| (value * 1e6).round() / 1e6).serialize(serializer)
 }
@@ -209,12 +215,17 @@ impl Outcome {
     pub fn to_json(&self) -> Value {
         let figure = |figure: &Figure| {
             let mut value = serde_json::to_value(figure).unwrap_or_default();
-            value["met"] = figure.is_met().into();
-            value["noisy"] = figure.is_noisy().into();
+            if figure.goal.is_some() {
+                value["met"] = figure.is_met().into();
+            }
+            if !figure.rounds.is_empty() {
+                value["noisy"] = figure.is_noisy().into();
+            }
             value
         };
         json!({
             "scenario": self.scenario,
+            "kernel": kernel(),
             "parameters": self.parameters,
             "figures": self.figures.iter().map(figure).collect::<Vec<_>>(),
             "notes": self.notes,

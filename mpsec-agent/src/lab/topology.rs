@@ -8,7 +8,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -249,7 +249,9 @@ impl Topology {
     /// Those of the system calls.
     pub fn open_unlike(&self, client: Protocol, server: Protocol, path: usize) -> Result<Connection> {
         let listener = self.listen(server)?;
+        let start = Instant::now();
         let mut client = self.connect(client, path)?;
+        let handshake = start.elapsed();
         let mut server = listener.accept().context("accept")?.0;
         for stream in [&client, &server] {
             stream.set_read_timeout(Some(PATIENCE))?;
@@ -259,7 +261,7 @@ impl Topology {
         server.read_exact(&mut [0]).context("the first byte")?;
         server.write_all(&[1])?;
         client.read_exact(&mut [0]).context("the answer to the first byte")?;
-        Ok(Connection { client, server, _listener: listener })
+        Ok(Connection { client, server, handshake, _listener: listener })
     }
 }
 
@@ -270,6 +272,8 @@ pub struct Connection {
     pub client: TcpStream,
     /// The server's.
     pub server: TcpStream,
+    /// How long the client waited for the answer to its SYN: the path's round-trip time.
+    pub handshake: Duration,
     /// Subflows that join are taken for the listening socket (subflow_v4_conn_request, net/mptcp/subflow.c, Linux 6.18): it
     /// stays as long as they may come.
     _listener: TcpListener,

@@ -39,8 +39,6 @@ pub struct Video {
 pub struct Played {
     /// How long the player stood still, each time.
     pub stalls: Vec<Duration>,
-    /// Whether it came to the end.
-    pub is_finished: bool,
     /// Segments that were fetched, every byte of them as it should be.
     pub segments: u32,
 }
@@ -85,7 +83,7 @@ impl Video {
         ending.store(true, Ordering::Relaxed);
         let segments = fetcher.join().map_err(|_| anyhow!("the player panicked"))??;
         let player = player.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Played { stalls: player.stalls(), is_finished: player.is_finished(), segments })
+        Ok(Played { stalls: player.stalls(), segments })
     }
 }
 

@@ -37,14 +37,6 @@ impl View {
         }
     }
 
-    /// Says what is being done.
-    pub fn say(self, text: &str) {
-        if self != View::Quiet {
-            // Who closed standard error does not want to know.
-            let _ = writeln!(io::stderr(), "{text}");
-        }
-    }
-
     /// Shows what the paths carry towards one host until the guard is dropped.
     #[must_use]
     pub fn watch(self, title: &str, paths: &Arc<Vec<Path>>, way: Way) -> Watch {

@@ -205,12 +205,15 @@ impl<'a> Line<'a> {
     /// Takes what the sending host has sent.
     fn take(&mut self, chance: &mut Chance) {
         let mut buffer = [0; FRAME_BYTES];
+        let is_on = self.path.is_on.load(Ordering::Relaxed);
+        if !is_on {
+            self.queue.clear();
+        }
         // What cannot be read now is asked for again.
         while let Ok(Some(len)) = self.from.receive(&mut buffer) {
-            self.accept(&buffer[..len], Instant::now(), chance);
-        }
-        if !self.path.is_on.load(Ordering::Relaxed) {
-            self.queue.clear();
+            if is_on {
+                self.accept(&buffer[..len], Instant::now(), chance);
+            }
         }
     }
 

@@ -6,7 +6,7 @@ mod told;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use super::connection::{Connection, Ends, MOST_REMOTES, Origin, Remote, Role, Subflow};
+use super::connection::Connection;
 use super::happening::Happening;
 use super::locals::{Local, Locals, LocalsError};
 use super::mode::Mode;
@@ -15,6 +15,7 @@ use super::request::{Request, Why};
 use super::resync::{ListedConnection, Listing};
 use super::settings::Settings;
 use super::stats::{Counters, Failures, Stats};
+use super::subflow::{Ends, PairState, Subflow};
 
 /// Why a subflow ended of which no event told.
 const GONE: &str = "no longer listed";
@@ -57,8 +58,8 @@ impl Book {
     /// Takes note of what happened to the connection with this token.
     pub fn observe(&mut self, token: u32, happening: &Happening, now: Instant) -> Vec<Request> {
         match *happening {
-            Happening::Began { ends, role, ipv6_socket, denies_first, established } => {
-                let begun = || Connection::new(token, role, ends, ipv6_socket);
+            Happening::Began { ends, role, ipv6_socket, ifindex, denies_first, established } => {
+                let begun = || Connection { ifindex, ..Connection::new(token, role, ends, ipv6_socket) };
                 let Some(connection) = self.begin(token, begun, ends, now) else { return Vec::new() };
                 connection.denies_first |= denies_first;
                 connection.established |= established;
@@ -164,7 +165,7 @@ impl Book {
     pub fn stats(&self, now: Instant) -> Stats {
         let managed = || self.connections.values().filter(|connection| !connection.foreign);
         let pairs = || managed().flat_map(|connection| connection.pairs.iter().map(move |pair| (connection, pair)));
-        let missing = |(connection, pair): (&Connection, &super::PairState)| {
+        let missing = |(connection, pair): (&Connection, &PairState)| {
             let on_it = connection.subflows.iter().filter(|subflow| subflow.ends.pair() == pair.pair());
             usize::from(pair.wanted.subflows).saturating_sub(on_it.count() + pair.attempts.len())
         };
@@ -202,7 +203,7 @@ impl Book {
                 return None;
             }
             let mut connection = begun();
-            connection.subflows.push(first(ends, connection.ipv6_socket, now));
+            connection.subflows.push(Subflow::first(ends, connection.ipv6_socket, now));
             self.connections.insert(token, connection);
             self.counters.connections_begun += 1;
         }
@@ -228,52 +229,6 @@ impl Book {
         }
         for pair in found.failed {
             self.failed(token, pair, GONE, now);
-        }
-    }
-
-    fn joined(&mut self, token: u32, happening: &Happening, now: Instant) {
-        let Happening::Joined { ends, local_id, remote_id, ipv6_socket, error } = *happening else { return };
-        let Some(connection) = self.connections.get_mut(&token) else { return };
-        if connection.subflows.iter().any(|subflow| subflow.ends == ends) {
-            return;
-        }
-        let asked_for = connection.take_attempt(ends);
-        if let Some(error) = error {
-            // That it ends is told as well.
-            connection.note_gone(ends);
-            self.failed(token, ends.pair(), &outcome::reason(Some(error), None), now);
-            return;
-        }
-        connection.was_buried(ends);
-        let by_peer = connection.role == Role::Server || ends.local.port() == connection.first.local.port();
-        let backup = connection.pair_state(ends.pair()).is_some_and(|state| state.wanted.local.backup);
-        connection.subflows.push(Subflow {
-            ends,
-            local_id,
-            remote_id,
-            origin: if by_peer && !asked_for { Origin::Peer } else { Origin::Ours },
-            mapped: ipv6_socket && ends.local.is_ipv4(),
-            backup,
-            since: now,
-            ending: false,
-            changing: false,
-        });
-        self.counters.subflows_joined += 1;
-    }
-
-    fn learn(&mut self, token: u32, remote: Remote) {
-        let Some(connection) = self.connections.get_mut(&token) else { return };
-        let mut address = remote.address;
-        if address.port() == 0 {
-            address.set_port(connection.first.remote.port());
-        }
-        let known = connection.remotes.iter().position(|known| known.id == remote.id);
-        match known {
-            Some(at) => connection.remotes[at].address = address,
-            None if connection.remotes.len() < MOST_REMOTES => {
-                connection.remotes.push(Remote { id: remote.id, address })
-            }
-            None => self.counters.remotes_over_the_cap += 1,
         }
     }
 
@@ -314,20 +269,5 @@ impl Book {
             Request::Announce { .. } | Request::Remove { .. } | Request::SetFlags { .. } => return,
         };
         *counter += 1;
-    }
-}
-
-/// The subflow that a connection begins with.
-fn first(ends: Ends, ipv6_socket: bool, now: Instant) -> Subflow {
-    Subflow {
-        ends,
-        local_id: 0,
-        remote_id: 0,
-        origin: Origin::First,
-        mapped: ipv6_socket && ends.local.is_ipv4(),
-        backup: false,
-        since: now,
-        ending: false,
-        changing: false,
     }
 }

@@ -1,16 +1,13 @@
 //! A connection as the book knows it.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::net::IpAddr;
+use std::time::Instant;
 
 use super::backoff::Backoff;
 use super::locals::Local;
-use super::mode::Wanted;
+use super::subflow::{Attempt, Ends, Origin, Pair, PairState, Remote, Subflow};
 
-/// A subflow that lived for so long was a good one: its end is no sign that another would fail. One that the peer refuses
-/// after the handshake, or ends because it has too many, ends much sooner.
-pub const GOOD_AFTER: Duration = Duration::from_secs(1);
 /// Addresses of one peer that are remembered.
 pub const MOST_REMOTES: usize = 64;
 /// Subflows that ended by this host's doing, or while nobody listened, and whose end may yet be told.
@@ -25,107 +22,6 @@ pub enum Role {
     Server,
 }
 
-/// Addresses and ports of a subflow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ends {
-    /// Of this host.
-    pub local: SocketAddr,
-    /// Of the peer.
-    pub remote: SocketAddr,
-}
-
-impl Ends {
-    /// The same without the local port.
-    pub fn pair(self) -> Pair {
-        Pair { local: self.local.ip(), remote: self.remote }
-    }
-}
-
-/// What subflows that differ in nothing but the local port have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Pair {
-    /// Local address.
-    pub local: IpAddr,
-    /// Remote address and port.
-    pub remote: SocketAddr,
-}
-
-/// An address of the peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Remote {
-    /// Its identifier; 0 for the one that the connection began with.
-    pub id: u8,
-    /// The address and the port that it is joined at.
-    pub address: SocketAddr,
-}
-
-/// Who made a subflow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// It is the one that the connection began with.
-    First,
-    /// This host joined.
-    Ours,
-    /// The peer joined.
-    Peer,
-}
-
-/// An established subflow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subflow {
-    /// Addresses and ports.
-    pub ends: Ends,
-    /// Identifier of the local address.
-    pub local_id: u8,
-    /// Identifier of the remote address.
-    pub remote_id: u8,
-    /// Who made it.
-    pub origin: Origin,
-    /// Whether its socket is one of IPv6 with IPv4 addresses.
-    pub mapped: bool,
-    /// Whether this host wants it as a backup.
-    pub backup: bool,
-    /// Since when it is known.
-    pub since: Instant,
-    /// The kernel has been, or is about to be, asked to end it.
-    pub ending: bool,
-    /// The kernel has been, or is about to be, asked to change its priority.
-    pub changing: bool,
-}
-
-/// A subflow that was asked for and of which nothing has been heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attempt {
-    /// The kernel took the request: from now on events can be about it.
-    pub taken: bool,
-    /// Its local port, where a list has told it.
-    pub port: Option<u16>,
-}
-
-/// Subflows between two addresses: how many there are to be, how many are asked for, and what came of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PairState {
-    /// What the mode wants.
-    pub wanted: Wanted,
-    /// Those that are asked for.
-    pub attempts: Vec<Attempt>,
-    /// Failures, and until when no other is asked for.
-    pub backoff: Backoff,
-    /// The kernel will never make one: the families do not fit the connection.
-    pub impossible: bool,
-}
-
-impl PairState {
-    pub(super) fn new(wanted: Wanted) -> PairState {
-        PairState { wanted, attempts: Vec::new(), backoff: Backoff::default(), impossible: false }
-    }
-
-    /// The addresses.
-    pub fn pair(&self) -> Pair {
-        Pair { local: self.wanted.local.address, remote: self.wanted.remote.address }
-    }
-}
-
 /// A connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
@@ -133,7 +29,10 @@ pub struct Connection {
     pub(super) role: Role,
     pub(super) first: Ends,
     pub(super) ipv6_socket: bool,
+    pub(super) ifindex: Option<u32>,
     pub(super) denies_first: bool,
+    /// The kernel takes no id 0 for the address that the connection began with.
+    pub(super) first_needs_id: bool,
     pub(super) established: bool,
     pub(super) foreign: bool,
     pub(super) subflows: Vec<Subflow>,
@@ -164,7 +63,9 @@ impl Connection {
             role,
             first,
             ipv6_socket,
+            ifindex: None,
             denies_first: false,
+            first_needs_id: false,
             established: false,
             foreign: false,
             subflows: Vec::new(),
@@ -194,6 +95,11 @@ impl Connection {
     /// Addresses and ports of the first subflow, whether or not it is still there.
     pub fn first(&self) -> Ends {
         self.first
+    }
+
+    /// Index of the interface that the first subflow was bound to.
+    pub fn ifindex(&self) -> Option<u32> {
+        self.ifindex
     }
 
     /// Whether the peer refuses joins to the address that the connection began with. Of a connection that was taken over from
@@ -242,11 +148,11 @@ impl Connection {
         self.ipv6_socket || address.is_ipv4()
     }
 
-    /// The id of a local address in this connection: 0 of the one that it began with, else the one that it has had here, else
+    /// The id of a local address in this connection: 0 of the one that it began with if the kernel takes that, else the one that it has had here, else
     /// its own unless another address has that here.
     pub(super) fn local_id(&mut self, local: Local) -> u8 {
         let address = local.address;
-        if address == self.first.local.ip() {
+        if address == self.first.local.ip() && !self.first_needs_id {
             return 0;
         }
         let in_use = self.subflows.iter().find(|subflow| subflow.ends.local.ip() == address && subflow.local_id != 0);

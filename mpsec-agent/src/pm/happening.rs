@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::connection::{Ends, Remote, Role};
+use super::connection::Role;
+use super::subflow::{Ends, Remote};
 use crate::kernel::mptcp_pm::{Event, EventAttribute, EventKind, ResetReason};
 
 /// What happened to a connection.
@@ -16,6 +17,8 @@ pub enum Happening {
         role: Role,
         /// Whether the first subflow's socket is one of IPv6.
         ipv6_socket: bool,
+        /// Index of the interface that it is bound to.
+        ifindex: Option<u32>,
         /// Whether the peer refuses joins to the address that the connection began with.
         denies_first: bool,
         /// Whether it is established.
@@ -68,6 +71,7 @@ impl Happening {
                 // Kernels with this path manager that do not tell it of clients tell it of servers.
                 role: if event.server_side() == Some(true) { Role::Server } else { Role::Client },
                 ipv6_socket: ipv6_socket(event),
+                ifindex: event.interface().and_then(|index| u32::try_from(index).ok()),
                 denies_first: event.denies_join_to_first_address(),
                 established: kind == EventKind::Established,
             },
@@ -96,5 +100,5 @@ impl Happening {
 
 /// Whether the subflow's socket is one of IPv6, whatever its addresses are.
 fn ipv6_socket(event: &Event) -> bool {
-    event.attributes.iter().any(|attribute| *attribute == EventAttribute::Family(libc::AF_INET6 as u16))
+    event.attributes.contains(&EventAttribute::Family(libc::AF_INET6 as u16))
 }

@@ -22,12 +22,13 @@ mod request;
 mod resync;
 mod settings;
 mod stats;
+mod subflow;
 #[cfg(test)]
 mod tests;
 
 pub use backoff::Backoff;
 pub use book::Book;
-pub use connection::{Connection, Ends, Origin, Pair, PairState, Remote, Role, Subflow};
+pub use connection::{Connection, Role};
 pub use daemon::{Daemon, News};
 pub use happening::Happening;
 pub use locals::{Local, Locals, LocalsError};
@@ -35,3 +36,4 @@ pub use request::{Refusal, Request, Why};
 pub use resync::{ListedConnection, ListedSubflow, Listing};
 pub use settings::Settings;
 pub use stats::{Counters, Failure, Stats};
+pub use subflow::{Attempt, Ends, Origin, Pair, PairState, Remote, Subflow};

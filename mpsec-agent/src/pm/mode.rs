@@ -4,9 +4,10 @@ mod fullmesh;
 mod ndiffports;
 mod server;
 
-use super::connection::{Connection, Remote};
+use super::connection::Connection;
 use super::locals::{Local, Locals};
 use super::settings::Settings;
+use super::subflow::Remote;
 
 pub use fullmesh::Fullmesh;
 pub use ndiffports::Ndiffports;
@@ -92,7 +93,10 @@ fn first_local(connection: &Connection, locals: &Locals) -> Option<Local> {
     let address = connection.first().local.ip();
     let known = locals.get(address).copied();
     // Of an address that nobody told of, its being in use says that it is there.
-    known.or_else(|| (!locals.is_gone(address)).then_some(Local::new(address)))
+    let unknown = || (!locals.is_gone(address)).then_some(Local::new(address));
+    // A program that bound its socket to an interface wants no packets elsewhere.
+    let bound = |local: Local| Local { ifindex: local.ifindex.or(connection.ifindex()), ..local };
+    known.or_else(unknown).map(bound)
 }
 
 #[cfg(test)]

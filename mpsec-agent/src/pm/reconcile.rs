@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::connection::{Attempt, Connection, Ends, GOOD_AFTER, Origin, PairState, Remote};
+use super::connection::Connection;
 use super::locals::{Local, Locals};
 use super::mode::{Plan, Wanted};
 use super::request::{Request, Why};
+use super::subflow::{Attempt, Ends, GOOD_AFTER, Origin, PairState, Remote};
 
 /// Between two announcements of one connection: by then the first has left, if anything was sent at all.
 pub const ANNOUNCE_PAUSE: Duration = Duration::from_millis(200);

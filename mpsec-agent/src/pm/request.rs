@@ -3,8 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use super::connection::{Ends, Remote};
 use super::locals::Local;
+use super::subflow::{Ends, Remote};
 
 /// A request to the kernel's half of the path manager.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +120,12 @@ impl Refusal {
     /// The connection is not established both ways, no longer or not yet (__mptcp_subflow_connect, net/mptcp/subflow.c).
     pub fn too_late(&self) -> bool {
         self.errno == Some(libc::ENOTCONN)
+    }
+
+    /// The kernel takes no request for a subflow with a local id of 0, as kernels before Linux 6.6 may not
+    /// (mptcp_nl_cmd_sf_create, net/mptcp/pm_userspace.c, Linux 5.19).
+    pub fn wants_id(&self) -> bool {
+        self.text.contains("missing local addr id")
     }
 
     /// The connection was made while the namespace had another path manager, and keeps that (the same function).

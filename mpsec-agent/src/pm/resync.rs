@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::connection::{Attempt, Connection, Ends, Origin, Pair, PairState, Remote, Role, Subflow};
+use super::connection::{Connection, Role};
 use super::locals::Local;
 use super::mode::Wanted;
+use super::subflow::{Attempt, Ends, Origin, Pair, PairState, Remote, Subflow};
 
 /// The MPTCP connections of a network namespace and their subflows. Those that fell back to TCP are not among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct ListedConnection {
     pub ends: Ends,
     /// Whether its socket is one of IPv6.
     pub ipv6_socket: bool,
+    /// Index of the interface that it is bound to.
+    pub ifindex: Option<u32>,
     /// Whether its state is ESTABLISHED: no end was announced.
     pub open: bool,
     /// Its subflows.
@@ -65,7 +68,9 @@ impl ListedConnection {
     /// The connection as a new one of the book; `None` if it is not known which end this host is, or if it is only beginning
     /// or ending.
     pub(super) fn adopt(&self, token: u32, now: Instant) -> Option<Connection> {
-        let mut connection = Connection::new(token, self.role().filter(|_| self.open)?, self.ends, self.ipv6_socket);
+        let role = self.role().filter(|_| self.open)?;
+        let mut connection =
+            Connection { ifindex: self.ifindex, ..Connection::new(token, role, self.ends, self.ipv6_socket) };
         connection.take_listed(self, now);
         Some(connection)
     }

@@ -7,8 +7,9 @@ mod world;
 
 use std::net::SocketAddr;
 
-use super::connection::{Ends, Role};
+use super::connection::Role;
 use super::happening::Happening;
+use super::subflow::Ends;
 
 /// The first subflow of the connection with this number.
 fn first(number: u16) -> Ends {
@@ -16,7 +17,14 @@ fn first(number: u16) -> Ends {
 }
 
 fn began(number: u16, role: Role) -> Happening {
-    Happening::Began { ends: first(number), role, ipv6_socket: false, denies_first: false, established: true }
+    Happening::Began {
+        ends: first(number),
+        role,
+        ipv6_socket: false,
+        ifindex: None,
+        denies_first: false,
+        established: true,
+    }
 }
 
 fn joined(ends: Ends) -> Happening {

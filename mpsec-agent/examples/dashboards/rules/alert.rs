@@ -5,8 +5,8 @@ use mpsec_common::maps::Event;
 use super::record::{coverage, min_coverage};
 use super::{Annotations, Group, JOB, Labels, Rule, multipath, yaml};
 use crate::metric::{
-    ATTACHED, ATTACHMENTS_LOST, COLLECTOR_SUCCESS, CONFIG_GOOD, CONTROL_ACTUAL, CONTROL_DESIRED, EBPF_EVENTS, EVENTS_LOST,
-    HTTP_CONFIG_GOOD, INTERFACES,
+    ATTACHED, ATTACHMENTS_LOST, COLLECTOR_SUCCESS, CONFIG_GOOD, CONTROL_ACTUAL, CONTROL_DESIRED, EBPF_EVENTS,
+    EVENTS_LOST, HTTP_CONFIG_GOOD, INTERFACES,
 };
 use crate::promql::{Expr, number, of, target};
 

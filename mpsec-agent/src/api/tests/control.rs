@@ -77,7 +77,6 @@ impl Stage {
     }
 }
 
-
 fn post(headers: &str, body: &str) -> String {
     format!(
         "POST /api/v1/apply HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
@@ -143,8 +142,7 @@ async fn plain_http_changes_nothing_whatever_is_configured() {
     std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
     let asked = Arc::new(Asked::default());
     let access = Access::on(Some(&token));
-    let server =
-        Running::start_for(axum::Router::new(), asked.clone(), files.load(), access, Limits::default()).await;
+    let server = Running::start_for(axum::Router::new(), asked.clone(), files.load(), access, Limits::default()).await;
     let answer = server.ask(&post(&bearer(), "{}")).await;
     assert_eq!((answer.status, answer.header("content-type")), (403, Some("application/problem+json")));
     assert!(answer.text().contains("plain HTTP"), "{}", answer.text());

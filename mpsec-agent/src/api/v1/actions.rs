@@ -111,9 +111,8 @@ async fn act(action: &'static Action, scrapes: &Scrapes, request: Request) -> Re
     let who = gate::admit(&head)?;
     Query::parse(head.uri.query(), &[])?;
     let body = body.collect().await.map_err(|error| unread(&error))?.to_bytes();
-    let ask = (action.ask)(&body).map_err(|error| {
-        Problem::new(StatusCode::BAD_REQUEST, format!("The body is not what this takes: {error}."))
-    })?;
+    let ask = (action.ask)(&body)
+        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("The body is not what this takes: {error}.")))?;
     let answer = scrapes.site.ask(ask, who).await.map_err(|error| refused(&error))?;
     respond(scrapes, &head, &answer).await
 }

@@ -65,7 +65,8 @@ fn own_host(head: &Parts, channel: &Channel, tls: &Secured) -> Result<(), Proble
     if named.as_ref().is_some_and(is_own) && head.uri.authority().is_none_or(is_own) {
         return Ok(());
     }
-    let detail = "Host names another server. This one goes by its address, localhost, and the names in its certificate.";
+    let detail =
+        "Host names another server. This one goes by its address, localhost, and the names in its certificate.";
     Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail))
 }
 
@@ -88,9 +89,9 @@ fn is_own(authority: &Authority, local: IpAddr, names: &[String]) -> bool {
 fn is_of(host: &str, name: &str) -> bool {
     match name.strip_prefix("*.") {
         None => host.eq_ignore_ascii_case(name),
-        Some(parent) => host
-            .split_once('.')
-            .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent)),
+        Some(parent) => {
+            host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent))
+        }
     }
 }
 
@@ -130,7 +131,10 @@ fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
     let essence = named.map(|value| value.split(';').next().unwrap_or_default().trim());
     match essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
         true => Ok(()),
-        false => Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body has to be JSON: Content-Type: application/json.")),
+        false => Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "The body has to be JSON: Content-Type: application/json.",
+        )),
     }
 }
 
@@ -145,14 +149,33 @@ mod tests {
             Authority::try_from(host).is_ok_and(|authority| is_own(&authority, local.parse().unwrap(), &names))
         };
         for host in [
-            "127.0.0.1", "127.0.0.1:9475", "[::1]:9475", "localhost", "LOCALHOST:1", "localhost.", "host.example:443",
-            "Host.Example", "host.example.", "a.wild.example", "192.0.2.7",
+            "127.0.0.1",
+            "127.0.0.1:9475",
+            "[::1]:9475",
+            "localhost",
+            "LOCALHOST:1",
+            "localhost.",
+            "host.example:443",
+            "Host.Example",
+            "host.example.",
+            "a.wild.example",
+            "192.0.2.7",
         ] {
             assert!(own(host, "127.0.0.1"), "{host}");
         }
         for host in [
-            "evil.example", "host.example.evil", "ahost.example", "wild.example", ".wild.example", "a.b.wild.example",
-            "192.0.2.8", "localhost@evil.example", "evil@localhost", "", "localhost.evil.example", "[::2]",
+            "evil.example",
+            "host.example.evil",
+            "ahost.example",
+            "wild.example",
+            ".wild.example",
+            "a.b.wild.example",
+            "192.0.2.8",
+            "localhost@evil.example",
+            "evil@localhost",
+            "",
+            "localhost.evil.example",
+            "[::2]",
         ] {
             assert!(!own(host, "127.0.0.1"), "{host}");
         }

@@ -1,8 +1,8 @@
 //! Makes docs/openapi.json from the table of resources and the types that answers consist of.
 
 use axum::http::StatusCode;
-use schemars::{Schema, SchemaGenerator};
 use schemars::generate::SchemaSettings;
+use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::problem::Problem;

@@ -13,7 +13,7 @@ use crate::kernel::stream::Protocol;
 use crate::lab::Scenario;
 use crate::lab::fault::{Fault, Faults};
 use crate::lab::report::{Figure, Goal, Outcome};
-use crate::lab::scenario::PathSettings;
+use crate::lab::scenario::{PathSettings, rate, seconds};
 use crate::lab::series::longest_gap;
 use crate::lab::subflows;
 use crate::lab::topology::{Host, Topology};
@@ -33,10 +33,10 @@ pub struct Settings {
     #[arg(long, value_enum, default_value = "silent")]
     fault: Faults,
     /// Mbit/s of the stream
-    #[arg(long, value_name = "MBIT", default_value_t = 5.0)]
+    #[arg(long, value_name = "MBIT", default_value_t = 5.0, value_parser = rate)]
     stream: f64,
     /// Seconds before the fault and after it
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = seconds)]
     seconds: f64,
 }
 

@@ -14,7 +14,7 @@ use crate::lab::agent::Agent;
 use crate::lab::fault::{Fault, Faults};
 use crate::lab::pull::{Pull, Pulled};
 use crate::lab::report::{Figure, Goal, Outcome, number};
-use crate::lab::scenario::PathSettings;
+use crate::lab::scenario::{PathSettings, rate, seconds};
 use crate::lab::topology::Topology;
 use crate::lab::view::View;
 use crate::lab::wire::Shape;
@@ -31,20 +31,20 @@ pub struct Settings {
     #[arg(long, value_enum, default_value = "both")]
     fault: Faults,
     /// Mbit/s of the stream
-    #[arg(long, value_name = "MBIT", default_value_t = 10.0)]
+    #[arg(long, value_name = "MBIT", default_value_t = 10.0, value_parser = rate)]
     stream: f64,
     /// Seconds before the fault
-    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
     before: f64,
     /// Seconds that the fault lasts
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = seconds)]
     during: f64,
     /// Seconds after the fault
-    #[arg(long, value_name = "SECONDS", default_value_t = 4.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 4.0, value_parser = seconds)]
     after: f64,
     /// Rounds, of which the median counts, and the sum of lost bytes
-    #[arg(long, default_value_t = 1)]
-    rounds: usize,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
     /// Show the kernel alone
     #[arg(long)]
     no_agent: bool,
@@ -110,6 +110,7 @@ fn figures(outcome: &mut Outcome, fault: Fault, column: &'static str, rounds: &[
         with_goal(of("longest_gap", |round| Some(round.longest_gap)), Goal::Below(limit)),
         with_goal(of("full_rate_after", |round| round.full_rate_after), Goal::Below(0.5)),
         with_goal(of("path_used_again_after", |round| round.used_after), Goal::Below(2.0)),
+        of("longest_gap_when_back", |round| Some(round.gap_when_back)),
         // Nothing may be lost, whoever helps.
         lost.goal(Goal::Exactly(0.0)),
     ]);
@@ -125,6 +126,7 @@ mod tests {
             victim: 0,
             usual_gap: Duration::from_millis(10),
             longest_gap: Duration::from_millis(300),
+            gap_when_back: Duration::from_millis(10),
             lost_bytes: 0,
             first_wrong: None,
             full_rate_after: Some(Duration::from_millis(400)),

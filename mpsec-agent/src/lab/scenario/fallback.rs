@@ -11,7 +11,7 @@ use crate::kernel::mib::{self, Mib};
 use crate::kernel::stream::Protocol;
 use crate::lab::Scenario;
 use crate::lab::report::{Figure, Goal, Outcome};
-use crate::lab::scenario::PathSettings;
+use crate::lab::scenario::{PathSettings, seconds};
 use crate::lab::subflows;
 use crate::lab::topology::{Host, Topology};
 use crate::lab::traffic::{Pace, Reader, Sender};
@@ -27,7 +27,7 @@ pub struct Settings {
     #[command(flatten)]
     paths: PathSettings,
     /// Seconds of sending
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
     seconds: f64,
 }
 

@@ -14,7 +14,7 @@ use crate::lab::Scenario;
 use crate::lab::agent::{Agent, Refused, ndiffports_config};
 use crate::lab::need::CannotRun;
 use crate::lab::report::{Figure, Goal, Outcome};
-use crate::lab::scenario::{PathSettings, clean};
+use crate::lab::scenario::{PathSettings, clean, seconds};
 use crate::lab::subflows::{self, Subflow};
 use crate::lab::topology::{Host, Topology};
 use crate::lab::traffic::{Pace, Reader, Sender};
@@ -33,7 +33,7 @@ pub struct Settings {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=8))]
     subflows: u8,
     /// Seconds of sending
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = seconds)]
     seconds: f64,
 }
 

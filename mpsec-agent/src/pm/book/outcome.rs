@@ -1,14 +1,64 @@
-//! How subflows end and fail.
+//! How subflows join, end and fail.
 
 use std::io;
 use std::time::Instant;
 
 use super::Book;
 use crate::kernel::mptcp_pm::ResetReason;
-use crate::pm::connection::{Ends, GOOD_AFTER, Pair, Subflow};
+use crate::pm::connection::{MOST_REMOTES, Role};
+use crate::pm::happening::Happening;
 use crate::pm::stats::Failure;
+use crate::pm::subflow::{Ends, GOOD_AFTER, Origin, Pair, Remote, Subflow};
 
 impl Book {
+    /// Takes note of a subflow that joined, or failed to.
+    pub(super) fn joined(&mut self, token: u32, happening: &Happening, now: Instant) {
+        let Happening::Joined { ends, local_id, remote_id, ipv6_socket, error } = *happening else { return };
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        if connection.subflows.iter().any(|subflow| subflow.ends == ends) {
+            return;
+        }
+        let asked_for = connection.take_attempt(ends);
+        if let Some(error) = error {
+            // That it ends is told as well.
+            connection.note_gone(ends);
+            self.failed(token, ends.pair(), &reason(Some(error), None), now);
+            return;
+        }
+        connection.was_buried(ends);
+        let by_peer = connection.role == Role::Server || ends.local.port() == connection.first.local.port();
+        let backup = connection.pair_state(ends.pair()).is_some_and(|state| state.wanted.local.backup);
+        connection.subflows.push(Subflow {
+            ends,
+            local_id,
+            remote_id,
+            origin: if by_peer && !asked_for { Origin::Peer } else { Origin::Ours },
+            mapped: ipv6_socket && ends.local.is_ipv4(),
+            backup,
+            since: now,
+            ending: false,
+            changing: false,
+        });
+        self.counters.subflows_joined += 1;
+    }
+
+    /// Takes note of an address that the peer announced.
+    pub(super) fn learn(&mut self, token: u32, remote: Remote) {
+        let Some(connection) = self.connections.get_mut(&token) else { return };
+        let mut address = remote.address;
+        if address.port() == 0 {
+            address.set_port(connection.first.remote.port());
+        }
+        let known = connection.remotes.iter().position(|known| known.id == remote.id);
+        match known {
+            Some(at) => connection.remotes[at].address = address,
+            None if connection.remotes.len() < MOST_REMOTES => {
+                connection.remotes.push(Remote { id: remote.id, address })
+            }
+            None => self.counters.remotes_over_the_cap += 1,
+        }
+    }
+
     /// Takes note of a subflow's end, or of that of one that never was.
     pub(super) fn left(
         &mut self,

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use super::Book;
-use crate::pm::connection::Ends;
 use crate::pm::reconcile::ANNOUNCE_PAUSE;
 use crate::pm::request::{Refusal, Request};
 use crate::pm::stats::Failure;
+use crate::pm::subflow::Ends;
 
 impl Book {
     /// Takes note of what came of a request, before any event that came after it is observed.
@@ -26,7 +26,7 @@ impl Book {
         match request {
             Request::CreateSubflow { local, remote, .. } => {
                 let ends = Ends { local: (local.address, 0).into(), remote: remote.address };
-                self.told_create(token, ends, outcome, now);
+                self.told_create(token, ends, local.id, outcome, now);
             }
             Request::DestroySubflow { ends, .. } => self.told_destroy(token, *ends, outcome, request, now),
             _ => self.told_control(token, request, outcome, now),
@@ -34,8 +34,10 @@ impl Book {
         self.look_at(token, now)
     }
 
-    fn told_create(&mut self, token: u32, ends: Ends, outcome: Result<(), Refusal>, now: Instant) {
+    fn told_create(&mut self, token: u32, ends: Ends, id: u8, outcome: Result<(), Refusal>, now: Instant) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
+        let lacks_id = id == 0 && outcome.as_ref().is_err_and(Refusal::wants_id);
+        connection.first_needs_id |= lacks_id;
         let Some(state) = connection.pair_state(ends.pair()) else { return };
         let Some(at) = state.attempts.iter().position(|attempt| !attempt.taken) else { return };
         match outcome {
@@ -44,7 +46,9 @@ impl Book {
                 state.attempts.remove(at);
                 // mptcp_pm_nl_subflow_create_doit, net/mptcp/pm_userspace.c, Linux 6.18.
                 state.impossible |= refusal.text.contains("families mismatch");
-                if refusal.too_late() {
+                if lacks_id {
+                    // It is asked for again at once, with an id.
+                } else if refusal.too_late() {
                     self.counters.requests_too_late += 1;
                     self.pause(token, ends.pair(), false, now);
                 } else {

@@ -2,9 +2,9 @@
 
 use crate::kernel::mptcp_pm::{Command, Endpoint, EndpointFlags, PathManager, PathManagerError};
 use crate::kernel::netlink::NetlinkError;
-use crate::pm::connection::Ends;
 use crate::pm::locals::Local;
 use crate::pm::request::{Refusal, Request, on_the_socket};
+use crate::pm::subflow::Ends;
 
 /// Makes a request.
 pub fn perform(manager: &mut PathManager, request: &Request) -> Result<(), Refusal> {

@@ -2,9 +2,10 @@
 //! those that the peer announced.
 
 use super::{Mode, Plan, Wanted, accepted, first_local};
-use crate::pm::connection::{Connection, Remote, Role};
+use crate::pm::connection::{Connection, Role};
 use crate::pm::locals::{Local, Locals};
 use crate::pm::settings::Settings;
+use crate::pm::subflow::Remote;
 
 /// The mode `fullmesh`.
 #[derive(Clone, Copy, Debug)]

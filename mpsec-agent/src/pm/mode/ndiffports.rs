@@ -2,9 +2,10 @@
 //! them different ways.
 
 use super::{Mode, Plan, Wanted, accepted, first_local};
-use crate::pm::connection::{Connection, Remote, Role};
+use crate::pm::connection::{Connection, Role};
 use crate::pm::locals::Locals;
 use crate::pm::settings::Settings;
+use crate::pm::subflow::Remote;
 
 /// The mode `ndiffports`.
 #[derive(Clone, Copy, Debug)]

@@ -47,9 +47,23 @@ fn ndiffports_wants_its_number_between_the_first_addresses() {
 }
 
 #[test]
+fn a_socket_that_is_bound_to_an_interface_stays_there() {
+    let mut bound = began(1, Role::Client);
+    if let Happening::Began { ifindex, .. } = &mut bound {
+        *ifindex = Some(3);
+    }
+    let client = connection(&[bound]);
+    let plan = plan(Kind::Fullmesh, &client, &[address(1), address(3)]);
+    let interfaces: Vec<Option<u32>> = plan.subflows.iter().map(|wanted| wanted.local.ifindex).collect();
+    assert_eq!(interfaces, [Some(3), None]);
+}
+
+#[test]
 fn a_peer_that_denies_its_first_address_is_obeyed() {
-    let Happening::Began { ends, role, ipv6_socket, established, .. } = began(1, Role::Client) else { unreachable!() };
-    let denied = Happening::Began { ends, role, ipv6_socket, denies_first: true, established };
+    let mut denied = began(1, Role::Client);
+    if let Happening::Began { denies_first, .. } = &mut denied {
+        *denies_first = true;
+    }
     let announced = Happening::Announced { remote: Remote { id: 5, address: (address(9), 0).into() } };
     let client = connection(&[denied, announced]);
     assert_eq!(pairs(&plan(Kind::Ndiffports, &client, &[])), []);

@@ -130,6 +130,20 @@ fn the_kernels_refusals_are_understood() {
 }
 
 #[test]
+fn a_kernel_that_wants_an_id_gets_one() {
+    let mut scene = Scene::new(four());
+    let requests = scene.book.observe(TOKEN, &began(1, Role::Client), scene.now);
+    for request in &requests {
+        let again = scene.refuse(request, libc::EINVAL, "missing local addr id");
+        let [Request::CreateSubflow { local, .. }] = &again[..] else { panic!("{again:?}") };
+        assert_eq!(local.id, 1);
+        assert_eq!(scene.book.told(&again[0], Ok(()), scene.now), []);
+    }
+    let stats = scene.book.stats(scene.now);
+    assert_eq!((stats.requested, stats.counters.subflows_failed, stats.backoffs_pending), (3, 0, 0));
+}
+
+#[test]
 fn the_cap_is_held_by_both_ends() {
     let mut scene = Scene::new(Settings { most_subflows: 3, ..four() });
     assert_eq!(creates(&scene.observe(&began(1, Role::Client))), 2);

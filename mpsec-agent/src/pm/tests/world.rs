@@ -275,7 +275,13 @@ impl World {
                 connecting,
                 fully_established: !connecting,
             });
-            ListedConnection { ends: truth.first, ipv6_socket: false, open: true, subflows: subflows.collect() }
+            ListedConnection {
+                ends: truth.first,
+                ipv6_socket: false,
+                ifindex: None,
+                open: true,
+                subflows: subflows.collect(),
+            }
         };
         Listing { connections: self.connections.iter().map(|(token, truth)| (*token, listed(truth))).collect() }
     }

@@ -254,7 +254,8 @@ fn full() -> Answer {
         Change::Failover { to: true },
         Change::Force { from: Force::default(), to: force },
     ];
-    let failure = |change: &Change| Failure { change: Some(change.clone()), error: "no".into(), by_hand: change.by_hand() };
+    let failure =
+        |change: &Change| Failure { change: Some(change.clone()), error: "no".into(), by_hand: change.by_hand() };
     let failures = changes.iter().map(failure).chain([Failure { change: None, error: "no".into(), by_hand: None }]);
     let effect = Effect {
         token: 1,
@@ -302,12 +303,15 @@ async fn every_answer_is_as_documented() {
             assert_eq!(response.status(), *status, "{}", action.path);
             assert_eq!(response.headers()["cache-control"], "no-store");
             let documented = &responses[status.to_string()];
-            let schema = match documented["$ref"].as_str() {
-                Some(place) => document.pointer(place.trim_start_matches('#')).unwrap()["content"]
-                    ["application/problem+json"]["schema"]
-                    .clone(),
-                None => documented["content"]["application/json"]["schema"].clone(),
-            };
+            let schema =
+                match documented["$ref"].as_str() {
+                    Some(place) => {
+                        document.pointer(place.trim_start_matches('#')).unwrap()["content"]["application/problem+json"]
+                            ["schema"]
+                            .clone()
+                    }
+                    None => documented["content"]["application/json"]["schema"].clone(),
+                };
             assert!(schema.is_object(), "{} {status}", action.path);
             assert_valid(&schema, &body(response).await, action.path);
         }
@@ -321,9 +325,14 @@ async fn nothing_that_is_read_changes_anything() {
     for path in document["paths"].as_object().unwrap().keys() {
         for method in ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"] {
             let site = site(Ok(Answer::default()));
-            let response = send(site.clone(), Some(MUTUAL.channel(folder.path())), request(method, path, &[], "{}")).await;
+            let response =
+                send(site.clone(), Some(MUTUAL.channel(folder.path())), request(method, path, &[], "{}")).await;
             assert!(site.asked.lock().unwrap().is_empty(), "{method} {path}");
-            assert_eq!(response.status() == 405, is_action(path) || !matches!(method, "GET" | "HEAD"), "{method} {path}");
+            assert_eq!(
+                response.status() == 405,
+                is_action(path) || !matches!(method, "GET" | "HEAD"),
+                "{method} {path}"
+            );
         }
     }
     let response = send(site(Ok(Answer::default())), None, request("GET", "/api/v1/apply", &[], "")).await;
