@@ -50,17 +50,9 @@ impl Mpsec {
         if !config.exists() {
             fs::write(&config, "")?;
         }
-        let places = [
-            place("--config", "mpsec.toml"),
-            place("--control-socket", "mpsec.sock"),
-            place("--state-dir", "state"),
-        ];
-        Ok(Mpsec {
-            netns: netns.clone(),
-            program: need::mpsec()?,
-            places: places.concat(),
-            become_user: Vec::new(),
-        })
+        let places =
+            [place("--config", "mpsec.toml"), place("--control-socket", "mpsec.sock"), place("--state-dir", "state")];
+        Ok(Mpsec { netns: netns.clone(), program: need::mpsec()?, places: places.concat(), become_user: Vec::new() })
     }
 
     /// As another user, in these groups.
@@ -212,7 +204,11 @@ fn who_may() -> Result<()> {
     let member = root.of_user(&folder, NOBODY, NOBODY, GROUP.1)?;
     let primary = root.of_user(&folder, NOBODY, GROUP.1, "")?;
     let closed = nobody.says(1, &["plan"])?;
-    ensure!(closed.contains("use sudo, or add your user to the group that the socket belongs to") && !closed.contains("by itself"), "{closed}");
+    ensure!(
+        closed.contains("use sudo, or add your user to the group that the socket belongs to")
+            && !closed.contains("by itself"),
+        "{closed}"
+    );
     for (mpsec, name) in [(&root, "root"), (&member, "member"), (&primary, "primary group")] {
         mpsec.says(0, &set("apply")).context(name)?;
         ensure!(endpoints(&paths.client)? == 1, "{name}");
@@ -224,7 +220,10 @@ fn who_may() -> Result<()> {
     nobody.says(0, &["link", "down", "west0", "--dry-run"])?;
     for words in [&set("apply")[..], &["release"], &["link", "down", "west0"]] {
         let refused = nobody.says(1, words)?;
-        ensure!(refused.contains("use sudo, or add your user to the group (sudo usermod -aG daemon USER)"), "{refused}");
+        ensure!(
+            refused.contains("use sudo, or add your user to the group (sudo usermod -aG daemon USER)"),
+            "{refused}"
+        );
     }
     ensure!(endpoints(&paths.client)? == 0 && paths.client.ip("link show up")?.contains("west0"), "it was done");
     Ok(())
