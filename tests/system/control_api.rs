@@ -29,6 +29,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("control_api::commands_do_without_an_agent", LIMIT, standalone),
         trial("control_api::commands_have_the_agent_do_it", LIMIT, with_agent),
+        trial("control_api::what_the_agent_does_by_itself_is_written_down_and_counted", LIMIT, by_itself),
         trial("control_api::only_root_and_the_group_change_things", LIMIT, who_may),
         trial("control_api::https_takes_the_token_and_plain_http_nothing", LIMIT, https),
         trial("control_api::a_token_file_that_others_can_read_is_refused", LIMIT, token_file),
@@ -186,6 +187,52 @@ fn with_agent() -> Result<()> {
     ensure!(value("mpsec_control_released", &[]) == Some(1.0), "it is not released");
     ensure!(value("mpsec_control_audit_errors_total", &[]) == Some(0.0), "entries are missing");
     Ok(())
+}
+
+/// An agent that makes the host what this file asks for, once it has tried.
+fn keeper(netns: &Arc<Netns>, config: &str) -> Result<(Agent, Mpsec, Value)> {
+    let agent = Options { config: config.into(), ..Options::default() }.start(netns)?;
+    let mpsec = Mpsec::new(netns, &agent.folder())?;
+    let entry = wait::until(SOON, || mpsec.audit()?.pop().context("nothing is written down"))?;
+    ensure!(entry["who"] == "agent" && entry["what"] == "reconcile", "{entry:#}");
+    Ok((agent, mpsec, entry))
+}
+
+fn by_itself() -> Result<()> {
+    need::mpsec()?;
+    let paths = Paths::new(Plan::wires(1))?;
+    let value = |agent: &Agent, name: &str| -> Result<f64> {
+        let scrape = agent.scrape()?;
+        Ok(scrape.get(&format!("mpsec_control_{name}"), &[]).with_context(|| name.to_owned())?.float())
+    };
+    let (mut agent, mpsec, entry) =
+        keeper(&paths.client, "[mptcp]\npath_manager = \"fullmesh\"\nendpoints = [\"west*=ipv4\"]\n")?;
+    let changes = entry["changes"].as_array().context("no changes")?;
+    ensure!(changes.iter().any(|change| change["change"] == "add_endpoint"), "{entry:#}");
+    ensure!(value(&agent, "desired_generation")? == value(&agent, "actual_generation")?, "it is as wanted");
+    ensure!(value(&agent, "owned")? >= 1.0 && value(&agent, "failures")? == 0.0, "{}", agent.stderr());
+    let socket = agent.folder().join("mpsec.sock").display().to_string();
+    let status = |mpsec: &Mpsec| -> Result<String> {
+        let mut command = Command::new(&mpsec.program);
+        command.args(["status", "--control-socket", &socket]);
+        Ok(String::from_utf8(mpsec.netns.run(|| command.output())?.stdout)?)
+    };
+    let text = status(&mpsec)?;
+    ensure!(text.contains("\nHost: as it is wanted"), "{text}");
+    agent.stop(libc::SIGTERM)?;
+    drop(agent);
+
+    // What fails is tried again and again, and is written down once.
+    let paths = Paths::new(Plan::wires(1))?;
+    let (agent, mpsec, entry) = keeper(&paths.client, "[mptcp]\nscheduler = \"none_such\"\n")?;
+    ensure!(entry["refusals"].as_array().is_some_and(|all| all.len() == 1), "{entry:#}");
+    ensure!(value(&agent, "desired_generation")? > value(&agent, "actual_generation")?, "it is not as wanted");
+    ensure!(value(&agent, "failures")? == 1.0, "{}", agent.stderr());
+    wait::throughout(Duration::from_secs(4), || {
+        let entries = mpsec.audit()?.len();
+        ensure!(entries == 1, "{entries} entries");
+        Ok(())
+    })
 }
 
 fn who_may() -> Result<()> {
