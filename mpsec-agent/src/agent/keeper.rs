@@ -323,7 +323,7 @@ impl Keeper {
 
     fn answer(&self, outcome: Outcome) -> Answer {
         let released = self.store.as_ref().is_ok_and(Store::released);
-        let interfaces = interface_names();
+        let interfaces = interface_names(&outcome);
         Answer { generation: self.generation(), released, outcome, interfaces, ..Answer::default() }
     }
 }

@@ -262,6 +262,16 @@ impl Change {
         })
     }
 
+    /// Index of the interface that its text speaks of, if it does by index.
+    #[must_use]
+    pub fn interface(&self) -> Option<u32> {
+        match self {
+            Change::AddEndpoint(endpoint) | Change::RemoveEndpoint(endpoint) => endpoint.interface,
+            Change::AddRoute(route) | Change::RemoveRoute(route) => Some(route.interface),
+            _ => None,
+        }
+    }
+
     /// Whether it lasts no longer than the agent.
     #[must_use]
     pub fn needs_agent(&self) -> bool {

@@ -19,7 +19,7 @@ use super::socket;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no agent answers on {}: {error}; is `mpsec run` running, and may you use its socket?", path.display())]
+    #[error("no agent answers on {}: {error}; {}", path.display(), hint(error))]
     NoAgent {
         /// The socket.
         path: PathBuf,
@@ -59,6 +59,13 @@ impl ClientError {
             io::ErrorKind::WouldBlock => ClientError::Silent(patience.as_secs()),
             _ => ClientError::Broken(error),
         }
+    }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "use sudo, or add your user to the group that the socket belongs to",
+        _ => "is `mpsec run` running, and may you use its socket?",
     }
 }
 

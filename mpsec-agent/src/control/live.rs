@@ -16,7 +16,7 @@ use crate::kernel::rule::{self, Rule};
 use crate::kernel::{address, features, link, managers, sysctl};
 
 use super::actual::{Actual, Doings, Exit, Link};
-use super::apply::Host;
+use super::apply::{Host, Outcome};
 use super::change::{Change, Endpoint, SourceRoute, SourceRule};
 use super::plan::Plan;
 
@@ -256,11 +256,15 @@ fn interface(change: &Change) -> Option<u32> {
     }
 }
 
-/// Names of the interfaces by index; none where they cannot be listed.
+/// Names of the interfaces that changes speak of, by index, as far as those are there.
 #[must_use]
-pub fn interface_names() -> BTreeMap<u32, String> {
-    let links = link::list().unwrap_or_default();
-    links.into_iter().map(|link| (link.index, link.name)).collect()
+pub fn interface_names(outcome: &Outcome) -> BTreeMap<u32, String> {
+    let failed = outcome.failures.iter().filter_map(|failure| failure.change.as_ref());
+    let changes = outcome.changes.iter().chain(&outcome.undone).chain(failed);
+    let indices: BTreeSet<u32> = changes.filter_map(Change::interface).collect();
+    let links = if indices.is_empty() { Vec::new() } else { link::list().unwrap_or_default() };
+    let named = links.into_iter().filter(|link| indices.contains(&link.index));
+    named.map(|link| (link.index, link.name)).collect()
 }
 
 fn text(error: impl Display) -> String {
