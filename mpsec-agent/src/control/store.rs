@@ -36,6 +36,9 @@ pub enum StoreError {
         /// What is wrong.
         error: String,
     },
+    /// Somebody else has used it since it was read.
+    #[error("{} was changed by another mpsec meanwhile, and is left alone: restart the agent, which reads it again", .0.display())]
+    Changed(PathBuf),
     /// It cannot be read or written.
     #[error("{}: {error}", path.display())]
     Io {
@@ -66,6 +69,49 @@ struct Kept {
     /// How often what is wanted has changed.
     #[serde(default)]
     generation: u64,
+    /// What is ours in other network namespaces of this boot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    elsewhere: Vec<There>,
+}
+
+/// Other network namespaces that are remembered; of more, the oldest are forgotten, as they are most likely gone.
+const MOST_ELSEWHERE: usize = 64;
+
+/// What is ours in another network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct There {
+    place: Place,
+    owned: Owned,
+    #[serde(default)]
+    begun: Vec<Change>,
+    #[serde(default)]
+    released: bool,
+}
+
+impl Kept {
+    /// Turns to what is kept of a place, and keeps what is ours in others, as long as they can be there.
+    fn turn_to(&mut self, place: Place) {
+        if self.place == place {
+            return;
+        }
+        let here = There {
+            place: std::mem::replace(&mut self.place, place.clone()),
+            owned: std::mem::take(&mut self.owned),
+            begun: std::mem::take(&mut self.begun),
+            released: std::mem::take(&mut self.released),
+        };
+        if here != (There { place: here.place.clone(), ..There::default() }) {
+            self.elsewhere.push(here);
+        }
+        self.elsewhere.retain(|there| there.place.boot == place.boot);
+        if let Some(known) = self.elsewhere.iter().position(|there| there.place == place) {
+            let There { owned, begun, released, .. } = self.elsewhere.remove(known);
+            (self.owned, self.begun, self.released) = (owned, begun, released);
+        }
+        let surplus = self.elsewhere.len().saturating_sub(MOST_ELSEWHERE);
+        self.elsewhere.drain(..surplus);
+    }
 }
 
 /// Where something is.
@@ -102,12 +148,7 @@ impl Store {
             Err(error) => return Err(StoreError::Io { path, error }),
         };
         store.kept = kept;
-        if store.kept.place != place {
-            store.kept.owned = Owned::default();
-            store.kept.begun.clear();
-            store.kept.released = false;
-            store.kept.place = place;
-        }
+        store.kept.turn_to(place);
         Ok(store)
     }
 
@@ -190,8 +231,15 @@ impl Store {
     }
 
     fn save(&mut self) -> Result<(), StoreError> {
-        self.lock()?;
         let path = self.folder.join(FILE);
+        if self.lock.is_none() {
+            self.lock()?;
+            // There was none when this began.
+            if path.exists() {
+                self.lock = None;
+                return Err(StoreError::Changed(path));
+            }
+        }
         let new = self.folder.join("state.json.new");
         let mut text = serde_json::to_vec_pretty(&self.kept).expect("plain data is JSON");
         text.push(b'\n');
@@ -280,6 +328,35 @@ mod tests {
         let store = Store::open(folder.path(), place("b")).unwrap();
         assert!(store.owned().is_empty() && store.begun().is_empty());
         assert_eq!(store.settings(), ["mptcp.failover=true"]);
+    }
+
+    #[test]
+    fn other_network_namespaces_of_this_boot_are_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |netns| Place { boot: "a".into(), netns };
+        let mut store = Store::open(folder.path(), at(1)).unwrap();
+        store.begin(&[change()]).unwrap();
+        drop(store);
+        let mut store = Store::open(folder.path(), at(2)).unwrap();
+        assert!(store.begun().is_empty());
+        store.set(Vec::new(), true).unwrap();
+        drop(store);
+        let mut store = Store::open(folder.path(), at(1)).unwrap();
+        assert_eq!((store.begun(), store.released()), (&[change()][..], false));
+        store.end(Owned::default()).unwrap();
+        drop(store);
+        assert!(Store::open(folder.path(), at(2)).unwrap().released());
+        assert!(!Store::open(folder.path(), place("b")).unwrap().released());
+    }
+
+    #[test]
+    fn what_another_one_kept_meanwhile_is_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("mpsec");
+        let mut early = Store::open(&inner, place("a")).unwrap();
+        Store::open(&inner, place("a")).unwrap().set(vec!["mptcp.failover=on".into()], false).unwrap();
+        assert!(early.begin(&[change()]).unwrap_err().contains("changed by another mpsec"));
+        assert_eq!(Store::open(&inner, place("a")).unwrap().settings(), ["mptcp.failover=on"]);
     }
 
     #[test]
