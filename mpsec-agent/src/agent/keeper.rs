@@ -5,10 +5,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::{Config, Loader, MultipathConfig};
+use crate::control::actual::Doings;
 use crate::control::apply::{self, Memory as _, Outcome, Spirit};
 use crate::control::ask::{Answer, AskError, Settings};
 use crate::control::change::Change;
-use crate::control::live::{Live, interface_names};
+use crate::control::live::{Agency as _, Live, interface_names};
 use crate::control::settings;
 use crate::control::store::{Place, Store};
 use crate::kernel::rtnl_events::Events;
@@ -31,6 +32,10 @@ pub struct Keeper {
     loader: Loader,
     wanted: MultipathConfig,
     events: Option<Events>,
+    /// The first routing table that they tell of.
+    heard_table: u32,
+    /// Whether the agent itself does something, which it keeps no memory of.
+    is_acting: bool,
     due: Option<Instant>,
     retry: Option<(Instant, Duration)>,
     control: Control,
@@ -59,6 +64,8 @@ impl Keeper {
             loader,
             wanted: MultipathConfig::default(),
             events: None,
+            heard_table: 0,
+            is_acting: false,
             due: None,
             retry: None,
             control: Control::default(),
@@ -95,17 +102,18 @@ impl Keeper {
     /// Whether there is nothing to see to.
     fn is_idle(&self) -> bool {
         let Ok(store) = &self.store else { return true };
-        self.wanted == MultipathConfig::default() && store.owned().is_empty() && store.begun().is_empty()
+        let is_all_given_back = store.owned().is_empty() && store.begun().is_empty() && !self.is_acting;
+        self.wanted == MultipathConfig::default() && is_all_given_back
     }
 
     /// Listens to what may matter, as long as anything does.
     fn listen(&mut self) {
+        let first = self.wanted.route_table;
         if self.is_idle() {
             self.events = None;
-        } else if self.events.is_none() {
-            let first = self.wanted.route_table;
+        } else if self.events.is_none() || self.heard_table != first {
             match Events::subscribe(first..=first.saturating_add(0xffff)) {
-                Ok(events) => self.events = Some(events),
+                Ok(events) => (self.events, self.heard_table) = (Some(events), first),
                 Err(error) => tracing::warn!(%error, "changes of addresses and routes are not heard, only looked for"),
             }
         }
@@ -166,6 +174,7 @@ impl Keeper {
             }
             Err(error) => Outcome::failed(error),
         };
+        self.is_acting = agency.doings() != Doings::default();
         self.note(&outcome);
         Some(outcome)
     }
@@ -245,6 +254,7 @@ impl Keeper {
         let mut host = Live::open(&config.multipath, Some(agency)).map_err(AskError::Failed)?;
         recover(store, &mut host).map_err(AskError::Failed)?;
         let outcome = apply::apply(&mut host, store, &config.multipath, Spirit::Whole);
+        self.is_acting = agency.doings() != Doings::default();
         if !outcome.is_success() {
             self.control.failed_total += outcome.failures.len() as u64;
             self.control.undone_total += outcome.undone.len() as u64;
@@ -266,6 +276,7 @@ impl Keeper {
         let mut host = Live::open(&nothing, Some(agency)).map_err(AskError::Failed)?;
         recover(store, &mut host).map_err(AskError::Failed)?;
         let outcome = apply::release(&mut host, store);
+        self.is_acting = agency.doings() != Doings::default();
         store.set(Vec::new(), true).map_err(AskError::Failed)?;
         self.wanted = nothing;
         self.note(&outcome);
@@ -300,21 +311,16 @@ impl Keeper {
 
     /// Before the agent ends: what would not work without it is given back; what works without it stays.
     pub fn stop(&mut self, agency: &mut Acting<'_>) -> Option<Outcome> {
-        let Ok(store) = &mut self.store else { return None };
-        let mut wanted = self.wanted.clone();
-        wanted.force = Default::default();
-        wanted.failover = Some(false);
-        wanted.path_congestion_control.clear();
-        wanted.path_max_rate.clear();
-        if wanted.path_manager.is_some_and(|mode| crate::control::mode::of(mode).daemon(&wanted).is_some()) {
-            wanted.path_manager = None;
-            wanted.endpoints.clear();
-        }
-        if wanted == self.wanted {
+        if self.is_idle() {
             return None;
         }
-        let outcome = match Live::open(&wanted, Some(agency)) {
-            Ok(mut host) => apply::apply(&mut host, store, &wanted, Spirit::Parts),
+        let Ok(store) = &mut self.store else { return None };
+        let wanted = self.wanted.without_agent();
+        let host = Live::open(&wanted, Some(agency));
+        // The first look after a crash may not have been taken yet.
+        let host = host.and_then(|mut host| recover(store, &mut host).map(|()| host));
+        let outcome = match host {
+            Ok(mut host) => apply::stop(&mut host, store, &wanted),
             Err(error) => Outcome::failed(error),
         };
         outcome.failures.iter().for_each(|failure| tracing::error!("not given back: {failure}"));

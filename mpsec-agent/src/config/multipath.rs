@@ -64,6 +64,23 @@ impl MultipathConfig {
     }
 }
 
+impl MultipathConfig {
+    /// What of it lasts without the agent.
+    #[must_use]
+    pub fn without_agent(&self) -> Self {
+        let mut left = self.clone();
+        left.force = ForceConfig::default();
+        left.failover = Some(false);
+        left.path_congestion_control.clear();
+        left.path_max_rate.clear();
+        if left.path_manager == Some(PathManagerMode::Ndiffports) {
+            left.path_manager = None;
+            left.endpoints.clear();
+        }
+        left
+    }
+}
+
 impl Default for MultipathConfig {
     fn default() -> Self {
         Self {

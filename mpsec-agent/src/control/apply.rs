@@ -11,7 +11,7 @@ use super::actual::Actual;
 use super::change::Change;
 use super::desired::{Desired, desired};
 use super::owned::Owned;
-use super::plan::{Plan, plan};
+use super::plan::{Plan, is_path_manager, plan};
 
 /// A host that can be looked at and changed: the real one, or a model of it in tests.
 pub trait Host {
@@ -137,7 +137,7 @@ impl fmt::Display for Failure {
 /// What cannot be read.
 pub fn preview(host: &mut impl Host, owned: &Owned, settings: &MultipathConfig) -> Result<Plan, String> {
     let actual = host.retrieve()?;
-    let mut plan = plan(&desired(settings, &actual), &actual, owned);
+    let mut plan = plan(&desired(settings, &actual, owned), &actual, owned);
     let conflicts = host.conflicts(&plan);
     plan.refusals.extend(conflicts);
     Ok(plan)
@@ -149,7 +149,7 @@ pub fn apply(host: &mut impl Host, memory: &mut impl Memory, settings: &Multipat
         Ok(actual) => actual,
         Err(error) => return Outcome { failures: vec![Failure::other(error)], ..Outcome::default() },
     };
-    let desired = desired(settings, &actual);
+    let desired = desired(settings, &actual, memory.owned());
     let mut plan = plan(&desired, &actual, memory.owned());
     let conflicts = host.conflicts(&plan);
     plan.refusals.extend(conflicts);
@@ -158,7 +158,7 @@ pub fn apply(host: &mut impl Host, memory: &mut impl Memory, settings: &Multipat
     }
     if plan.is_empty() {
         let mut owned = memory.owned().clone();
-        owned.prune(&desired);
+        owned.prune(&desired, &actual);
         let failures = match owned == *memory.owned() {
             true => Vec::new(),
             false => memory.end(owned).err().map(Failure::other).into_iter().collect(),
@@ -173,8 +173,13 @@ pub fn command(host: &mut impl Host, memory: &mut impl Memory, change: Change) -
     perform(host, memory, &[change], None, Spirit::Whole, Vec::new())
 }
 
-/// Gives back everything that is ours.
+/// Gives back everything that is ours, and what bears our mark, even if it is not kept any more who made it.
 pub fn release(host: &mut impl Host, memory: &mut impl Memory) -> Outcome {
+    if !memory.owned().routes
+        && let Err(error) = memory.end(Owned { routes: true, ..memory.owned().clone() })
+    {
+        return Outcome::failed(error);
+    }
     let given_back = apply(host, memory, &MultipathConfig::default(), Spirit::Parts);
     let links = memory.owned().links.clone();
     let actual = match host.retrieve() {
@@ -201,6 +206,23 @@ pub fn release(host: &mut impl Host, memory: &mut impl Memory) -> Outcome {
     }
 }
 
+/// Before the agent ends: makes it so as far as it can be had, and gives back what does not work without the agent even where
+/// nothing else can be done.
+pub fn stop(host: &mut impl Host, memory: &mut impl Memory, settings: &MultipathConfig) -> Outcome {
+    let outcome = apply(host, memory, settings, Spirit::Parts);
+    if outcome.refusals.is_empty() {
+        return outcome;
+    }
+    let mut changes = match host.retrieve() {
+        Ok(actual) => plan(&Desired::default(), &actual, memory.owned()).changes,
+        Err(error) => return Outcome { failures: vec![Failure::other(error)], ..outcome },
+    };
+    let has_daemon = changes.iter().any(|change| matches!(change, Change::Daemon { .. }));
+    changes.retain(|change| change.needs_agent() || (has_daemon && is_path_manager(change)));
+    let given_back = perform(host, memory, &changes, None, Spirit::Parts, outcome.waiting);
+    Outcome { refusals: outcome.refusals, ..given_back }
+}
+
 fn perform(
     host: &mut impl Host,
     memory: &mut impl Memory,
@@ -216,6 +238,11 @@ fn perform(
     }
     let before = memory.owned().clone();
     for change in changes {
+        // Sockets that are still given to the agent's path manager need it.
+        let is_path_manager = |failure: &Failure| failure.change.as_ref().is_some_and(is_path_manager);
+        if matches!(change, Change::Daemon { to: None, .. }) && outcome.failures.iter().any(is_path_manager) {
+            continue;
+        }
         match host.perform(change) {
             Ok(()) => outcome.changes.push(change.clone()),
             Err(error) => {
@@ -227,35 +254,37 @@ fn perform(
             }
         }
     }
+    let mut verified = None;
     if outcome.failures.is_empty()
         && let Some(desired) = desired
     {
-        outcome.failures.extend(verify(host, desired, &outcome.changes, &before));
+        match verify(host, desired, &outcome.changes, &before) {
+            Ok(actual) => verified = Some((desired, actual)),
+            Err(failures) => outcome.failures.extend(failures),
+        }
     }
     if spirit == Spirit::Whole && !outcome.failures.is_empty() {
         undo(host, &mut outcome);
     }
     let mut owned = before;
     outcome.changes.iter().for_each(|change| owned.note(change));
-    if let Some(desired) = desired.filter(|_| outcome.failures.is_empty()) {
-        owned.prune(desired);
+    if let Some((desired, actual)) = verified {
+        owned.prune(desired, &actual);
     }
     outcome.failures.extend(memory.end(owned).err().map(Failure::other));
     outcome
 }
 
-/// Looks whether what was wanted is there now.
-fn verify(host: &mut impl Host, desired: &Desired, made: &[Change], before: &Owned) -> Vec<Failure> {
+/// Looks whether what was wanted is there now, and returns what is.
+fn verify(host: &mut impl Host, desired: &Desired, made: &[Change], before: &Owned) -> Result<Actual, Vec<Failure>> {
     let mut owned = before.clone();
     made.iter().for_each(|change| owned.note(change));
-    match host.retrieve() {
-        Ok(actual) => {
-            let rest = plan(desired, &actual, &owned).changes;
-            let left = rest.iter().map(|change| Failure::of(change, "the kernel took it, and it did not hold".into()));
-            left.collect()
-        }
-        Err(error) => vec![Failure::other(error)],
+    let actual = host.retrieve().map_err(|error| vec![Failure::other(error)])?;
+    let rest = plan(desired, &actual, &owned).changes;
+    if rest.is_empty() {
+        return Ok(actual);
     }
+    Err(rest.iter().map(|change| Failure::of(change, "the kernel took it, and it did not hold".into())).collect())
 }
 
 /// Takes back what was made, the last first.

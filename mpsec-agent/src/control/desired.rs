@@ -15,6 +15,7 @@ use crate::snapshot::mptcp::Limits;
 use super::actual::{Actual, Link};
 use super::change::{Daemon, Endpoint, Force, Policy, SourceRoute, SourceRule};
 use super::mode::{self, MOST};
+use super::owned::Owned;
 
 const RECEIVE_BUFFER: &str = "net.ipv4.tcp_rmem";
 const STALE_LOSSES: &str = "net.mptcp.stale_loss_cnt";
@@ -49,9 +50,10 @@ pub struct Desired {
     pub waiting: Vec<String>,
 }
 
-/// Works out what a host should be like.
+/// Works out what a host should be like. It does not depend on what was wanted before.
 #[must_use]
-pub fn desired(settings: &MultipathConfig, actual: &Actual) -> Desired {
+pub fn desired(settings: &MultipathConfig, actual: &Actual, owned: &Owned) -> Desired {
+    let actual = &owned.originals(actual);
     let mut desired = Desired { force: force(settings), ..Desired::default() };
     desired.failover = settings.fails_over() && actual.agent.is_some();
     desired.sysctls(settings, actual);

@@ -10,7 +10,7 @@ use super::actual::Actual;
 use super::change::{Change, Endpoint};
 use super::desired::Desired;
 
-/// What is ours. Routes and rules are not listed: they bear our mark in the kernel.
+/// What is ours. Routes and rules are not listed: they bear our mark in the kernel, and it is only kept that there are some.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Owned {
@@ -23,6 +23,9 @@ pub struct Owned {
     /// Endpoints.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
+    /// Whether there may be routes or rules that we made.
+    #[serde(default)]
+    pub routes: bool,
     /// Interfaces by name: whether they were on.
     #[serde(default)]
     pub links: BTreeMap<String, Changed<bool>>,
@@ -37,6 +40,18 @@ pub struct Changed<T> {
     pub ours: T,
 }
 
+impl Changed<Limits> {
+    /// The limits as they were, but for one that somebody else has set since.
+    #[must_use]
+    pub fn given_back(&self, now: Limits) -> Limits {
+        let one = |now, ours, original| if now == ours { original } else { now };
+        Limits {
+            subflows: one(now.subflows, self.ours.subflows, self.original.subflows),
+            add_addr_accepted: one(now.add_addr_accepted, self.ours.add_addr_accepted, self.original.add_addr_accepted),
+        }
+    }
+}
+
 impl Owned {
     /// Whether nothing is.
     #[must_use]
@@ -48,6 +63,21 @@ impl Owned {
     #[must_use]
     pub fn has(&self, endpoint: &Endpoint) -> bool {
         self.endpoints.iter().any(|ours| ours.has_place_of(endpoint))
+    }
+
+    /// What the kernel's settings would be without us: what those that are ours were before.
+    #[must_use]
+    pub fn originals(&self, actual: &Actual) -> Actual {
+        let mut original = actual.clone();
+        for (name, changed) in &self.sysctls {
+            original.sysctls.entry(name.clone()).and_modify(|value| {
+                if *value == changed.ours {
+                    value.clone_from(&changed.original);
+                }
+            });
+        }
+        original.limits = actual.limits.map(|now| self.limits.as_ref().map_or(now, |changed| changed.given_back(now)));
+        original
     }
 
     /// Takes note of a change that was made.
@@ -74,9 +104,8 @@ impl Owned {
                 Some(changed) => changed.ours = up,
                 None => drop(self.links.insert(name, Changed { original: !up, ours: up })),
             },
-            Change::AddRoute(_)
-            | Change::RemoveRoute(_)
-            | Change::AddRule(_)
+            Change::AddRoute(_) | Change::AddRule(_) => self.routes = true,
+            Change::RemoveRoute(_)
             | Change::RemoveRule(_)
             | Change::Daemon { .. }
             | Change::Policy { .. }
@@ -85,12 +114,15 @@ impl Owned {
         }
     }
 
-    /// Forgets what is wanted no more, after it was given back.
-    pub fn prune(&mut self, desired: &Desired) {
+    /// Forgets what is wanted no more, after it was given back, and what somebody else took away: what may come in its place
+    /// is not ours.
+    pub fn prune(&mut self, desired: &Desired, actual: &Actual) {
         self.sysctls.retain(|name, _| desired.sysctls.contains_key(name));
         if desired.limits.is_none() {
             self.limits = None;
         }
+        self.endpoints.retain(|ours| actual.endpoints.iter().any(|there| there.has_place_of(ours)));
+        self.routes &= !actual.routes.is_empty() || !actual.rules.is_empty();
     }
 
     /// What is ours after changes of which nobody knows how many were made, judged by what is there now. `self` is what was

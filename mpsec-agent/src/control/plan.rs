@@ -30,9 +30,8 @@ impl Plan {
 #[must_use]
 pub fn plan(desired: &Desired, actual: &Actual, owned: &Owned) -> Plan {
     let mut plan = Plan { changes: Vec::new(), refusals: desired.refusals.clone(), waiting: desired.waiting.clone() };
-    let (before, after): (Vec<_>, Vec<_>) = sysctls(desired, actual, owned)
-        .into_iter()
-        .partition(|change| !matches!(change, Change::Sysctl { name, .. } if is_path_manager(name)));
+    let (before, after): (Vec<_>, Vec<_>) =
+        sysctls(desired, actual, owned).into_iter().partition(|change| !is_path_manager(change));
     plan.changes.extend(before);
     let daemon = daemon(desired, actual);
     // Joins are refused while nobody listens: the agent's path manager is there before sockets are given to it, and goes
@@ -45,8 +44,10 @@ pub fn plan(desired: &Desired, actual: &Actual, owned: &Owned) -> Plan {
     plan.changes.extend(limits(desired, actual, owned));
     let (additions, removals) = endpoints(desired, actual, owned, &mut plan.refusals);
     plan.changes.extend(removals);
-    let stale_routes = actual.routes.iter().filter(|route| !desired.routes.contains(route));
-    let stale_rules = actual.rules.iter().filter(|rule| !desired.rules.contains(rule));
+    // The mark alone may be that of another agent, with a state of its own.
+    let are_ours = owned.routes || !desired.rules.is_empty();
+    let stale_routes = actual.routes.iter().filter(|route| are_ours && !desired.routes.contains(route));
+    let stale_rules = actual.rules.iter().filter(|rule| are_ours && !desired.rules.contains(rule));
     plan.changes.extend(stale_rules.cloned().map(Change::RemoveRule));
     plan.changes.extend(stale_routes.cloned().map(Change::RemoveRoute));
     plan.changes.extend(missing(&desired.routes, &actual.routes).map(Change::AddRoute));
@@ -60,8 +61,8 @@ pub fn plan(desired: &Desired, actual: &Actual, owned: &Owned) -> Plan {
 }
 
 /// Whether it decides which path manager new sockets have.
-fn is_path_manager(name: &str) -> bool {
-    matches!(name, "net.mptcp.path_manager" | "net.mptcp.pm_type")
+pub(super) fn is_path_manager(change: &Change) -> bool {
+    matches!(change, Change::Sysctl { name, .. } if matches!(name.as_str(), "net.mptcp.path_manager" | "net.mptcp.pm_type"))
 }
 
 fn missing<'a, T: PartialEq + Clone>(wanted: &'a [T], there: &'a [T]) -> impl Iterator<Item = T> + 'a {
@@ -83,7 +84,7 @@ fn sysctls(desired: &Desired, actual: &Actual, owned: &Owned) -> Vec<Change> {
 
 fn limits(desired: &Desired, actual: &Actual, owned: &Owned) -> Option<Change> {
     let from = actual.limits?;
-    let given_back = || owned.limits.as_ref().filter(|changed| changed.ours == from).map(|changed| changed.original);
+    let given_back = || owned.limits.as_ref().map(|changed| changed.given_back(from));
     let to = desired.limits.or_else(given_back)?;
     (from != to).then_some(Change::Limits { from, to })
 }

@@ -13,8 +13,9 @@ use crate::kernel::address::{Address, Readiness};
 use crate::snapshot::mptcp::Limits;
 
 use super::actual::{Actual, Doings, Exit, Link};
-use super::apply::{Host, Memory, Outcome, Spirit, apply, preview, release};
+use super::apply::{Host, Memory, Outcome, Spirit, apply, preview, release, stop};
 use super::change::{Change, Endpoint};
+use super::desired::desired;
 use super::owned::Owned;
 use super::plan::Plan;
 
@@ -23,15 +24,15 @@ use super::plan::Plan;
 struct Model {
     actual: Actual,
     performed: usize,
-    /// The change of this number is refused.
-    refuses: Option<usize>,
+    /// Changes of these numbers are refused: a bit each.
+    refuses: u64,
     /// From this number on nothing happens any more.
     dies: Option<usize>,
 }
 
 impl Model {
     fn new(actual: Actual) -> Model {
-        Model { actual, performed: 0, refuses: None, dies: None }
+        Model { actual, performed: 0, refuses: 0, dies: None }
     }
 }
 
@@ -43,7 +44,9 @@ impl Host for Model {
     fn perform(&mut self, change: &Change) -> Result<(), String> {
         let number = self.performed;
         self.performed += 1;
-        if self.dies.is_some_and(|dies| number >= dies) || self.refuses == Some(number) {
+        if self.dies.is_some_and(|dies| number >= dies)
+            || self.refuses.checked_shr(number as u32).is_some_and(|rest| rest & 1 == 1)
+        {
             return Err("no".into());
         }
         self.actual = self.actual.clone().with(change)?;
@@ -102,19 +105,22 @@ fn settings() -> impl Strategy<Value = MultipathConfig> {
     let rule = select(vec!["wan1", "wan*", "wan2=backup", "wan3=ipv4", "*=signal", "192.0.2.1", "2001:db8::2=subflow"]);
     let rules = btree_set(rule, 0..4).prop_shuffle_into_vec();
     let modes = maybe(select(PathManagerMode::ALL.to_vec()));
-    let names = (maybe(any::<bool>()), maybe(1..9u32), maybe(0..9u32), maybe(select(vec!["reno", "cubic"])));
+    let reordering = (maybe(1..9u32), maybe(1..9u32), maybe(0..9u32), maybe(0..9u32));
+    let names = (maybe(any::<bool>()), reordering, maybe(select(vec!["reno", "cubic", "none"])));
     let more = (vec(select(vec!["stale_loss_cnt=2", "close_timeout=9"]), 0..2), any::<bool>(), any::<bool>());
     (modes, rules, names, more, 1..9u32).prop_map(|(mode, rules, names, more, ndiffports)| {
-        let (enabled, reordering, limit, congestion_control) = names;
+        let (enabled, (reordering, max_reordering, subflows, accepted), congestion_control) = names;
         let (sysctls, manage_routes, failover) = more;
         MultipathConfig {
             enabled,
             path_manager: mode,
             ndiffports,
             endpoints: rules.iter().map(|rule| rule.parse().unwrap()).collect(),
-            subflow_limit: limit,
+            subflow_limit: subflows,
+            add_addr_accepted_limit: accepted,
             congestion_control: congestion_control.map(str::to_owned),
             reordering,
+            max_reordering,
             sysctls: sysctls.first().into_iter().map(|text| text.parse().unwrap()).collect(),
             manage_routes,
             failover: failover.then_some(true),
@@ -224,7 +230,7 @@ proptest! {
         let (mut host, mut memory) = (Model::new(actual), Notebook::default());
         apply(&mut host, &mut memory, &first, Spirit::Whole);
         let (before, owned) = (plain(host.actual.clone()), memory.owned.clone());
-        (host.performed, host.refuses) = (0, Some(fails));
+        (host.performed, host.refuses) = (0, 1 << fails);
         let outcome = apply(&mut host, &mut memory, &second, Spirit::Whole);
         if !outcome.failures.is_empty() {
             prop_assert!(outcome.changes.is_empty(), "{outcome:?}");
@@ -233,6 +239,68 @@ proptest! {
             // Identifiers may be others by now.
             prop_assert_eq!(memory.owned.endpoints.len(), owned.endpoints.len());
         }
+    }
+
+    #[test]
+    fn whatever_is_refused_on_the_way_all_is_given_back(
+        actual in hosts(), all in vec((settings(), any::<u64>(), any::<u64>()), 1..5), ends in any::<bool>(),
+    ) {
+        let before = plain(actual.clone());
+        let (mut host, mut memory) = (Model::new(actual), Notebook::default());
+        for (settings, some, others) in &all {
+            (host.performed, host.refuses) = (0, some & others);
+            apply(&mut host, &mut memory, settings, Spirit::Parts);
+            let is_foreign = |endpoint: &Endpoint| before.endpoints.iter().any(|known| known.has_place_of(endpoint));
+            for endpoint in &host.actual.endpoints {
+                prop_assert!(memory.owned.has(endpoint) != is_foreign(endpoint), "{endpoint:?} {:?}", memory.owned);
+            }
+            let is_served = |actual: &Actual| actual.agent.as_ref().is_none_or(|doings| doings.daemon.is_some());
+            let manager = host.actual.sysctl("net.mptcp.path_manager");
+            prop_assert!(manager != Some("userspace") || is_served(&host.actual), "nobody sees to connections");
+        }
+        host.refuses = 0;
+        if ends && host.actual.agent.is_some() {
+            stop(&mut host, &mut memory, &all[all.len() - 1].0.without_agent());
+            prop_assert_eq!(host.actual.agent.as_ref(), Some(&Doings::default()));
+            prop_assert!(host.actual.sysctl("net.mptcp.path_manager") != Some("userspace"));
+        }
+        prop_assert!(succeeded(&release(&mut host, &mut memory)));
+        prop_assert_eq!(plain(host.actual), before);
+        prop_assert!(memory.owned.is_empty(), "{:?}", memory.owned);
+    }
+
+    #[test]
+    fn what_was_wanted_before_leaves_no_trace(actual in hosts(), first in settings(), second in settings()) {
+        let (mut host, mut memory) = (Model::new(actual.clone()), Notebook::default());
+        apply(&mut host, &mut memory, &first, Spirit::Whole);
+        let (mut fresh, mut fresh_memory) = (Model::new(actual), Notebook::default());
+        let outcome = apply(&mut host, &mut memory, &second, Spirit::Whole);
+        let expected = apply(&mut fresh, &mut fresh_memory, &second, Spirit::Whole);
+        prop_assert_eq!(&outcome.refusals, &expected.refusals);
+        if outcome.is_success() {
+            // What cannot be used now may stay if it was there.
+            let held = desired(&second, &host.actual, &memory.owned).held;
+            let is_held = |address: IpAddr| held.iter().any(|held| held.address == address);
+            let keep = |mut actual: Actual| {
+                actual.endpoints.retain(|endpoint| !is_held(endpoint.address));
+                actual.rules.retain(|rule| !is_held(rule.source));
+                actual.routes.clear();
+                plain(actual)
+            };
+            prop_assert_eq!(keep(host.actual), keep(fresh.actual));
+        }
+    }
+
+    #[test]
+    fn what_somebody_else_takes_away_is_theirs_when_it_comes_back(actual in hosts(), settings in settings()) {
+        let (mut host, mut memory) = (Model::new(actual), Notebook::default());
+        apply(&mut host, &mut memory, &settings, Spirit::Whole);
+        let theirs = host.actual.endpoints.clone();
+        host.actual.endpoints.clear();
+        release(&mut host, &mut memory);
+        host.actual.endpoints.clone_from(&theirs);
+        apply(&mut host, &mut memory, &MultipathConfig::default(), Spirit::Parts);
+        prop_assert_eq!(&host.actual.endpoints, &theirs);
     }
 
     #[test]
