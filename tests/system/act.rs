@@ -333,7 +333,7 @@ fn ndiffports() -> Result<()> {
     talk.exchange(40_000_000, 0)?;
     let sent: Vec<u64> =
         ss::subflows(&paths.client)?.iter().map(|subflow| subflow.number("bytes_acked")).collect::<Result<_>>()?;
-    ensure!(sent.len() == 4 && sent.iter().all(|bytes| *bytes > 100_000), "bytes by subflow: {sent:?}");
+    ensure!(sent.len() == 4 && sent.iter().all(|bytes| *bytes > 10_000), "bytes by subflow: {sent:?}");
     agent.stop(libc::SIGTERM)?;
     ensure!(state(&paths.client)? == before, "it was not handed back: {}", state(&paths.client)?);
     Ok(())
