@@ -162,7 +162,7 @@ impl<'a> Live<'a> {
             return Ok(());
         }
         let found = self.found(endpoint)?;
-        self.manager()?.delete_endpoint(&kernels(&found)).map_err(text)
+        self.manager()?.delete_endpoint(&kernels(&found)).map_err(refused)
     }
 
     fn change_endpoint(&mut self, to: &Endpoint) -> Result<(), String> {
@@ -170,7 +170,7 @@ impl<'a> Live<'a> {
             return self.perform(&Change::AddEndpoint(to.clone()));
         }
         let id = self.found(to)?.id;
-        self.manager()?.set_endpoint_flags(&kernels(&Endpoint { id, ..to.clone() })).map_err(text)
+        self.manager()?.set_endpoint_flags(&kernels(&Endpoint { id, ..to.clone() })).map_err(refused)
     }
 }
 
@@ -204,19 +204,23 @@ impl Host for Live<'_> {
     fn perform(&mut self, change: &Change) -> Result<(), String> {
         match change {
             Change::Sysctl { name, to, .. } => sysctl::write(name, to).map_err(text),
-            Change::Limits { to, .. } => self.manager()?.set_limits(*to).map_err(text),
+            Change::Limits { to, .. } => self.manager()?.set_limits(*to).map_err(refused),
             Change::AddEndpoint(endpoint) => {
                 // An identifier that it had before may be another's by now.
                 let new = Endpoint { id: 0, ..endpoint.clone() };
-                self.manager()?.add_endpoint(&kernels(&new)).map_err(text)
+                self.manager()?.add_endpoint(&kernels(&new)).map_err(refused)
             }
             Change::RemoveEndpoint(endpoint) => self.remove_endpoint(endpoint),
             Change::EndpointFlags { to, .. } => self.change_endpoint(to),
-            Change::AddRoute(route) => route::add(&mut self.rtnl, &kernel_route(route)).map_err(text),
+            Change::AddRoute(route) => {
+                route::add(&mut self.rtnl, &kernel_route(route)).map_err(|error| error.in_full())
+            }
             Change::RemoveRoute(route) => gone(route::delete(&mut self.rtnl, &kernel_route(route))),
-            Change::AddRule(rule) => rule::add(&mut self.rtnl, &kernel_rule(rule)).map_err(text),
+            Change::AddRule(rule) => rule::add(&mut self.rtnl, &kernel_rule(rule)).map_err(|error| error.in_full()),
             Change::RemoveRule(rule) => gone(rule::delete(&mut self.rtnl, &kernel_rule(rule))),
-            Change::Link { index, up, .. } => link::set_up(&mut self.rtnl, *index, *up).map_err(text),
+            Change::Link { index, up, .. } => {
+                link::set_up(&mut self.rtnl, *index, *up).map_err(|error| error.in_full())
+            }
             Change::Daemon { .. } | Change::Policy { .. } | Change::Failover { .. } | Change::Force { .. } => {
                 match &mut self.agency {
                     Some(agency) => agency.perform(change),
@@ -269,6 +273,10 @@ pub fn interface_names(outcome: &Outcome) -> BTreeMap<u32, String> {
 
 fn text(error: impl Display) -> String {
     error.to_string()
+}
+
+fn refused(error: PathManagerError) -> String {
+    error.in_full()
 }
 
 /// What goes with its interface may be gone already.
