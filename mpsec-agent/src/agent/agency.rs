@@ -300,6 +300,7 @@ impl Acting<'_> {
 impl Perform for Acting<'_> {
     fn doings(&self) -> Doings {
         Doings {
+            uncounted: self.kernel.subflows.as_ref().err().cloned(),
             daemon: self.agency.daemon.as_ref().map(|(what, _)| *what),
             policies: self.agency.policies.clone(),
             failover: self.agency.failover.is_some(),

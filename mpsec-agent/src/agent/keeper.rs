@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::{Config, Loader, MultipathConfig};
-use crate::control::actual::Doings;
 use crate::control::apply::{self, Memory as _, Outcome, Spirit};
 use crate::control::ask::{Answer, AskError, Settings};
 use crate::control::change::Change;
@@ -174,7 +173,7 @@ impl Keeper {
             }
             Err(error) => Outcome::failed(error),
         };
-        self.is_acting = agency.doings() != Doings::default();
+        self.is_acting = agency.doings().is_something();
         self.note(&outcome);
         Some(outcome)
     }
@@ -254,7 +253,7 @@ impl Keeper {
         let mut host = Live::open(&config.multipath, Some(agency)).map_err(AskError::Failed)?;
         recover(store, &mut host).map_err(AskError::Failed)?;
         let outcome = apply::apply(&mut host, store, &config.multipath, Spirit::Whole);
-        self.is_acting = agency.doings() != Doings::default();
+        self.is_acting = agency.doings().is_something();
         if !outcome.is_success() {
             self.control.failed_total += outcome.failures.len() as u64;
             self.control.undone_total += outcome.undone.len() as u64;
@@ -276,7 +275,7 @@ impl Keeper {
         let mut host = Live::open(&nothing, Some(agency)).map_err(AskError::Failed)?;
         recover(store, &mut host).map_err(AskError::Failed)?;
         let outcome = apply::release(&mut host, store);
-        self.is_acting = agency.doings() != Doings::default();
+        self.is_acting = agency.doings().is_something();
         store.set(Vec::new(), true).map_err(AskError::Failed)?;
         self.wanted = nothing;
         self.note(&outcome);

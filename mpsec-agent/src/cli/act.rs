@@ -102,7 +102,7 @@ pub struct AuditArgs {
 
 #[derive(Debug, Args)]
 struct SettingsArgs {
-    /// A setting that wins over the configuration file and is kept, as in mpsec config show
+    /// A setting that wins over the configuration file and is kept in the state folder
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Drop an earlier --set of this key

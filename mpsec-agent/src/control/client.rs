@@ -223,7 +223,7 @@ fn control(text: &mut String, control: &Value) {
     }
     let state = match (released, failures.len()) {
         (true, _) => "released, nothing is changed until mpsec apply".to_owned(),
-        (false, 0) => format!("as it is wanted (changed by MPSec: {owned})"),
+        (false, 0) => format!("as it is wanted (settings, endpoints and interfaces changed by MPSec: {owned})"),
         (false, failures) => format!("not as it is wanted (failures: {failures})"),
     };
     writeln!(text, "\nHost: {state}").expect(MEMORY);
@@ -306,7 +306,10 @@ mod tests {
                     . wan1 has no address\n";
         assert!(table(&status).contains(host), "{}", table(&status));
         status["control"] = serde_json::json!({"owned": 2});
-        assert!(table(&status).contains("\nHost: as it is wanted (changed by MPSec: 2)\n"));
+        assert!(
+            table(&status)
+                .contains("\nHost: as it is wanted (settings, endpoints and interfaces changed by MPSec: 2)\n")
+        );
         status["control"] = serde_json::json!({"released": true});
         assert!(table(&status).contains("Host: released"));
         status["control"] = serde_json::json!({"owned": 0, "failures": []});

@@ -55,7 +55,7 @@ pub struct Desired {
 pub fn desired(settings: &MultipathConfig, actual: &Actual, owned: &Owned) -> Desired {
     let actual = &owned.originals(actual);
     let mut desired = Desired { force: force(settings), ..Desired::default() };
-    desired.failover = settings.fails_over() && actual.agent.is_some();
+    desired.failover(settings, actual);
     desired.sysctls(settings, actual);
     let mode = settings.path_manager.map(mode::of);
     desired.daemon = mode.and_then(|mode| mode.daemon(settings));
@@ -65,9 +65,8 @@ pub fn desired(settings: &MultipathConfig, actual: &Actual, owned: &Owned) -> De
         desired.source_routes(settings, actual);
     }
     desired.policies(settings, actual);
-    if actual.agent.is_none() && (desired.needs_agent() || settings.failover == Some(true)) {
-        let text = "ndiffports, failover, force and what is set by path need the running agent: start it (mpsec run)";
-        desired.refusals.push(text.into());
+    if actual.agent.is_none() {
+        desired.without_agent(settings);
     }
     desired
 }
@@ -77,8 +76,30 @@ fn force(settings: &MultipathConfig) -> Force {
 }
 
 impl Desired {
-    fn needs_agent(&self) -> bool {
-        self.daemon.is_some() || !self.policies.is_empty() || !self.force.is_empty()
+    /// What lasts no longer than the agent is refused where none runs.
+    fn without_agent(&mut self, settings: &MultipathConfig) {
+        let needed = [
+            ("path_manager = ndiffports", self.daemon.is_some()),
+            ("failover = on", settings.failover == Some(true)),
+            ("path_congestion_control", !settings.path_congestion_control.is_empty()),
+            ("path_max_rate", !settings.path_max_rate.is_empty()),
+            ("mptcp.force", !self.force.is_empty()),
+        ];
+        let names: Vec<&str> =
+            needed.into_iter().filter(|(_, is_asked_for)| *is_asked_for).map(|(name, _)| name).collect();
+        if !names.is_empty() {
+            self.refusals.push(format!("{}: it needs the running agent; start it (mpsec run)", names.join(", ")));
+        }
+    }
+
+    /// It needs an agent that counts subflows; where nobody asked for it by name, it is left out without one.
+    fn failover(&mut self, settings: &MultipathConfig, actual: &Actual) {
+        let Some(doings) = actual.agent.as_ref().filter(|_| settings.fails_over()) else { return };
+        match (&doings.uncounted, settings.failover) {
+            (None, _) => self.failover = true,
+            (Some(reason), Some(true)) => self.refusals.push(format!("failover needs mptcp.count: {reason}")),
+            (Some(reason), _) => self.waiting.push(format!("failover: it needs mptcp.count: {reason}")),
+        }
     }
 
     fn sysctls(&mut self, settings: &MultipathConfig, actual: &Actual) {
@@ -88,14 +109,21 @@ impl Desired {
         if let Some(name) = &settings.scheduler {
             self.choice(actual, scheduler::scheduler(name, actual.sysctl("net.mptcp.available_schedulers")));
         }
+        let controls = |name: &str| CongestionControls {
+            available: actual.sysctl("net.ipv4.tcp_available_congestion_control").unwrap_or_default(),
+            allowed: actual.sysctl("net.ipv4.tcp_allowed_congestion_control"),
+            module_installed: actual.modules.iter().any(|module| module.strip_prefix("tcp_") == Some(name)),
+            initial_namespace: actual.is_initial,
+        };
         if let Some(name) = &settings.congestion_control {
-            let controls = CongestionControls {
-                available: actual.sysctl("net.ipv4.tcp_available_congestion_control").unwrap_or_default(),
-                allowed: actual.sysctl("net.ipv4.tcp_allowed_congestion_control"),
-                module_installed: actual.modules.iter().any(|module| module.strip_prefix("tcp_") == Some(name)),
-                initial_namespace: actual.is_initial,
-            };
-            self.choice(actual, scheduler::congestion_control(name, &controls));
+            self.choice(actual, scheduler::congestion_control(name, &controls(name)));
+        }
+        for PerInterface { interfaces, value } in &settings.path_congestion_control {
+            // What is set by a program needs no leave.
+            let controls = CongestionControls { allowed: None, ..controls(value) };
+            if let Err(refusal) = scheduler::congestion_control(value, &controls) {
+                self.refusals.push(format!("path_congestion_control {interfaces}={value}: {refusal}"));
+            }
         }
         let reordering = [
             ("net.ipv4.tcp_max_reordering", settings.max_reordering),
@@ -240,6 +268,9 @@ impl Desired {
             };
             return vec![(found.clone(), self.is_usable(link, found, settings, actual))];
         }
+        if let (Match::Interfaces(pattern), true) = (&rule.matches, links.is_empty()) {
+            self.waiting.push(format!("{pattern}: there is no such interface"));
+        }
         let is_asked_for = |is_ipv4: &bool| rule.family.is_none_or(|only| (only == 4) == *is_ipv4);
         let mut all = Vec::new();
         for link in links {
@@ -329,7 +360,8 @@ impl Desired {
     }
 
     fn policies(&mut self, settings: &MultipathConfig, actual: &Actual) {
-        for address in actual.addresses.iter().filter(|address| !address.address.is_loopback()) {
+        let is_far = |address: &&Address| !address.address.is_loopback() && !address.is_local;
+        for address in actual.addresses.iter().filter(is_far) {
             let Some(link) = actual.link(address.ifindex) else { continue };
             let policy = Policy {
                 congestion_control: PerInterface::of(&settings.path_congestion_control, &link.name).cloned(),

@@ -78,7 +78,8 @@ impl<'a> Live<'a> {
             Err(PathManagerError::NoMptcp) => None,
             Err(error) => return Err(text(error)),
         };
-        let modules = settings.congestion_control.iter().map(|name| format!("tcp_{name}")).collect();
+        let by_path = settings.path_congestion_control.iter().map(|one| &one.value);
+        let modules = settings.congestion_control.iter().chain(by_path).map(|name| format!("tcp_{name}")).collect();
         Ok(Live { rtnl, manager, agency, modules })
     }
 

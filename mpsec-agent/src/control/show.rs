@@ -66,7 +66,7 @@ fn headline(ask: &Ask, answer: &Answer) -> String {
     }
     match (outcome.changes.is_empty(), would) {
         (true, _) if *ask == Ask::Release => {
-            "Nothing to give back. Nothing is changed until the next mpsec apply.".into()
+            "Nothing to give back. Nothing is changed until the next mpsec apply or boot.".into()
         }
         (true, _) => match ask {
             Ask::Link(LinkSwitch { name, up, .. }) => {
@@ -265,7 +265,7 @@ Made and taken back
             (Ask::Apply(Settings::default()), "Nothing to change.\n"),
             (Ask::Plan(Settings::default()), "Nothing to change.\n"),
             (link(true), "Nothing to change: wan0 is up.\n"),
-            (Ask::Release, "Nothing to give back. Nothing is changed until the next mpsec apply.\n"),
+            (Ask::Release, "Nothing to give back. Nothing is changed until the next mpsec apply or boot.\n"),
         ];
         for (ask, expected) in cases {
             assert_eq!(text(&ask, &Answer::default()), expected);

@@ -317,7 +317,7 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Text,
         placeholder: "auto|on|off",
         doc: "Take a path out as soon as its link is down or its packets are not acknowledged, sooner than the kernel alone \
-              would, and back in when it works again. auto does so where path_manager or endpoints are set; on also where \
+              would, and back in when it works again. Needs count. auto does so where path_manager or endpoints are set; on also where \
               somebody else made the endpoints, and on a server. As long as the agent runs.",
         restart: false,
         set: |config, value| value.auto_switch().map(|on| config.multipath.failover = on),
