@@ -29,8 +29,7 @@ pub fn cpu_time<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     (thread_cpu() - start, result)
 }
 
-/// CPU time of a whole process so far, all its living threads together (the first number of their `schedstat`, in
-/// nanoseconds).
+/// CPU time of a whole process so far, with that of its threads that have ended.
 pub fn process_cpu(pid: u32) -> io::Result<Duration> {
     let mut clock = 0;
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
