@@ -25,7 +25,7 @@ Examples:
   mpsec apply                        Change it; mpsec release gives everything back
   mpsec config check mpsec.toml      Is this configuration right?
 
-Exit codes: 0 all is well, 1 it is not, 64 wrong usage or configuration.";
+Exit codes: 0 all is well, 1 it is not, 64 wrong usage or configuration; more with plan --check and lab.";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -81,7 +81,7 @@ pub enum Command {
     /// Make this host what the configuration asks for
     #[command(after_help = act::APPLY_EXAMPLES)]
     Apply(act::ApplyArgs),
-    /// Give back everything that MPSec changed, and change nothing until the next mpsec apply
+    /// Give back everything that MPSec changed, and change nothing until the next mpsec apply or boot
     Release(act::ReleaseArgs),
     /// Switch an interface on or off, and say what becomes of connections
     #[command(subcommand, after_help = "Example:\n  mpsec link down wan1 --dry-run")]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use mpsec_tests::agent::{Agent, Options};
 use mpsec_tests::mptcp::Conversation;
 use mpsec_tests::netns::Netns;
 use mpsec_tests::paths::{Family, Host, Paths, Plan, address};
-use mpsec_tests::trial::trial;
+use mpsec_tests::trial::{Skip, trial};
 use mpsec_tests::{link, need, ss, wait};
 use serde_json::Value;
 
@@ -34,6 +35,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("act::changes_that_a_crash_cut_short_are_found_out", LIMIT, cut_short),
         trial("act::what_belongs_to_others_is_left_alone", LIMIT, foreign),
         trial("act::what_this_kernel_lacks_is_refused_with_the_reason", LIMIT, refused),
+        trial("act::a_backup_carries_nothing_until_it_has_to", LIMIT, backup),
+        trial("act::new_subflows_get_what_their_path_is_given", LIMIT, by_path),
+        trial("act::a_link_that_is_switched_off_is_told_by_connection", LIMIT, effects),
+        trial("act::what_the_kernel_refuses_is_undone_and_told", LIMIT, undone),
         trial("act::ndiffports_makes_subflows_that_carry_bytes", LIMIT, ndiffports),
     ]
 }
@@ -328,8 +333,124 @@ fn ndiffports() -> Result<()> {
     talk.exchange(40_000_000, 0)?;
     let sent: Vec<u64> =
         ss::subflows(&paths.client)?.iter().map(|subflow| subflow.number("bytes_acked")).collect::<Result<_>>()?;
-    ensure!(sent.len() == 4 && sent.iter().all(|bytes| *bytes > 100_000), "bytes by subflow: {sent:?}");
+    ensure!(sent.len() == 4 && sent.iter().all(|bytes| *bytes > 10_000), "bytes by subflow: {sent:?}");
     agent.stop(libc::SIGTERM)?;
     ensure!(state(&paths.client)? == before, "it was not handed back: {}", state(&paths.client)?);
+    Ok(())
+}
+
+/// Runs a command beside the agent, and gives its exit code with what it prints.
+fn mpsec(agent: &Agent, words: &[&str]) -> Result<(i32, String)> {
+    let program = need::mpsec()?;
+    let socket = agent.folder().join("mpsec.sock");
+    let run = || Command::new(&program).args(words).arg("--control-socket").arg(&socket).output();
+    let output = agent.netns().run(run)?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok((output.status.code().context("a signal ended it")?, String::from_utf8(text)?))
+}
+
+fn backup() -> Result<()> {
+    need::mpsec()?;
+    let paths = Paths::new(Plan::wires(2))?;
+    let config = "[mptcp]\npath_manager = \"backup\"\nendpoints = [\"west0=ipv4\", \"west1=ipv4\"]\n";
+    let agent = start(&paths.client, config)?;
+    let wanted = ["10.0.0.1 subflow dev west0", "10.0.1.1 subflow backup dev west1"];
+    until_endpoints(&agent, &paths.client, SOON, &wanted)?;
+    let mut talk = Conversation::open(&paths, Family::V4)?;
+    wait::until(SOON, || {
+        let subflows = ss::subflows(&paths.client)?.len();
+        ensure!(subflows == 2, "{subflows} subflows");
+        Ok(())
+    })?;
+    let before = paths.packets()?;
+    talk.exchange(10_000_000, 0)?;
+    let carried: Vec<u64> = paths.packets()?.iter().zip(&before).map(|(after, before)| after - before).collect();
+    ensure!(carried[0] > 5000 && carried[1] < 50, "packets by path: {carried:?}");
+    paths.down(0)?;
+    let before = paths.packets()?;
+    talk.exchange(10_000_000, 0)?;
+    let carried: Vec<u64> = paths.packets()?.iter().zip(&before).map(|(after, before)| after - before).collect();
+    ensure!(carried[1] > 5000, "packets by path without the first: {carried:?}");
+    // Which one is first does not change because it is down.
+    let there = endpoints(&paths.client)?;
+    ensure!(there.contains(&wanted[1].to_owned()), "{there:?}");
+    Ok(())
+}
+
+fn by_path() -> Result<()> {
+    need::mpsec()?;
+    let paths = Paths::new(Plan::wires(2))?;
+    let known = paths.client.read("/proc/sys/net/ipv4/tcp_available_congestion_control")?;
+    if !known.contains("cubic") {
+        return Err(Skip::because("this kernel has no congestion control but reno"));
+    }
+    let config = format!(
+        "{FULLMESH}path_congestion_control = [\"west1=cubic\"]\npath_max_rate = [\"west1=8mbit\"]\nfailover = \"off\"\n"
+    );
+    let agent = start(&paths.client, &config)?;
+    let wanted = ["10.0.0.1 subflow fullmesh dev west0", "10.0.1.1 subflow fullmesh dev west1"];
+    until_endpoints(&agent, &paths.client, SOON, &wanted)?;
+    let _talk = Conversation::open(&paths, Family::V4)?;
+    wait::until(SOON, || {
+        for (path, name) in [(0, " reno "), (1, " cubic ")] {
+            let local = address(Host::Client, Family::V4, path).to_string();
+            let told = paths.client.output("ss", &["-tinH", "src", &local])?;
+            ensure!(told.contains(name), "{local} has not{name}but {told}; {}", agent.stderr());
+        }
+        Ok(())
+    })
+}
+
+fn effects() -> Result<()> {
+    need::mpsec()?;
+    let paths = Paths::new(Plan::wires(2))?;
+    let agent = start(&paths.client, FULLMESH)?;
+    let wanted = ["10.0.0.1 subflow fullmesh dev west0", "10.0.1.1 subflow fullmesh dev west1"];
+    until_endpoints(&agent, &paths.client, SOON, &wanted)?;
+    let mut talk = Conversation::open(&paths, Family::V4)?;
+    talk.exchange(1_000_000, 1_000_000)?;
+    wait::until(SOON, || {
+        let (code, text) = mpsec(&agent, &["link", "down", "west1", "--dry-run"])?;
+        ensure!(code == 0 && text.contains("1 of 2 subflows: goes on over west0"), "{code}: {text}");
+        Ok(())
+    })?;
+    let (code, text) = mpsec(&agent, &["link", "down", "west1"])?;
+    ensure!(code == 0 && text.contains("interface west1: up -> down"), "{code}: {text}");
+    talk.exchange(1_000_000, 1_000_000)?;
+    let (_, text) = mpsec(&agent, &["link", "down", "west0", "--dry-run"])?;
+    ensure!(text.contains("loses its only path"), "{text}");
+    let (code, text) = mpsec(&agent, &["release"])?;
+    ensure!(code == 0 && text.contains("interface west1: down -> up"), "{code}: {text}");
+    ensure!(endpoints(&paths.client)?.is_empty(), "{:?}", endpoints(&paths.client)?);
+    // Nothing is changed any more until it is asked for, not even by a new look at the file.
+    agent.signal(libc::SIGHUP)?;
+    wait::throughout(Duration::from_secs(2), || {
+        ensure!(endpoints(&paths.client)?.is_empty(), "{:?}", endpoints(&paths.client)?);
+        Ok(())
+    })?;
+    let (code, text) = mpsec(&agent, &["apply"])?;
+    ensure!(code == 0, "{code}: {text}");
+    Ok(())
+}
+
+/// The kernel takes the limits, and refuses an endpoint: with a port, on an address where another one listens on it.
+fn undone() -> Result<()> {
+    need::mpsec()?;
+    let paths = Paths::new(Plan::wires(2))?;
+    let agent = start(&paths.client, "")?;
+    let before = state(&paths.client)?;
+    let _taken = paths.client.run(|| std::net::TcpListener::bind("10.0.1.1:4000"))?;
+    let words =
+        ["apply", "--set", "mptcp.path_manager=signal", "--set", "mptcp.endpoints=10.0.0.1,10.0.1.1=signal+port:4000"];
+    let (code, text) = mpsec(&agent, &words)?;
+    ensure!(code == 1, "{code}: {text}");
+    for part in
+        ["Failed", "10.0.1.1 port 4000", "Address already in use", "ip mptcp endpoint add", "Made and taken back"]
+    {
+        ensure!(text.contains(part), "no {part:?} in {text}");
+    }
+    ensure!(state(&paths.client)? == before, "not undone: {}", state(&paths.client)?);
+    let (code, text) = mpsec(&agent, &["plan", "--check"])?;
+    ensure!(code == 0 && text.contains("Nothing to change"), "what failed is wanted all the same: {text}");
     Ok(())
 }

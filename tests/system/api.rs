@@ -120,8 +120,16 @@ fn document() -> Result<()> {
     let checked_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
     let checked_in: Value = serde_json::from_str(&std::fs::read_to_string(checked_in)?)?;
     ensure!(document == checked_in, "the agent serves another document");
-    for path in document["paths"].as_object().context("no paths")?.keys() {
-        get(&agent, path)?;
+    for (path, methods) in document["paths"].as_object().context("no paths")? {
+        if methods["post"].is_null() {
+            get(&agent, path)?;
+            continue;
+        }
+        let read = agent.get(path)?;
+        ensure!(read.status == 405 && read.header("allow") == Some("POST"), "{path}: {read:?}");
+        let stream = http::connect(&pair.left, agent.address())?;
+        let refused = http::post(stream, "localhost", path, &[], "{}")?;
+        ensure!(refused.status == 403, "{path}: {refused:?}");
     }
     let headers = [("Accept-Encoding", "gzip")];
     let response = http::get_with(&pair.left, agent.address(), "/api/v1/openapi.json", &headers)?;

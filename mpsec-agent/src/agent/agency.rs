@@ -15,6 +15,7 @@ use crate::kernel::ebpf::Kernel;
 use crate::kernel::force::Force;
 use crate::kernel::mptcp_pm::Endpoint;
 use crate::kernel::policy::{self, Timeout, Timeouts};
+use crate::kernel::readable::Readable;
 use crate::kernel::{cgroup, link};
 use crate::pm;
 
@@ -31,11 +32,47 @@ const RTO_MAX_MS: u32 = 1_000;
 #[derive(Default)]
 pub struct Agency {
     daemon: Option<(Daemon, pm::Daemon)>,
-    force: Option<(Forced, Force)>,
+    force: Option<Forcing>,
     policies: BTreeMap<IpAddr, Policy>,
     failover: Option<Driver>,
     /// Reports of subflows that hear nothing; taken from the kernel side when they are needed first.
     timeouts: Option<Timeouts>,
+}
+
+/// MPTCP for programs that ask for TCP.
+struct Forcing {
+    what: Forced,
+    force: Force,
+    /// Readable when control groups come or go.
+    changes: Option<Readable>,
+}
+
+impl Forcing {
+    fn new(what: Forced, force: Force) -> Forcing {
+        let changes = Readable::new(&force);
+        if let Err(error) = &changes {
+            tracing::warn!(%error, "control groups are looked for now and then only");
+        }
+        Forcing { what, force, changes: changes.ok() }
+    }
+
+    /// Waits until control groups have come or gone.
+    async fn changed(&mut self) {
+        match &self.changes {
+            Some(changes) => {
+                if changes.ready().await.is_err() {
+                    self.changes = None;
+                }
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    fn refresh(&mut self) {
+        if let Err(error) = self.force.refresh() {
+            tracing::warn!(%error, "MPTCP for TCP programs");
+        }
+    }
 }
 
 /// Something to be handed to [`Agency::observe`].
@@ -46,12 +83,14 @@ pub enum News {
     Timeouts(io::Result<Vec<Timeout>>),
     /// Something of failover is due.
     Due,
+    /// Control groups have come or gone.
+    ControlGroups,
 }
 
 impl Agency {
     /// Waits for something to do; for ever while there is nothing. Cancelling it loses nothing.
     pub async fn news(&mut self) -> News {
-        let Agency { daemon, failover, timeouts, .. } = self;
+        let Agency { daemon, failover, timeouts, force, .. } = self;
         let due = failover.as_ref().map(Driver::next_beat);
         let is_on = failover.is_some();
         tokio::select! {
@@ -67,6 +106,10 @@ impl Agency {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
                 None => std::future::pending().await,
             } } => News::Due,
+            () = async { match force {
+                Some(force) => force.changed().await,
+                None => std::future::pending().await,
+            } } => News::ControlGroups,
         }
     }
 
@@ -80,6 +123,7 @@ impl Agency {
                 self.timeouts = None;
             }
             (News::Due, Some(driver), Ok(table)) => driver.beat(table),
+            (News::ControlGroups, ..) => self.force.iter_mut().for_each(Forcing::refresh),
             _ => {}
         }
     }
@@ -115,11 +159,15 @@ impl Agency {
         if let Some((_, daemon)) = &mut self.daemon {
             daemon.beat();
         }
-        if let Some((_, force)) = &mut self.force
-            && let Err(error) = force.refresh()
-        {
-            tracing::warn!(%error, "MPTCP for TCP programs");
-        }
+        self.force.iter_mut().for_each(Forcing::refresh);
+    }
+
+    /// What it waits for.
+    pub fn waiting(&self) -> Vec<String> {
+        let Some(Forcing { force, .. }) = &self.force else { return Vec::new() };
+        let missing = force.missing().map(|path| format!("the control group {}: it is not there yet", path.display()));
+        let paused = force.paused().map(|reason| format!("MPTCP for TCP programs pauses: {reason}"));
+        missing.chain(paused).collect()
     }
 
     fn manage(&mut self, to: Option<Daemon>) -> Result<(), String> {
@@ -161,7 +209,7 @@ impl Agency {
         let cgroups: Vec<(PathBuf, u32)> = cgroups.into_iter().collect();
         let cookie = cgroup::netns_cookie().map_err(|error| error.to_string())?;
         let force = Force::load(cookie, &cgroups).map_err(|error| format!("{error}; {}", error.remedy()))?;
-        self.force = Some((to.clone(), force));
+        self.force = Some(Forcing::new(to.clone(), force));
         Ok(())
     }
 }
@@ -252,10 +300,11 @@ impl Acting<'_> {
 impl Perform for Acting<'_> {
     fn doings(&self) -> Doings {
         Doings {
+            uncounted: self.kernel.subflows.as_ref().err().cloned(),
             daemon: self.agency.daemon.as_ref().map(|(what, _)| *what),
             policies: self.agency.policies.clone(),
             failover: self.agency.failover.is_some(),
-            force: self.agency.force.as_ref().map(|(what, _)| what.clone()).unwrap_or_default(),
+            force: self.agency.force.as_ref().map(|force| force.what.clone()).unwrap_or_default(),
         }
     }
 

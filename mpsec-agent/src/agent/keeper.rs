@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::{Config, Loader, MultipathConfig};
-use crate::control::actual::Doings;
 use crate::control::apply::{self, Memory as _, Outcome, Spirit};
 use crate::control::ask::{Answer, AskError, Settings};
 use crate::control::change::Change;
@@ -179,7 +178,7 @@ impl Keeper {
             }
             Err(error) => Outcome::failed(error),
         };
-        self.is_acting = agency.doings() != Doings::default();
+        self.is_acting = agency.doings().is_something();
         self.note(&outcome);
         // What was made is heard of too, and then there is nothing left to make: unless somebody else is at it.
         self.settle = if outcome.changes.is_empty() { SETTLE } else { (self.settle * 2).min(LAST_SETTLE) };
@@ -261,7 +260,7 @@ impl Keeper {
         let mut host = Live::open(&config.multipath, Some(agency)).map_err(AskError::Failed)?;
         recover(store, &mut host).map_err(AskError::Failed)?;
         let outcome = apply::apply(&mut host, store, &config.multipath, Spirit::Whole);
-        self.is_acting = agency.doings() != Doings::default();
+        self.is_acting = agency.doings().is_something();
         if !outcome.is_success() {
             self.control.failed_total += outcome.failures.len() as u64;
             self.control.undone_total += outcome.undone.len() as u64;
@@ -283,7 +282,7 @@ impl Keeper {
         let mut host = Live::open(&nothing, Some(agency)).map_err(AskError::Failed)?;
         recover(store, &mut host).map_err(AskError::Failed)?;
         let outcome = apply::release(&mut host, store);
-        self.is_acting = agency.doings() != Doings::default();
+        self.is_acting = agency.doings().is_something();
         store.set(Vec::new(), true).map_err(AskError::Failed)?;
         self.wanted = nothing;
         self.note(&outcome);
@@ -336,7 +335,7 @@ impl Keeper {
 
     fn answer(&self, outcome: Outcome) -> Answer {
         let released = self.store.as_ref().is_ok_and(Store::released);
-        let interfaces = interface_names();
+        let interfaces = interface_names(&outcome);
         Answer { generation: self.generation(), released, outcome, interfaces, ..Answer::default() }
     }
 }

@@ -327,7 +327,8 @@ impl Agent {
             // The series of single subflows have figures of TCP.
             subflows: asked == Some(Depth::Full) || mptcp.subflow_series,
         };
-        let control = Control { audit_errors_total: self.audit.errors(), ..self.keeper.control() };
+        let mut control = Control { audit_errors_total: self.audit.errors(), ..self.keeper.control() };
+        control.waiting.extend(self.agency.waiting());
         let snapshot = Arc::new(Snapshot { control, ..self.sources.collect(&mut self.namespaces, wanted) });
         if snapshot.connections() > LARGE {
             self.large = Some(Arc::downgrade(&snapshot));

@@ -102,7 +102,7 @@ pub struct AuditArgs {
 
 #[derive(Debug, Args)]
 struct SettingsArgs {
-    /// A setting that wins over the configuration file and is kept, as in mpsec config show
+    /// A setting that wins over the configuration file and is kept in the state folder
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Drop an earlier --set of this key
@@ -233,7 +233,7 @@ mod tests {
             assert_eq!(parse(line).unwrap().ask.to_string(), expected);
         }
         assert!(parse("plan --check").unwrap().check && parse("apply --json").unwrap().json);
-        assert_eq!(parse("link up a --dry-run").unwrap().ask.is_mutating(), false);
+        assert!(!parse("link up a --dry-run").unwrap().ask.is_mutating());
         for line in
             ["apply a=b", "link", "link up", "link wan0 up", "apply --check", "release --set a=b", "plan --cc bbr"]
         {

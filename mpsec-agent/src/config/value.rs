@@ -176,6 +176,14 @@ impl Value {
         }
     }
 
+    /// A text, or a number that stands for its digits.
+    pub(super) fn text_or_number<T>(&self, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, Vec<Wrong>> {
+        match self {
+            Self::Number(number) => parse(&number.to_string()).map_err(Wrong::whole),
+            other => other.item(parse),
+        }
+    }
+
     /// `auto`, or on or off.
     pub(super) fn auto_switch(&self) -> Result<Option<bool>, Vec<Wrong>> {
         match self {

@@ -38,6 +38,8 @@ pub struct Actual {
 /// What lasts no longer than the agent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Doings {
+    /// Why it does nothing that needs subflows to be counted; `None` where they are.
+    pub uncounted: Option<String>,
     /// Its path manager.
     pub daemon: Option<Daemon>,
     /// What new subflows are given, by local address.
@@ -46,6 +48,14 @@ pub struct Doings {
     pub failover: bool,
     /// Programs that get MPTCP sockets.
     pub force: Force,
+}
+
+impl Doings {
+    /// Whether it does anything.
+    #[must_use]
+    pub fn is_something(&self) -> bool {
+        self.daemon.is_some() || !self.policies.is_empty() || self.failover || !self.force.is_empty()
+    }
 }
 
 /// An interface.

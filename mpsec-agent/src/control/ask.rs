@@ -20,7 +20,7 @@ pub enum Ask {
     Plan(Settings),
     /// To make the host what configuration file, flags and settings want.
     Apply(Settings),
-    /// To give back everything that was changed, and to change nothing until the next [`Ask::Apply`].
+    /// To give back everything that was changed, and to change nothing until the next [`Ask::Apply`] or boot.
     Release,
     /// To switch an interface on or off.
     Link(LinkSwitch),

@@ -2,6 +2,7 @@
 //!
 //! It is kept beside the state, bounded, and nothing waits for it: an entry that cannot be written is counted and told.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::apply::{Failure, Outcome};
 use super::ask::Who;
 use super::change::Change;
+use super::live;
 
 /// Its name in the folder.
 const FILE: &str = "audit.jsonl";
@@ -46,6 +48,9 @@ pub struct Entry {
     /// Why nothing was tried.
     #[serde(default)]
     pub refusals: Vec<String>,
+    /// What interfaces were called that changes mention by index.
+    #[serde(default)]
+    pub interfaces: BTreeMap<u32, String>,
 }
 
 impl Entry {
@@ -61,6 +66,7 @@ impl Entry {
             failures: outcome.failures.clone(),
             undone: outcome.undone.clone(),
             refusals: outcome.refusals.clone(),
+            interfaces: live::interface_names(outcome),
         }
     }
 

@@ -262,6 +262,16 @@ impl Change {
         })
     }
 
+    /// Index of the interface that its text speaks of, if it does by index.
+    #[must_use]
+    pub fn interface(&self) -> Option<u32> {
+        match self {
+            Change::AddEndpoint(endpoint) | Change::RemoveEndpoint(endpoint) => endpoint.interface,
+            Change::AddRoute(route) | Change::RemoveRoute(route) => Some(route.interface),
+            _ => None,
+        }
+    }
+
     /// Whether it lasts no longer than the agent.
     #[must_use]
     pub fn needs_agent(&self) -> bool {
@@ -273,11 +283,15 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Change::Sysctl { name, from, to } => write!(f, "{name}: {from} -> {to}"),
-            Change::Limits { from, to } => write!(
-                f,
-                "limits: subflows {} -> {}, add_addr_accepted {} -> {}",
-                from.subflows, to.subflows, from.add_addr_accepted, to.add_addr_accepted
-            ),
+            Change::Limits { from, to } => {
+                let both = [
+                    ("subflows", from.subflows, to.subflows),
+                    ("add_addr_accepted", from.add_addr_accepted, to.add_addr_accepted),
+                ];
+                let changed = both.into_iter().filter(|(_, from, to)| from != to);
+                let words: Vec<String> = changed.map(|(name, from, to)| format!("{name} {from} -> {to}")).collect();
+                write!(f, "limits: {}", words.join(", "))
+            }
             Change::AddEndpoint(endpoint) => write!(f, "endpoint {endpoint}: add"),
             Change::RemoveEndpoint(endpoint) => write!(f, "endpoint {endpoint}: remove"),
             Change::EndpointFlags { from, to } => {

@@ -19,7 +19,7 @@ use super::socket;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("no agent answers on {}: {error}; is `mpsec run` running, and may you use its socket?", path.display())]
+    #[error("no agent answers on {}: {error}; {}", path.display(), hint(error))]
     NoAgent {
         /// The socket.
         path: PathBuf,
@@ -59,6 +59,13 @@ impl ClientError {
             io::ErrorKind::WouldBlock => ClientError::Silent(patience.as_secs()),
             _ => ClientError::Broken(error),
         }
+    }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "use sudo, or add your user to the group that the socket belongs to",
+        _ => "is `mpsec run` running, and may you use its socket?",
     }
 }
 
@@ -216,7 +223,7 @@ fn control(text: &mut String, control: &Value) {
     }
     let state = match (released, failures.len()) {
         (true, _) => "released, nothing is changed until mpsec apply".to_owned(),
-        (false, 0) => format!("as it is wanted (changed by MPSec: {owned})"),
+        (false, 0) => format!("as it is wanted (settings, endpoints and interfaces changed by MPSec: {owned})"),
         (false, failures) => format!("not as it is wanted (failures: {failures})"),
     };
     writeln!(text, "\nHost: {state}").expect(MEMORY);
@@ -299,7 +306,10 @@ mod tests {
                     . wan1 has no address\n";
         assert!(table(&status).contains(host), "{}", table(&status));
         status["control"] = serde_json::json!({"owned": 2});
-        assert!(table(&status).contains("\nHost: as it is wanted (changed by MPSec: 2)\n"));
+        assert!(
+            table(&status)
+                .contains("\nHost: as it is wanted (settings, endpoints and interfaces changed by MPSec: 2)\n")
+        );
         status["control"] = serde_json::json!({"released": true});
         assert!(table(&status).contains("Host: released"));
         status["control"] = serde_json::json!({"owned": 0, "failures": []});

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::config::MultipathConfig;
-use crate::config::multipath::{EndpointRule, Match, PathManagerMode, PerInterface, matches};
+use crate::config::multipath::{EndpointRule, Match, PathManagerMode, PerInterface, ReceiveBuffer, matches};
 use crate::kernel::address::{Address, Readiness};
 use crate::kernel::mptcp_pm::EndpointFlags;
 use crate::scheduler::{self, Choice, CongestionControls, PathManagers};
@@ -17,6 +17,7 @@ use super::change::{Daemon, Endpoint, Force, Policy, SourceRoute, SourceRule};
 use super::mode::{self, MOST};
 use super::owned::Owned;
 
+const RECEIVE_BUFFER: &str = "net.ipv4.tcp_rmem";
 const STALE_LOSSES: &str = "net.mptcp.stale_loss_cnt";
 
 /// What the host should be like, as far as MPSec is asked to see to it.
@@ -54,7 +55,7 @@ pub struct Desired {
 pub fn desired(settings: &MultipathConfig, actual: &Actual, owned: &Owned) -> Desired {
     let actual = &owned.originals(actual);
     let mut desired = Desired { force: force(settings), ..Desired::default() };
-    desired.failover = settings.fails_over() && actual.agent.is_some();
+    desired.failover(settings, actual);
     desired.sysctls(settings, actual);
     let mode = settings.path_manager.map(mode::of);
     desired.daemon = mode.and_then(|mode| mode.daemon(settings));
@@ -64,9 +65,8 @@ pub fn desired(settings: &MultipathConfig, actual: &Actual, owned: &Owned) -> De
         desired.source_routes(settings, actual);
     }
     desired.policies(settings, actual);
-    if actual.agent.is_none() && (desired.needs_agent() || settings.failover == Some(true)) {
-        let text = "ndiffports, failover, force and what is set by path need the running agent: start it (mpsec run)";
-        desired.refusals.push(text.into());
+    if actual.agent.is_none() {
+        desired.without_agent(settings);
     }
     desired
 }
@@ -76,8 +76,30 @@ fn force(settings: &MultipathConfig) -> Force {
 }
 
 impl Desired {
-    fn needs_agent(&self) -> bool {
-        self.daemon.is_some() || !self.policies.is_empty() || !self.force.is_empty()
+    /// What lasts no longer than the agent is refused where none runs.
+    fn without_agent(&mut self, settings: &MultipathConfig) {
+        let needed = [
+            ("path_manager = ndiffports", self.daemon.is_some()),
+            ("failover = on", settings.failover == Some(true)),
+            ("path_congestion_control", !settings.path_congestion_control.is_empty()),
+            ("path_max_rate", !settings.path_max_rate.is_empty()),
+            ("mptcp.force", !self.force.is_empty()),
+        ];
+        let names: Vec<&str> =
+            needed.into_iter().filter(|(_, is_asked_for)| *is_asked_for).map(|(name, _)| name).collect();
+        if !names.is_empty() {
+            self.refusals.push(format!("{}: it needs the running agent; start it (mpsec run)", names.join(", ")));
+        }
+    }
+
+    /// It needs an agent that counts subflows; where nobody asked for it by name, it is left out without one.
+    fn failover(&mut self, settings: &MultipathConfig, actual: &Actual) {
+        let Some(doings) = actual.agent.as_ref().filter(|_| settings.fails_over()) else { return };
+        match (&doings.uncounted, settings.failover) {
+            (None, _) => self.failover = true,
+            (Some(reason), Some(true)) => self.refusals.push(format!("failover needs mptcp.count: {reason}")),
+            (Some(reason), _) => self.waiting.push(format!("failover: it needs mptcp.count: {reason}")),
+        }
     }
 
     fn sysctls(&mut self, settings: &MultipathConfig, actual: &Actual) {
@@ -87,14 +109,21 @@ impl Desired {
         if let Some(name) = &settings.scheduler {
             self.choice(actual, scheduler::scheduler(name, actual.sysctl("net.mptcp.available_schedulers")));
         }
+        let controls = |name: &str| CongestionControls {
+            available: actual.sysctl("net.ipv4.tcp_available_congestion_control").unwrap_or_default(),
+            allowed: actual.sysctl("net.ipv4.tcp_allowed_congestion_control"),
+            module_installed: actual.modules.iter().any(|module| module.strip_prefix("tcp_") == Some(name)),
+            initial_namespace: actual.is_initial,
+        };
         if let Some(name) = &settings.congestion_control {
-            let controls = CongestionControls {
-                available: actual.sysctl("net.ipv4.tcp_available_congestion_control").unwrap_or_default(),
-                allowed: actual.sysctl("net.ipv4.tcp_allowed_congestion_control"),
-                module_installed: actual.modules.iter().any(|module| module.strip_prefix("tcp_") == Some(name)),
-                initial_namespace: actual.is_initial,
-            };
-            self.choice(actual, scheduler::congestion_control(name, &controls));
+            self.choice(actual, scheduler::congestion_control(name, &controls(name)));
+        }
+        for PerInterface { interfaces, value } in &settings.path_congestion_control {
+            // What is set by a program needs no leave.
+            let controls = CongestionControls { allowed: None, ..controls(value) };
+            if let Err(refusal) = scheduler::congestion_control(value, &controls) {
+                self.refusals.push(format!("path_congestion_control {interfaces}={value}: {refusal}"));
+            }
         }
         let reordering = [
             ("net.ipv4.tcp_max_reordering", settings.max_reordering),
@@ -111,6 +140,12 @@ impl Desired {
         // net/mptcp/pm.c, 6.18), unless it is said how many there have to be.
         if self.failover && actual.sysctl(STALE_LOSSES).is_some() {
             self.sysctls.insert(STALE_LOSSES.to_owned(), "1".to_owned());
+        }
+        if let Some(bytes) = settings.receive_buffer(self.failover) {
+            let is_minimum = settings.receive_buffer == ReceiveBuffer::Auto;
+            if let Some(sizes) = actual.sysctl(RECEIVE_BUFFER).and_then(|sizes| with_room(sizes, bytes, is_minimum)) {
+                self.sysctls.insert(RECEIVE_BUFFER.to_owned(), sizes);
+            }
         }
         for sysctl in &settings.sysctls {
             self.sysctl(actual, &format!("net.mptcp.{}", sysctl.name), sysctl.value.to_string());
@@ -249,6 +284,9 @@ impl Desired {
             }
             return found;
         }
+        if let (Match::Interfaces(pattern), true) = (&rule.matches, links.is_empty()) {
+            self.waiting.push(format!("{pattern}: there is no such interface"));
+        }
         let is_asked_for = |is_ipv4: &bool| rule.family.is_none_or(|only| (only == 4) == *is_ipv4);
         let mut all = Vec::new();
         for link in links {
@@ -359,7 +397,8 @@ impl Desired {
     }
 
     fn policies(&mut self, settings: &MultipathConfig, actual: &Actual) {
-        for address in actual.addresses.iter().filter(|address| !address.address.is_loopback()) {
+        let is_far = |address: &&Address| !address.address.is_loopback() && !address.is_local;
+        for address in actual.addresses.iter().filter(is_far) {
             let Some(link) = actual.link(address.ifindex) else { continue };
             let policy = Policy {
                 congestion_control: PerInterface::of(&settings.path_congestion_control, &link.name).cloned(),
@@ -370,6 +409,15 @@ impl Desired {
             }
         }
     }
+}
+
+/// Minimum, default and maximum with this default, or a larger one that is there if `is_minimum`.
+fn with_room(sizes: &str, bytes: u32, is_minimum: bool) -> Option<String> {
+    let sizes: Vec<u32> = sizes.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+    let [least, usual, most] = sizes.try_into().ok()?;
+    let usual = if is_minimum { bytes.max(usual) } else { bytes };
+    // The kernel keeps them in `int`.
+    Some(format!("{least} {usual} {}", most.max(usual.saturating_mul(8)).min(i32::MAX as u32)))
 }
 
 fn endpoint(rule: &EndpointRule, usual: EndpointFlags, address: &Address) -> Endpoint {
@@ -418,4 +466,18 @@ fn exit(settings: &MultipathConfig, actual: &Actual, link: &Link, is_ipv4: bool)
 
 fn has_exit(settings: &MultipathConfig, actual: &Actual, link: &Link, is_ipv4: bool) -> bool {
     exit(settings, actual, link, is_ipv4).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receive_buffer_is_not_made_smaller_unasked() {
+        assert_eq!(with_room("4096 131072 6291456", 4_000_000, true).as_deref(), Some("4096 4000000 32000000"));
+        assert_eq!(with_room("4096 9000000 80000000", 4_000_000, true).as_deref(), Some("4096 9000000 80000000"));
+        assert_eq!(with_room("4096 9000000 80000000", 65_536, false).as_deref(), Some("4096 65536 80000000"));
+        assert_eq!(with_room("4096 131072 6291456", 1 << 30, false).as_deref(), Some("4096 1073741824 2147483647"));
+        assert_eq!(with_room("4096 131072", 4_000_000, true), None);
+    }
 }

@@ -16,7 +16,7 @@ use crate::kernel::rule::{self, Rule};
 use crate::kernel::{address, features, link, managers, sysctl};
 
 use super::actual::{Actual, Doings, Exit, Link};
-use super::apply::Host;
+use super::apply::{Host, Outcome};
 use super::change::{Change, Endpoint, SourceRoute, SourceRule};
 use super::plan::Plan;
 
@@ -24,13 +24,14 @@ use super::plan::Plan;
 /// downwards), which are more than a rule for single addresses means.
 const RULE_PRIORITY: u32 = 15_480;
 /// Settings that are looked at beside `net.mptcp.*`.
-const SYSCTLS: [&str; 6] = [
+const SYSCTLS: [&str; 7] = [
     "net.ipv4.tcp_allowed_congestion_control",
     "net.ipv4.tcp_available_congestion_control",
     "net.ipv4.tcp_congestion_control",
     "net.ipv4.tcp_max_reordering",
     "net.ipv4.tcp_recovery",
     "net.ipv4.tcp_reordering",
+    "net.ipv4.tcp_rmem",
 ];
 
 /// What the running agent does itself.
@@ -77,7 +78,8 @@ impl<'a> Live<'a> {
             Err(PathManagerError::NoMptcp) => None,
             Err(error) => return Err(text(error)),
         };
-        let modules = settings.congestion_control.iter().map(|name| format!("tcp_{name}")).collect();
+        let by_path = settings.path_congestion_control.iter().map(|one| &one.value);
+        let modules = settings.congestion_control.iter().chain(by_path).map(|name| format!("tcp_{name}")).collect();
         Ok(Live { rtnl, manager, agency, modules })
     }
 
@@ -161,7 +163,7 @@ impl<'a> Live<'a> {
         }
         // One that is gone already need not go.
         let Some(found) = self.found(endpoint)? else { return Ok(()) };
-        self.manager()?.delete_endpoint(&kernels(&found)).map_err(text)
+        self.manager()?.delete_endpoint(&kernels(&found)).map_err(refused)
     }
 
     fn change_endpoint(&mut self, to: &Endpoint) -> Result<(), String> {
@@ -169,7 +171,7 @@ impl<'a> Live<'a> {
             return self.perform(&Change::AddEndpoint(to.clone()));
         }
         let id = self.found(to)?.ok_or("the kernel has no such endpoint")?.id;
-        self.manager()?.set_endpoint_flags(&kernels(&Endpoint { id, ..to.clone() })).map_err(text)
+        self.manager()?.set_endpoint_flags(&kernels(&Endpoint { id, ..to.clone() })).map_err(refused)
     }
 }
 
@@ -203,19 +205,23 @@ impl Host for Live<'_> {
     fn perform(&mut self, change: &Change) -> Result<(), String> {
         match change {
             Change::Sysctl { name, to, .. } => sysctl::write(name, to).map_err(text),
-            Change::Limits { to, .. } => self.manager()?.set_limits(*to).map_err(text),
+            Change::Limits { to, .. } => self.manager()?.set_limits(*to).map_err(refused),
             Change::AddEndpoint(endpoint) => {
                 // An identifier that it had before may be another's by now.
                 let new = Endpoint { id: 0, ..endpoint.clone() };
-                self.manager()?.add_endpoint(&kernels(&new)).map_err(text)
+                self.manager()?.add_endpoint(&kernels(&new)).map_err(refused)
             }
             Change::RemoveEndpoint(endpoint) => self.remove_endpoint(endpoint),
             Change::EndpointFlags { to, .. } => self.change_endpoint(to),
-            Change::AddRoute(route) => route::add(&mut self.rtnl, &kernel_route(route)).map_err(text),
+            Change::AddRoute(route) => {
+                route::add(&mut self.rtnl, &kernel_route(route)).map_err(|error| error.in_full())
+            }
             Change::RemoveRoute(route) => gone(route::delete(&mut self.rtnl, &kernel_route(route))),
-            Change::AddRule(rule) => rule::add(&mut self.rtnl, &kernel_rule(rule)).map_err(text),
+            Change::AddRule(rule) => rule::add(&mut self.rtnl, &kernel_rule(rule)).map_err(|error| error.in_full()),
             Change::RemoveRule(rule) => gone(rule::delete(&mut self.rtnl, &kernel_rule(rule))),
-            Change::Link { index, up, .. } => link::set_up(&mut self.rtnl, *index, *up).map_err(text),
+            Change::Link { index, up, .. } => {
+                link::set_up(&mut self.rtnl, *index, *up).map_err(|error| error.in_full())
+            }
             Change::Daemon { .. } | Change::Policy { .. } | Change::Failover { .. } | Change::Force { .. } => {
                 match &mut self.agency {
                     Some(agency) => agency.perform(change),
@@ -255,15 +261,23 @@ fn interface(change: &Change) -> Option<u32> {
     }
 }
 
-/// Names of the interfaces by index; none where they cannot be listed.
+/// Names of the interfaces that changes speak of, by index, as far as those are there.
 #[must_use]
-pub fn interface_names() -> BTreeMap<u32, String> {
-    let links = link::list().unwrap_or_default();
-    links.into_iter().map(|link| (link.index, link.name)).collect()
+pub fn interface_names(outcome: &Outcome) -> BTreeMap<u32, String> {
+    let failed = outcome.failures.iter().filter_map(|failure| failure.change.as_ref());
+    let changes = outcome.changes.iter().chain(&outcome.undone).chain(failed);
+    let indices: BTreeSet<u32> = changes.filter_map(Change::interface).collect();
+    let links = if indices.is_empty() { Vec::new() } else { link::list().unwrap_or_default() };
+    let named = links.into_iter().filter(|link| indices.contains(&link.index));
+    named.map(|link| (link.index, link.name)).collect()
 }
 
 fn text(error: impl Display) -> String {
     error.to_string()
+}
+
+fn refused(error: PathManagerError) -> String {
+    error.in_full()
 }
 
 /// What goes with its interface may be gone already.

@@ -97,15 +97,16 @@ fn endpoints(
 ) -> (Vec<Change>, Vec<Change>) {
     let (mut additions, mut removals) = (Vec::new(), Vec::new());
     for there in actual.endpoints.iter().filter(|there| owned.has(there)) {
-        let is_held = desired.held.iter().any(|held| held.has_place_of(there));
-        match desired.endpoints.iter().find(|wanted| wanted.has_place_of(there)) {
-            None if is_held => {}
+        // One that is held can change, and cannot be made anew.
+        let held = desired.held.iter().find(|held| held.has_place_of(there));
+        match desired.endpoints.iter().find(|wanted| wanted.has_place_of(there)).or(held) {
             None => removals.push(Change::RemoveEndpoint(there.clone())),
             Some(wanted) if wanted.flags == there.flags => {}
             Some(wanted) if can_become(there, wanted) => {
                 let to = Endpoint { flags: wanted.flags.clone(), ..there.clone() };
                 additions.push(Change::EndpointFlags { from: there.clone(), to });
             }
+            Some(_) if held.is_some() => {}
             Some(wanted) => {
                 removals.push(Change::RemoveEndpoint(there.clone()));
                 additions.push(Change::AddEndpoint(wanted.clone()));

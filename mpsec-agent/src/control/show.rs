@@ -33,8 +33,7 @@ pub fn text(ask: &Ask, answer: &Answer) -> String {
 #[must_use]
 pub fn entry(entry: &Entry) -> String {
     let head = format!("{} {}: {} (generation {})", entry.time, entry.who, entry.what, entry.generation);
-    let interfaces = Interfaces::new();
-    let text = Text { lines: Vec::new(), interfaces: &interfaces };
+    let text = Text { lines: Vec::new(), interfaces: &entry.interfaces };
     let changes = entry.changes.iter().map(|change| text.change(change));
     let refusals = entry.refusals.iter().map(|refusal| format!("! refused: {}", plain(refusal)));
     let failures = entry.failures.iter().map(|failure| format!("! failed: {}", plain(&failure.to_string())));
@@ -67,7 +66,7 @@ fn headline(ask: &Ask, answer: &Answer) -> String {
     }
     match (outcome.changes.is_empty(), would) {
         (true, _) if *ask == Ask::Release => {
-            "Nothing to give back. Nothing is changed until the next mpsec apply.".into()
+            "Nothing to give back. Nothing is changed until the next mpsec apply or boot.".into()
         }
         (true, _) => match ask {
             Ask::Link(LinkSwitch { name, up, .. }) => {
@@ -76,6 +75,7 @@ fn headline(ask: &Ask, answer: &Answer) -> String {
             _ => "Nothing to change.".into(),
         },
         (false, true) => format!("{count} would be made:"),
+        (false, false) if !outcome.failures.is_empty() => format!("{count} made, and something failed:"),
         (false, false) => format!("{count} made:"),
     }
 }
@@ -122,12 +122,7 @@ impl Text<'_> {
 
     /// A change's text with the name of its interface in place of the index.
     fn named(&self, change: &Change, text: &str) -> String {
-        let index = match change {
-            Change::AddEndpoint(endpoint) | Change::RemoveEndpoint(endpoint) => endpoint.interface,
-            Change::AddRoute(route) | Change::RemoveRoute(route) => Some(route.interface),
-            _ => None,
-        };
-        let name = index.and_then(|index| Some((index, self.interfaces.get(&index)?)));
+        let name = change.interface().and_then(|index| Some((index, self.interfaces.get(&index)?)));
         name.map_or(text.to_owned(), |(index, name)| replace_word(text, &format!("interface {index}"), name))
     }
 
@@ -270,7 +265,7 @@ Made and taken back
             (Ask::Apply(Settings::default()), "Nothing to change.\n"),
             (Ask::Plan(Settings::default()), "Nothing to change.\n"),
             (link(true), "Nothing to change: wan0 is up.\n"),
-            (Ask::Release, "Nothing to give back. Nothing is changed until the next mpsec apply.\n"),
+            (Ask::Release, "Nothing to give back. Nothing is changed until the next mpsec apply or boot.\n"),
         ];
         for (ask, expected) in cases {
             assert_eq!(text(&ask, &Answer::default()), expected);

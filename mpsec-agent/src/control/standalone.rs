@@ -34,13 +34,8 @@ pub fn act(loader: &Loader, ask: &Ask) -> Result<Answer, AskError> {
             eprintln!("mpsec: the log of changes in {} cannot be written: {error}", store.folder().display());
         }
     }
-    Ok(Answer {
-        generation: store.generation(),
-        released: store.released(),
-        outcome,
-        effects: Vec::new(),
-        interfaces: live::interface_names(),
-    })
+    let interfaces = live::interface_names(&outcome);
+    Ok(Answer { generation: store.generation(), released: store.released(), outcome, effects: Vec::new(), interfaces })
 }
 
 /// Switches an interface, or says that it would. One that is so already is left alone.

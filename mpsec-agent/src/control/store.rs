@@ -41,6 +41,9 @@ pub enum StoreError {
         /// What is wrong.
         error: String,
     },
+    /// Somebody else has used it since it was read.
+    #[error("{} was changed by another mpsec meanwhile, and is left alone: restart the agent, which reads it again", .0.display())]
+    Changed(PathBuf),
     /// It cannot be read or written.
     #[error("{}: {error}", path.display())]
     Io {
@@ -238,8 +241,15 @@ impl Store {
     }
 
     fn save(&mut self) -> Result<(), StoreError> {
-        self.lock()?;
         let path = self.folder.join(FILE);
+        if self.lock.is_none() {
+            self.lock()?;
+            // There was none when this began.
+            if path.exists() {
+                self.lock = None;
+                return Err(StoreError::Changed(path));
+            }
+        }
         let new = self.folder.join("state.json.new");
         let mut text = serde_json::to_vec_pretty(&self.kept).expect("plain data is JSON");
         text.push(b'\n');
@@ -372,6 +382,16 @@ mod tests {
         });
         assert!(Store::open(folder.path(), place("a")).is_ok());
         other.join().unwrap();
+    }
+
+    #[test]
+    fn what_another_one_kept_meanwhile_is_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("mpsec");
+        let mut early = Store::open(&inner, place("a")).unwrap();
+        Store::open(&inner, place("a")).unwrap().set(vec!["mptcp.failover=on".into()], false).unwrap();
+        assert!(early.begin(&[change()]).unwrap_err().contains("changed by another mpsec"));
+        assert_eq!(Store::open(&inner, place("a")).unwrap().settings(), ["mptcp.failover=on"]);
     }
 
     #[test]

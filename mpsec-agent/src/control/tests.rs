@@ -151,6 +151,7 @@ fn sysctls() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
         ("net.mptcp.close_timeout", "60"),
         ("net.ipv4.tcp_reordering", "3"),
         ("net.ipv4.tcp_max_reordering", "300"),
+        ("net.ipv4.tcp_rmem", "4096 131072 6291456"),
         ("net.ipv4.tcp_congestion_control", "cubic"),
         ("net.ipv4.tcp_available_congestion_control", "reno cubic"),
         ("net.ipv4.tcp_allowed_congestion_control", "reno cubic"),

@@ -30,7 +30,12 @@ pub fn examine(peer: Option<IpAddr>, agent: Option<Namespace>) -> Facts {
     let name = |index: i32| interfaces.iter().find(|i| i64::from(i.index) == i64::from(index)).map(|i| i.name.clone());
     let (endpoints, limits) = path_manager(name);
     let peers = peer.map_or_else(known_peers, |peer| vec![peer]);
-    let routes = routes(&addresses, &peers);
+    // Subflows of an endpoint with an interface are bound to it.
+    let bound = |address: IpAddr| {
+        let endpoint = endpoints.as_ref().ok()?.iter().find(|endpoint| endpoint.address == address)?;
+        interfaces.iter().find(|i| Some(&i.name) == endpoint.interface.as_ref()).map(|i| i.index)
+    };
+    let routes = routes(&addresses, &peers, bound);
     // Nobody makes endpoints of the addresses of the loopback device.
     let names = interfaces.iter().filter(|i| i.name != "lo").map(|i| (i.index, i.name.clone())).collect();
     Facts {
@@ -94,14 +99,18 @@ fn known_peers() -> Vec<IpAddr> {
 }
 
 /// The way from every address that could be one end of a path, to the first peer of its family that is not on this host.
-fn routes(addresses: &[Address], peers: &[IpAddr]) -> Vec<(IpAddr, Result<address::Route, String>)> {
+fn routes(
+    addresses: &[Address],
+    peers: &[IpAddr],
+    bound: impl Fn(IpAddr) -> Option<u32>,
+) -> Vec<(IpAddr, Result<address::Route, String>)> {
     let Ok(mut client) = Client::open(netlink_sys::protocols::NETLINK_ROUTE) else { return Vec::new() };
     let world = WORLD.map(|text| text.parse().expect("the constants are addresses"));
     let own = |peer: &&IpAddr| addresses.iter().any(|address| address.address == **peer);
     let mut route = |source: IpAddr| {
         let same = |peer: &&IpAddr| peer.is_ipv4() == source.is_ipv4();
         let peer = peers.iter().filter(|peer| !own(peer)).find(same).or_else(|| world.iter().find(same))?;
-        let found = address::route(&mut client, source, *peer).map_err(|error| error.to_string());
+        let found = address::route(&mut client, source, *peer, bound(source)).map_err(|error| error.to_string());
         Some((source, found))
     };
     let sources = addresses.iter().filter(|address| !address.is_local && !address.address.is_loopback());

@@ -107,11 +107,17 @@ pub fn list() -> Result<Vec<Address>, NetlinkError> {
     Ok(all)
 }
 
-/// Where a packet from `source` to `destination` would go, by all rules and tables.
+/// Where a packet from `source` to `destination` would go, by all rules and tables, if it is of a socket that is bound to
+/// `interface`, by index; `None` for one that is bound to none.
 ///
 /// # Errors
 /// `ENETUNREACH` where there is no route; `EINVAL` for a source that is no address of this host.
-pub fn route(client: &mut Client, source: IpAddr, destination: IpAddr) -> Result<Route, NetlinkError> {
+pub fn route(
+    client: &mut Client,
+    source: IpAddr,
+    destination: IpAddr,
+    interface: Option<u32>,
+) -> Result<Route, NetlinkError> {
     let (family, bits) = match destination {
         IpAddr::V4(_) => (libc::AF_INET as u8, 32),
         IpAddr::V6(_) => (libc::AF_INET6 as u8, 128),
@@ -121,6 +127,10 @@ pub fn route(client: &mut Client, source: IpAddr, destination: IpAddr) -> Result
     let request = Request::new(RTM_GETROUTE, 0, &header)
         .attribute(RTA_DST, &octets(destination))
         .attribute(RTA_SRC, &octets(source));
+    let request = match interface {
+        Some(index) => request.attribute(RTA_OIF, &index.to_ne_bytes()),
+        None => request,
+    };
     let mut found = None;
     client.ask(request, |message| {
         if message.kind == RTM_NEWROUTE {
@@ -179,9 +189,9 @@ mod tests {
         assert_eq!((lo.ifindex, lo.prefix_len, lo.is_local, lo.readiness), (1, 8, true, Readiness::Ready));
         assert!(lo.is_permanent() && !lo.is_temporary() && lo.peer.is_none(), "{lo:?}");
         let mut client = Client::open(netlink_sys::protocols::NETLINK_ROUTE).expect("a netlink socket");
-        let found = route(&mut client, lo.address, lo.address).expect("a route to oneself");
+        let found = route(&mut client, lo.address, lo.address, None).expect("a route to oneself");
         assert_eq!(found, Route { ifindex: 1, gateway: None });
-        let foreign = route(&mut client, IpAddr::from([192, 0, 2, 77]), lo.address).expect_err("not our address");
+        let foreign = route(&mut client, IpAddr::from([192, 0, 2, 77]), lo.address, None).expect_err("not our address");
         // By rules of the host, which may also be that there is no such route.
         assert!(matches!(foreign.errno(), Some(libc::EINVAL | libc::ENETUNREACH)), "{foreign}");
     }

@@ -32,7 +32,8 @@ pub fn look() -> Managers {
             "NetworkManager" => managers.network_manager = Some(network_manager(process)),
             "mptcpd" => managers.mptcpd = true,
             "systemd-networkd" => managers.networkd = Some(networkd(&process.folder().join("root"))),
-            _ if is_other_agent(process) => managers.agents.push(process.pid),
+            // Nobody is told to end a process that may be another namespace's.
+            _ if process.is_here == Some(true) && is_other_agent(process) => managers.agents.push(process.pid),
             _ => {}
         }
     }

@@ -28,6 +28,7 @@ pub mod peer;
 pub mod policy;
 pub mod probes;
 pub mod process;
+pub mod readable;
 pub mod realtime;
 pub mod route;
 pub mod rtnl;

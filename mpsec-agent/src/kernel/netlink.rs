@@ -60,6 +60,14 @@ impl From<io::Error> for NetlinkError {
 }
 
 impl NetlinkError {
+    /// The kernel's explanation and its error number in words, where it gave both.
+    pub fn in_full(&self) -> String {
+        match self {
+            Self::Refused { error, text: Some(text) } => format!("{text} ({error})"),
+            other => other.to_string(),
+        }
+    }
+
     /// The error number, where the kernel refused.
     pub fn errno(&self) -> Option<i32> {
         match self {

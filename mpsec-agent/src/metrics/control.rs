@@ -60,7 +60,7 @@ pub const CONTROL: &[Metric] = &[
     },
     Metric {
         name: "mpsec_control_released",
-        help: "1 after mpsec release: everything is given back, and nothing is changed until the next mpsec apply.",
+        help: "1 after mpsec release: everything is given back, and nothing is changed until the next mpsec apply or boot.",
         kind: Kind::Gauge,
         unit: Unit::None,
         labels: &[],

@@ -166,7 +166,7 @@ fn filters() -> Result<()> {
     ensure!(count(Filter { only_defaults: true, ..all })? == defaults, "default routes");
     // The socket is as it was: a question that strict checking would refuse is answered.
     let own = "192.0.2.1".parse()?;
-    ensure!(mpsec_agent::kernel::address::route(&mut place.client, own, own)?.ifindex > 0);
+    ensure!(mpsec_agent::kernel::address::route(&mut place.client, own, own, None)?.ifindex > 0);
     Ok(())
 }
 

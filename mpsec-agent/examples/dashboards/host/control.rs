@@ -1,6 +1,6 @@
 //! Panels on what MPSec changes on hosts.
 
-use super::{SHOWN, agents};
+use super::{SHOWN, WINDOW, agents};
 use crate::metric::{
     CONTROL_ACTUAL, CONTROL_AUDIT_ERRORS, CONTROL_CHANGES, CONTROL_DESIRED, CONTROL_FAILURES, CONTROL_OWNED,
     CONTROL_RELEASED, CONTROL_WAITING,
@@ -31,8 +31,8 @@ pub fn wanted() -> Vec<Panel> {
             .query(agents(CONTROL_AUDIT_ERRORS).increase(SHOWN).sum_by(&[]), "")
             .limits(NONE_IS_GOOD),
         panel(Lines, "Changes", "short", 8)
-            .about("Changes on hosts since the agents' start: applied, failed, or made and taken back.")
-            .query(agents(CONTROL_CHANGES).now(), "{{instance}} {{outcome}}")
+            .about("Changes on hosts in each interval: applied, failed, or made and taken back.")
+            .query(agents(CONTROL_CHANGES).increase(WINDOW), "{{instance}} {{outcome}}")
             .within(0.0, None),
         panel(Lines, "Owned and waiting", "short", 8)
             .about("What is as MPSec made it and will be given back, and what waits for the host.")

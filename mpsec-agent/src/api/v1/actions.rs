@@ -63,7 +63,7 @@ pub(super) const ACTIONS: &[Action] = &[
     Action {
         path: "/api/v1/release",
         #[cfg(test)]
-        summary: "Give back everything that was changed, and change nothing until the next apply",
+        summary: "Give back everything that was changed, and change nothing until the next apply or boot",
         ask: |body| parse(body, |Nothing {}| Ask::Release),
         #[cfg(test)]
         schema: |generator| generator.subschema_for::<Nothing>(),

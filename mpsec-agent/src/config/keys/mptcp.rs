@@ -317,11 +317,26 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Text,
         placeholder: "auto|on|off",
         doc: "Take a path out as soon as its link is down or its packets are not acknowledged, sooner than the kernel alone \
-              would, and back in when it works again. auto does so where path_manager or endpoints are set; on also where \
+              would, and back in when it works again. Needs count. auto does so where path_manager or endpoints are set; on also where \
               somebody else made the endpoints, and on a server. As long as the agent runs.",
         restart: false,
         set: |config, value| value.auto_switch().map(|on| config.multipath.failover = on),
         get: |config| Value::text(config.multipath.failover.map_or("auto", |on| if on { "on" } else { "off" })),
+    },
+    Key {
+        name: "mptcp.receive_buffer",
+        flag: "receive-buffer",
+        alias: None,
+        env: "MPSEC_RECEIVE_BUFFER",
+        kind: Kind::Text,
+        placeholder: "auto|keep|BYTES",
+        doc: "What a socket's receive buffer may hold to begin with (the default and, at least eight times that, the maximum of \
+              net.ipv4.tcp_rmem). What arrives early by one path waits there for what is late on another; Linux 6.18 stands \
+              still for good when it is full before a lost piece has come. auto: 4000000 where failover is on, or what is \
+              there if it is more. It costs memory only while it is used.",
+        restart: false,
+        set: |config, value| value.text_or_number(str::parse).map(|size| config.multipath.receive_buffer = size),
+        get: |config| Value::text(config.multipath.receive_buffer),
     },
     Key {
         name: "mptcp.force.clients",

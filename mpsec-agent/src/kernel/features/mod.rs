@@ -287,7 +287,7 @@ features! {
         Htb "HTB" "shaping by class"
         Tbf "TBF" "shaping of an interface"
         Fq "fq" "pacing of each flow"
-        Netem "netem" "delay and loss in mpsec lab"
+        Netem "netem" "delay and loss, for trials by hand"
     }
     Network {
         Vlan "VLAN" "counting VLAN interfaces"

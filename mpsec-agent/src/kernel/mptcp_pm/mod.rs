@@ -42,6 +42,16 @@ pub enum PathManagerError {
     Netlink(#[from] NetlinkError),
 }
 
+impl PathManagerError {
+    /// The kernel's explanation and its error number in words, where it gave both.
+    pub fn in_full(&self) -> String {
+        match self {
+            Self::Netlink(error) => error.in_full(),
+            other => other.to_string(),
+        }
+    }
+}
+
 impl From<io::Error> for PathManagerError {
     fn from(error: io::Error) -> PathManagerError {
         PathManagerError::Netlink(error.into())

@@ -66,6 +66,8 @@ fn token_file(folder: &Path) -> std::path::PathBuf {
     path
 }
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 /// What a request comes by.
 struct By {
     is_on: bool,
@@ -90,7 +92,7 @@ impl By {
 }
 
 /// A request that is right but for its lack of a token, with these headers in place of or beside its own.
-fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Request<Body> {
+fn request(method: &str, path: &str, headers: Headers<'_>, body: &str) -> Request<Body> {
     let mut all = vec![("host", "host.example"), ("content-type", "application/json")];
     all.retain(|(name, _)| headers.iter().all(|(other, _)| other != name));
     all.extend(headers.iter().filter(|(_, value)| !value.is_empty()));
@@ -115,7 +117,7 @@ async fn only_clients_that_proved_who_they_are_and_no_browsers_change_things() {
     let wrong = ("authorization", "Bearer 0123456789abcdef0123456789abcdee");
     let plain = By { is_tls: false, ..MUTUAL };
     let off = By { is_on: false, ..MUTUAL };
-    let cases: [(&By, &[(&str, &str)], u16); 27] = [
+    let cases: [(&By, Headers<'_>, u16); 27] = [
         (&TLS, &[token], 200),
         (&MUTUAL, &[], 200),
         (&MUTUAL, &[token], 200),
@@ -168,7 +170,7 @@ async fn only_clients_that_proved_who_they_are_and_no_browsers_change_things() {
 async fn who_asks_is_handed_on() {
     let folder = tempfile::tempdir().unwrap();
     let token = format!("Bearer {TOKEN}");
-    let named: [(&By, &[(&str, &str)], &str); 2] =
+    let named: [(&By, Headers<'_>, &str); 2] =
         [(&MUTUAL, &[], "certificate ops"), (&TLS, &[("authorization", &token)], "token")];
     for (by, headers, expected) in named {
         let site = site(Ok(Answer::default()));
