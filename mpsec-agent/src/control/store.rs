@@ -130,6 +130,8 @@ pub struct Place {
 pub struct Store {
     folder: PathBuf,
     kept: Kept,
+    /// What is kept could not be written.
+    is_behind: bool,
     /// Held as soon as there is something to keep.
     lock: Option<File>,
 }
@@ -140,7 +142,7 @@ impl Store {
     /// # Errors
     /// A file that cannot be understood is never replaced, and one that another program works with is not read.
     pub fn open(folder: &Path, place: Place) -> Result<Store, StoreError> {
-        let mut store = Store { folder: folder.to_owned(), kept: Kept::default(), lock: None };
+        let mut store = Store { folder: folder.to_owned(), kept: Kept::default(), is_behind: false, lock: None };
         if folder.exists() {
             store.lock()?;
         }
@@ -241,6 +243,7 @@ impl Store {
     }
 
     fn save(&mut self) -> Result<(), StoreError> {
+        self.is_behind = true;
         let path = self.folder.join(FILE);
         if self.lock.is_none() {
             self.lock()?;
@@ -260,7 +263,9 @@ impl Store {
             fs::rename(&new, &path)?;
             File::open(&self.folder)?.sync_all()
         };
-        write().map_err(|error| StoreError::Io { path: path.clone(), error })
+        write().map_err(|error| StoreError::Io { path: path.clone(), error })?;
+        self.is_behind = false;
+        Ok(())
     }
 }
 
@@ -279,7 +284,7 @@ impl Memory for Store {
     }
 
     fn end(&mut self, owned: Owned) -> Result<(), String> {
-        if self.kept.begun.is_empty() && self.kept.owned == owned {
+        if !self.is_behind && self.kept.begun.is_empty() && self.kept.owned == owned {
             return Ok(());
         }
         self.kept.begun.clear();
@@ -370,6 +375,20 @@ mod tests {
         drop(store);
         let store = Store::open(folder.path(), place("b")).unwrap();
         assert!(store.kept.elsewhere.is_empty() && store.owned().is_empty());
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_as_soon_as_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let [inner, away] = ["state", "away"].map(|name| folder.path().join(name));
+        let mut store = Store::open(&inner, place("a")).unwrap();
+        store.begin(&[change()]).unwrap();
+        fs::rename(&inner, &away).unwrap();
+        assert!(store.end(Owned::default()).is_err());
+        fs::rename(&away, &inner).unwrap();
+        store.end(Owned::default()).unwrap();
+        drop(store);
+        assert!(Store::open(&inner, place("a")).unwrap().begun().is_empty());
     }
 
     #[test]
