@@ -19,6 +19,8 @@ use super::agency::Acting;
 
 /// Changes of addresses, routes and rules come in bursts; those of links are answered at once.
 const SETTLE: Duration = Duration::from_millis(50);
+/// How late they are answered at most, where somebody takes back at once what is made.
+const LAST_SETTLE: Duration = Duration::from_secs(5);
 /// How soon what failed is tried again: this, then twice as long each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// And no later than this.
@@ -36,6 +38,8 @@ pub struct Keeper {
     /// Whether the agent itself does something, which it keeps no memory of.
     is_acting: bool,
     due: Option<Instant>,
+    /// How long changes are let settle.
+    settle: Duration,
     retry: Option<(Instant, Duration)>,
     control: Control,
 }
@@ -66,6 +70,7 @@ impl Keeper {
             heard_table: 0,
             is_acting: false,
             due: None,
+            settle: SETTLE,
             retry: None,
             control: Control::default(),
         };
@@ -145,7 +150,7 @@ impl Keeper {
                 biased;
                 () = timer => return,
                 changed = events => match changed {
-                    Ok(_) => self.due = Some(self.due.unwrap_or_else(|| Instant::now() + SETTLE)),
+                    Ok(_) => self.due = Some(self.due.unwrap_or_else(|| Instant::now() + self.settle)),
                     Err(error) => {
                         tracing::warn!(%error, "changes of addresses and routes are not heard any more, only looked for");
                         self.events = None;
@@ -175,6 +180,8 @@ impl Keeper {
         };
         self.is_acting = agency.doings().is_something();
         self.note(&outcome);
+        // What was made is heard of too, and then there is nothing left to make: unless somebody else is at it.
+        self.settle = if outcome.changes.is_empty() { SETTLE } else { (self.settle * 2).min(LAST_SETTLE) };
         Some(outcome)
     }
 
