@@ -21,6 +21,8 @@ use super::agency::Acting;
 const SETTLE: Duration = Duration::from_millis(50);
 /// How late they are answered at most, where somebody takes back at once what is made.
 const LAST_SETTLE: Duration = Duration::from_secs(5);
+/// Looks take no more than one part in so many of the time: hosts with large routing tables have many changes of them.
+const SHARE: u32 = 20;
 /// How soon what failed is tried again: this, then twice as long each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// And no later than this.
@@ -162,6 +164,7 @@ impl Keeper {
 
     /// Looks, and mends what is not as it should be.
     pub fn reconcile(&mut self, agency: &mut Acting<'_>) -> Option<Outcome> {
+        let begun_at = Instant::now();
         self.due = None;
         if self.is_idle() {
             self.retry = None;
@@ -181,7 +184,8 @@ impl Keeper {
         self.is_acting = agency.doings().is_something();
         self.note(&outcome);
         // What was made is heard of too, and then there is nothing left to make: unless somebody else is at it.
-        self.settle = if outcome.changes.is_empty() { SETTLE } else { (self.settle * 2).min(LAST_SETTLE) };
+        let longer = if outcome.changes.is_empty() { SETTLE } else { self.settle * 2 };
+        self.settle = longer.max(begun_at.elapsed() * SHARE).min(LAST_SETTLE);
         Some(outcome)
     }
 
