@@ -32,6 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("failover::a_path_that_falls_silent", LIMIT, || each(Fault::Silence, Duration::from_millis(350))),
         trial("failover::a_path_that_stalls_is_kept", LIMIT, stalls),
         trial("failover::the_end_puts_endpoints_back", LIMIT, restored),
+        trial("failover::what_falls_silent_elsewhere_is_another_ones", LIMIT, bystander),
         trial("failover::congestion_control_by_address", LIMIT, congestion),
         trial("failover::pacing_by_address", LIMIT, pacing),
     ]
@@ -64,6 +65,30 @@ fn joined(call: &Call) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Two hosts with the same addresses, in namespaces of their own: a path of one falls silent, and the other's stay.
+fn bystander() -> Result<()> {
+    let (wan, other) = (two_lines()?, two_lines()?);
+    let hosts = [&wan.client, &wan.server, &other.client].into_iter();
+    let _keepers: Vec<Keeper> =
+        hosts.map(|host| Keeper::start(host, vec![(None, policy())], true)).collect::<Result<_>>()?;
+    let before = other.client.ip("mptcp endpoint show")?;
+    let call = Call::open(&wan)?;
+    let (from, to) = call.ends(Host::Client);
+    let stream = Stream::start(from, to, RATE)?;
+    joined(&call)?;
+    thread::sleep(Duration::from_millis(700));
+    wan.silence(1, [true; 2]);
+    let (start, mut noticed) = (Instant::now(), false);
+    while start.elapsed() < OUTAGE {
+        noticed |= wan.client.ip("mptcp endpoint show")?.lines().count() == 1;
+        let now = other.client.ip("mptcp endpoint show")?;
+        ensure!(now == before, "{now} instead of {before}");
+    }
+    ensure!(noticed, "the path that fell silent was not taken out");
+    wan.silence(1, [false; 2]);
+    stream.finish(from).map(drop)
 }
 
 /// A fault of each path, with a stream in each direction.
