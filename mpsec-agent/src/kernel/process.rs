@@ -37,7 +37,8 @@ pub fn find(names: &[&str]) -> Vec<Process> {
         let name = names.iter().find(|name| name[..name.len().min(15)] == *comm.trim_end())?;
         let is_here = identity(&entry.path().join("ns/net")).map(|its| Some(its) == here);
         let is_of_users = identity(&entry.path().join("ns/user")).map(|its| Some(its) == users);
-        let may_manage = match std::fs::read_to_string(entry.path().join("status")).ok().as_deref().and_then(net_admin) {
+        let may_manage = match std::fs::read_to_string(entry.path().join("status")).ok().as_deref().and_then(net_admin)
+        {
             Some(false) => Some(false),
             can => can.and(is_of_users),
         };

@@ -25,7 +25,8 @@ fn devices_of_network_manager_have_connections_with_flags() {
         ("run/NetworkManager/system-connections/b.nmconnection", "[connection]\nid=b\nuuid=u-5\n"),
     ]);
     let connection = |uuid: &str, flags| Some(Connection { uuid: uuid.to_owned(), flags });
-    let expected = BTreeMap::from([(2, connection("u-2", Some(1))), (3, None), (5, connection("u-5", None)), (6, None)]);
+    let expected =
+        BTreeMap::from([(2, connection("u-2", Some(1))), (3, None), (5, connection("u-5", None)), (6, None)]);
     assert_eq!(devices(root.path()), expected);
 }
 
