@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::{Config, Loader, MultipathConfig};
-use crate::control::apply::{self, Memory as _, Outcome, Spirit};
+use crate::control::apply::{self, Failure, Memory as _, Outcome, Spirit};
 use crate::control::ask::{Answer, AskError, Settings};
 use crate::control::change::Change;
 use crate::control::live::{Agency as _, Live, interface_names};
@@ -19,6 +19,11 @@ use super::agency::Acting;
 
 /// Changes of addresses, routes and rules come in bursts; those of links are answered at once.
 const SETTLE: Duration = Duration::from_millis(50);
+/// How long they settle where the host had to be mended so often of late that somebody else must be setting it back: each time
+/// costs a line in the log of changes, and some writing to disk.
+const CALM: Duration = Duration::from_secs(2);
+/// So often in so long a time.
+const OFTEN: (u32, Duration) = (30, Duration::from_secs(60));
 /// How soon what failed is tried again: this, then twice as long each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// And no later than this.
@@ -37,7 +42,36 @@ pub struct Keeper {
     is_acting: bool,
     due: Option<Instant>,
     retry: Option<(Instant, Duration)>,
+    mends: Mends,
     control: Control,
+}
+
+/// How often the host was mended of late.
+#[derive(Debug, Default)]
+struct Mends {
+    since: Option<Instant>,
+    count: u32,
+}
+
+impl Mends {
+    /// Once more.
+    fn note(&mut self, now: Instant) {
+        let (often, window) = OFTEN;
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= window) {
+            *self = Mends { since: Some(now), count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        if self.count == often {
+            tracing::warn!("the host was mended {often} times in a minute: something else sets it back");
+        }
+    }
+
+    /// How long changes settle.
+    fn settle(&self, now: Instant) -> Duration {
+        let (often, window) = OFTEN;
+        let lately = self.since.is_some_and(|since| now.saturating_duration_since(since) < window);
+        if lately && self.count >= often { CALM } else { SETTLE }
+    }
 }
 
 impl Keeper {
@@ -67,6 +101,7 @@ impl Keeper {
             is_acting: false,
             due: None,
             retry: None,
+            mends: Mends::default(),
             control: Control::default(),
         };
         keeper.want(&config);
@@ -145,7 +180,10 @@ impl Keeper {
                 biased;
                 () = timer => return,
                 changed = events => match changed {
-                    Ok(_) => self.due = Some(self.due.unwrap_or_else(|| Instant::now() + SETTLE)),
+                    Ok(_) => {
+                        let now = Instant::now();
+                        self.due = Some(self.due.unwrap_or_else(|| now + self.mends.settle(now)));
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "changes of addresses and routes are not heard any more, only looked for");
                         self.events = None;
@@ -174,6 +212,9 @@ impl Keeper {
             Err(error) => Outcome::failed(error),
         };
         self.is_acting = agency.doings().is_something();
+        if !outcome.changes.is_empty() {
+            self.mends.note(Instant::now());
+        }
         self.note(&outcome);
         Some(outcome)
     }
@@ -252,16 +293,20 @@ impl Keeper {
         let config = settings::load(&self.loader, &settings).map_err(wrong)?.config;
         let mut host = Live::open(&config.multipath, Some(agency)).map_err(AskError::Failed)?;
         recover(store, &mut host).map_err(AskError::Failed)?;
-        let outcome = apply::apply(&mut host, store, &config.multipath, Spirit::Whole);
+        let mut outcome = apply::apply(&mut host, store, &config.multipath, Spirit::Whole);
+        let is_new = settings != store.settings() || store.released() || config.multipath != self.wanted;
+        if outcome.is_success() && is_new {
+            keep(store, settings, false, &mut outcome);
+        }
         self.is_acting = agency.doings().is_something();
         if !outcome.is_success() {
+            if !outcome.changes.is_empty() {
+                // What was changed all the same is not wanted from now on.
+                self.due = Some(Instant::now());
+            }
             self.control.failed_total += outcome.failures.len() as u64;
             self.control.undone_total += outcome.undone.len() as u64;
             return Ok((self.answer(outcome), None));
-        }
-        let is_new = settings != store.settings() || store.released() || config.multipath != self.wanted;
-        if is_new {
-            store.set(settings, false).map_err(AskError::Failed)?;
         }
         self.wanted = config.multipath.clone();
         self.note(&outcome);
@@ -274,9 +319,9 @@ impl Keeper {
         let nothing = MultipathConfig::default();
         let mut host = Live::open(&nothing, Some(agency)).map_err(AskError::Failed)?;
         recover(store, &mut host).map_err(AskError::Failed)?;
-        let outcome = apply::release(&mut host, store);
+        let mut outcome = apply::release(&mut host, store);
         self.is_acting = agency.doings().is_something();
-        store.set(Vec::new(), true).map_err(AskError::Failed)?;
+        keep(store, Vec::new(), true, &mut outcome);
         self.wanted = nothing;
         self.note(&outcome);
         Ok(self.answer(outcome))
@@ -333,6 +378,14 @@ impl Keeper {
     }
 }
 
+/// What was changed is told, even if it cannot be kept that it was asked for.
+fn keep(store: &mut Store, settings: Vec<String>, released: bool, outcome: &mut Outcome) {
+    if let Err(error) = store.set(settings, released) {
+        let error = format!("it cannot be kept what was asked for: {error}");
+        outcome.failures.push(Failure { change: None, error, by_hand: None });
+    }
+}
+
 /// After a crash in the middle of changes: finds out how far they went, before anything else is changed.
 fn recover(store: &mut Store, host: &mut Live<'_>) -> Result<(), String> {
     use crate::control::apply::Host as _;
@@ -346,4 +399,24 @@ fn recover(store: &mut Store, host: &mut Live<'_>) -> Result<(), String> {
 
 fn wrong(error: settings::LoadError) -> AskError {
     AskError::Wrong(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_sets_it_back_each_time_is_followed_at_leisure() {
+        let (mut mends, start) = (Mends::default(), Instant::now());
+        assert_eq!(mends.settle(start), SETTLE);
+        for _ in 1..OFTEN.0 {
+            mends.note(start);
+        }
+        assert_eq!(mends.settle(start), SETTLE);
+        mends.note(start);
+        assert_eq!(mends.settle(start), CALM);
+        assert_eq!(mends.settle(start + OFTEN.1), SETTLE);
+        mends.note(start + OFTEN.1);
+        assert_eq!(mends.settle(start + OFTEN.1), SETTLE);
+    }
 }
