@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::{Config, Loader, MultipathConfig};
-use crate::control::apply::{self, Memory as _, Outcome, Spirit};
+use crate::control::apply::{self, Failure, Memory as _, Outcome, Spirit};
 use crate::control::ask::{Answer, AskError, Settings};
 use crate::control::change::Change;
 use crate::control::live::{Agency as _, Live, interface_names};
@@ -263,16 +263,20 @@ impl Keeper {
         let config = settings::load(&self.loader, &settings).map_err(wrong)?.config;
         let mut host = Live::open(&config.multipath, Some(agency)).map_err(AskError::Failed)?;
         recover(store, &mut host).map_err(AskError::Failed)?;
-        let outcome = apply::apply(&mut host, store, &config.multipath, Spirit::Whole);
+        let mut outcome = apply::apply(&mut host, store, &config.multipath, Spirit::Whole);
+        let is_new = settings != store.settings() || store.released() || config.multipath != self.wanted;
+        if outcome.is_success() && is_new {
+            keep(store, settings, false, &mut outcome);
+        }
         self.is_acting = agency.doings().is_something();
         if !outcome.is_success() {
+            if !outcome.changes.is_empty() {
+                // What was changed all the same is not wanted from now on.
+                self.due = Some(Instant::now());
+            }
             self.control.failed_total += outcome.failures.len() as u64;
             self.control.undone_total += outcome.undone.len() as u64;
             return Ok((self.answer(outcome), None));
-        }
-        let is_new = settings != store.settings() || store.released() || config.multipath != self.wanted;
-        if is_new {
-            store.set(settings, false).map_err(AskError::Failed)?;
         }
         self.wanted = config.multipath.clone();
         self.note(&outcome);
@@ -285,9 +289,9 @@ impl Keeper {
         let nothing = MultipathConfig::default();
         let mut host = Live::open(&nothing, Some(agency)).map_err(AskError::Failed)?;
         recover(store, &mut host).map_err(AskError::Failed)?;
-        let outcome = apply::release(&mut host, store);
+        let mut outcome = apply::release(&mut host, store);
         self.is_acting = agency.doings().is_something();
-        store.set(Vec::new(), true).map_err(AskError::Failed)?;
+        keep(store, Vec::new(), true, &mut outcome);
         self.wanted = nothing;
         self.note(&outcome);
         Ok(self.answer(outcome))
@@ -341,6 +345,14 @@ impl Keeper {
         let released = self.store.as_ref().is_ok_and(Store::released);
         let interfaces = interface_names(&outcome);
         Answer { generation: self.generation(), released, outcome, interfaces, ..Answer::default() }
+    }
+}
+
+/// What was changed is told, even if it cannot be kept that it was asked for.
+fn keep(store: &mut Store, settings: Vec<String>, released: bool, outcome: &mut Outcome) {
+    if let Err(error) = store.set(settings, released) {
+        let error = format!("it cannot be kept what was asked for: {error}");
+        outcome.failures.push(Failure { change: None, error, by_hand: None });
     }
 }
 

@@ -94,7 +94,8 @@ impl Topology {
     pub fn new(shapes: &[Shape]) -> Result<Topology> {
         need::laboratory()?;
         ensure!((1..=MAX_PATHS).contains(&shapes.len()), "from 1 to {MAX_PATHS} paths, not {}", shapes.len());
-        let new = || PrivateNetns::new().context("a network namespace");
+        let new =
+            || PrivateNetns::new().map_err(|error| CannotRun(format!("no network namespace can be made: {error}")));
         let (client, server) = (new()?, new()?);
         let path = |(number, shape): (usize, &Shape)| -> io::Result<Path> {
             let tap = |host: Host, netns: &PrivateNetns| netns.run(|| Tap::new(&host.device(number)));
