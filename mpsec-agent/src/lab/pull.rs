@@ -19,6 +19,9 @@ const LATELY: Duration = Duration::from_millis(500);
 const WINDOW: Duration = Duration::from_millis(200);
 /// Less than all, because a window may begin or end within a segment.
 const FULL: f64 = 0.95;
+/// A path is in use again when it has carried so many bytes: a dozen segments, more than what was on its way when it failed
+/// and is sent once more.
+const IN_USE: u64 = 16 << 10;
 /// How exactly it is known when a path carries again.
 const GLANCE: Duration = Duration::from_millis(2);
 /// How long the last bytes may take.
@@ -60,7 +63,7 @@ pub struct Pulled {
     pub first_wrong: Option<u64>,
     /// From the fault to when the reader had the full rate again of what was left; absent if it never had.
     pub full_rate_after: Option<Duration>,
-    /// From the end of the fault to the first byte of payload on that path; absent if there was none.
+    /// From the end of the fault to when that path had carried a dozen segments; absent if it never had.
     pub used_after: Option<Duration>,
 }
 
@@ -122,11 +125,11 @@ impl Pull {
     }
 }
 
-/// Waits until `end`, and gives the time at which the path carried more payload than it had.
+/// Waits until `end`, and gives the time at which the path had carried more payload than it had, by what makes it used.
 fn wait_for_use(path: &Path, (way, carried): (Way, u64), start: Instant, end: Duration) -> Option<Duration> {
     let mut used_at = None;
     while start.elapsed() < end {
-        if used_at.is_none() && path.carried(way).payload_bytes() > carried {
+        if used_at.is_none() && path.carried(way).payload_bytes() > carried + IN_USE {
             used_at = Some(start.elapsed());
         }
         thread::sleep(GLANCE);

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use mpsec_common::mptcp::{SubflowKey, SubflowState, flags};
+use mpsec_common::probes::Closer;
 
 use super::hearing::Heard;
 use super::{Facts, Path};
@@ -24,7 +25,9 @@ struct Line {
     srtt_us: u32,
     /// Where its last packet left; 0 for none.
     leaves_by: u32,
-    /// The connection's first one, which the peer opened.
+    /// The connection's first one.
+    is_first: bool,
+    /// The peer opened it.
     was_accepted: bool,
 }
 
@@ -74,6 +77,16 @@ impl Book {
         }
     }
 
+    /// Whether a connection began on the path of an endpoint's address.
+    pub(super) fn has_first(&self, local: IpAddr) -> bool {
+        self.0.iter().any(|line| line.is_first && line.is_on(Path::Endpoint(local)))
+    }
+
+    /// Whether there is no connection whose subflows could be lost.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.0.iter().any(|line| line.is_established && !line.fell_back)
+    }
+
     /// How many subflows there are.
     pub(super) fn len(&self) -> usize {
         self.0.len()
@@ -104,6 +117,7 @@ impl Book {
                 other.is_established && other.token == line.token && ![0, interface].contains(&other.leaves_by)
             };
             line.is_established
+                && line.is_first
                 && line.was_accepted
                 && !line.fell_back
                 && line.leaves_by == interface
@@ -124,6 +138,10 @@ impl Line {
 
     fn of(view: &View) -> Option<Line> {
         let info = &view.info;
+        // One that waits for the acknowledgement of its end is of no use any more.
+        if Closer::of(info.flags).is_some() {
+            return None;
+        }
         let is_established = match info.state() {
             SubflowState::Established => true,
             SubflowState::Connecting => false,
@@ -140,7 +158,8 @@ impl Line {
             payload: view.rx.payload_bytes,
             srtt_us: info.srtt_us,
             leaves_by: view.tx_ifindex,
-            was_accepted: !info.has(flags::JOINED) && !info.has(flags::ACTIVE_OPEN),
+            is_first: !info.has(flags::JOINED),
+            was_accepted: !info.has(flags::ACTIVE_OPEN),
         })
     }
 
@@ -168,7 +187,8 @@ mod tests {
             payload: 1000,
             srtt_us: 10_000,
             leaves_by: 1 + u32::from(path),
-            was_accepted: path == 0,
+            is_first: path == 0,
+            was_accepted: true,
         }
     }
 

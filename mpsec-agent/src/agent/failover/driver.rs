@@ -40,6 +40,12 @@ pub struct Driver {
     endpoints: BTreeMap<IpAddr, Endpoint>,
     /// What was taken away, and is to be put back as it was.
     taken: BTreeMap<IpAddr, Endpoint>,
+    /// What is there again without [`EndpointFlags::FULLMESH`], as it is to be when no connection is left. The first subflow of
+    /// a connection keeps its identifiers when it is closed, and so the kernel makes no other one for a full mesh where it
+    /// was; without the flag it does (fill_remote_addresses_vec, net/mptcp/pm_kernel.c, Linux 6.18).
+    reduced: BTreeMap<IpAddr, Endpoint>,
+    /// Addresses of first subflows that were closed.
+    orphaned: BTreeSet<IpAddr>,
     /// The interface that an endpoint's address is, or was last, on.
     homes: BTreeMap<IpAddr, u32>,
     /// Interfaces that are up.
@@ -66,6 +72,8 @@ impl Driver {
             manager: PathManager::open()?,
             endpoints: BTreeMap::new(),
             taken: BTreeMap::new(),
+            reduced: BTreeMap::new(),
+            orphaned: BTreeSet::new(),
             homes: BTreeMap::new(),
             up: BTreeMap::new(),
             listed_at: None,
@@ -138,6 +146,9 @@ impl Driver {
                     let addresses = self.endpoints.keys().copied().collect();
                     self.observe(&Event::Endpoints(addresses), &book);
                     self.look_for_down(&book);
+                    if book.is_idle() {
+                        self.complete();
+                    }
                 }
                 Err(error) => tracing::warn!(%error, "cannot list the endpoints"),
             }
@@ -192,13 +203,14 @@ impl Driver {
         self.core.next_beat().into_iter().chain(ready).chain(listen).fold(list, Instant::min)
     }
 
-    /// What was taken away, and is to be put back.
+    /// What was taken away, and is to be put back, as it was; and what it was that lacks a flag for now.
     pub fn taken(&self) -> impl Iterator<Item = &Endpoint> {
-        self.taken.values()
+        self.taken.values().chain(self.reduced.values())
     }
 
     /// An endpoint is wanted no more: it is not put back. False if it was not taken away.
     pub fn forget(&mut self, address: IpAddr) -> bool {
+        self.reduced.remove(&address);
         self.taken.remove(&address).is_some()
     }
 
@@ -211,6 +223,18 @@ impl Driver {
     pub fn release(&mut self) {
         let actions = self.core.release();
         self.act(&actions, &Book::default());
+        self.complete();
+    }
+
+    /// Gives endpoints back the flag that they lack.
+    fn complete(&mut self) {
+        self.orphaned.clear();
+        for (address, endpoint) in std::mem::take(&mut self.reduced) {
+            match self.manager.set_endpoint_flags(&endpoint) {
+                Ok(()) => drop(self.endpoints.insert(address, endpoint)),
+                Err(error) => tracing::warn!(%address, %error, "the endpoint is of no full mesh any more"),
+            }
+        }
     }
 
     fn observe(&mut self, event: &Event, book: &Book) {
@@ -224,6 +248,8 @@ impl Driver {
         self.endpoints = made.map(|endpoint| (endpoint.address, endpoint)).collect();
         // What somebody else put back is theirs.
         self.taken.retain(|address, _| !self.endpoints.contains_key(address));
+        let lacks = |one: &Endpoint| !one.flags.contains(EndpointFlags::FULLMESH);
+        self.reduced.retain(|address, _| self.endpoints.get(address).is_some_and(lacks));
         for address in address::list()? {
             if self.endpoints.contains_key(&address.address) {
                 self.homes.insert(address.address, address.ifindex);
@@ -261,7 +287,7 @@ impl Driver {
     fn act(&mut self, actions: &[Action], book: &Book) {
         for action in actions {
             let result = match action {
-                Action::Remove(address) => self.remove(*address),
+                Action::Remove(address) => self.remove(*address, book),
                 Action::Restore(address) => self.restore(*address),
                 Action::Close { local, remote } => {
                     book.close(*local, *remote);
@@ -275,18 +301,30 @@ impl Driver {
         }
     }
 
-    fn remove(&mut self, address: IpAddr) -> Result<(), PathManagerError> {
+    fn remove(&mut self, address: IpAddr, book: &Book) -> Result<(), PathManagerError> {
         let Some(endpoint) = self.endpoints.remove(&address) else { return Ok(()) };
+        if book.has_first(address) {
+            self.orphaned.insert(address);
+        }
         self.manager.delete_endpoint(&endpoint)?;
-        self.taken.insert(address, endpoint);
+        self.taken.insert(address, self.reduced.remove(&address).unwrap_or(endpoint));
         Ok(())
     }
 
     fn restore(&mut self, address: IpAddr) -> Result<(), PathManagerError> {
         let Some(endpoint) = self.taken.get(&address) else { return Ok(()) };
         // Kept if it is refused: it is tried again with the next probe.
-        self.manager.add_endpoint(endpoint)?;
-        self.endpoints.extend(self.taken.remove_entry(&address));
+        let is_reduced = endpoint.flags.contains(EndpointFlags::FULLMESH) && self.orphaned.contains(&address);
+        let mut added = endpoint.clone();
+        if is_reduced {
+            added.flags.0 &= !EndpointFlags::FULLMESH.0;
+        }
+        self.manager.add_endpoint(&added)?;
+        let taken = self.taken.remove_entry(&address);
+        if is_reduced {
+            self.reduced.extend(taken);
+        }
+        self.endpoints.insert(address, added);
         Ok(())
     }
 }
