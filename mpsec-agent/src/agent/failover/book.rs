@@ -205,7 +205,8 @@ mod tests {
 
     #[test]
     fn what_is_heard_elsewhere_is_of_the_same_connection() {
-        let book = Book(vec![line(0, 1, true), line(1, 1, true), line(1, 2, true), line(0, 3, true), line(0, 2, false)]);
+        let book =
+            Book(vec![line(0, 1, true), line(1, 1, true), line(1, 2, true), line(0, 3, true), line(0, 2, false)]);
         let heard = book.heard([10, 0, 1, 1].into());
         let wanted = Heard { received: 2000, elsewhere: [(1, 1000)].into(), srtt: Duration::from_millis(10) };
         assert_eq!(heard, wanted);
@@ -215,7 +216,8 @@ mod tests {
     #[test]
     fn only_accepted_first_subflows_that_are_not_alone_are_stranded() {
         // The addresses are nobody's here: to close them fails, which does no harm.
-        let book = Book(vec![line(0, 1, true), line(1, 1, true), line(0, 2, true), line(1, 3, true), line(0, 3, false)]);
+        let book =
+            Book(vec![line(0, 1, true), line(1, 1, true), line(0, 2, true), line(1, 3, true), line(0, 3, false)]);
         assert_eq!(book.close_stranded(1, |_| false), 1, "the first connection's");
         assert_eq!(book.close_stranded(1, |_| true), 0, "its endpoint is taken away");
         assert_eq!(book.close_stranded(2, |_| false), 0, "joined");

@@ -184,7 +184,8 @@ impl Driver {
     }
 
     fn look_for_carriers(&mut self, book: &Book) {
-        let homes: BTreeSet<u32> = self.homes.values().copied().filter(|home| self.up.get(home) == Some(&true)).collect();
+        let homes: BTreeSet<u32> =
+            self.homes.values().copied().filter(|home| self.up.get(home) == Some(&true)).collect();
         for home in homes {
             if let Ok(Some(interface)) = link::look(&mut self.route, home)
                 && !interface.is_up

@@ -172,13 +172,7 @@ impl Ear {
     }
 
     /// Whether a connection stands still for want of something, although more and more comes elsewhere.
-    fn look(
-        &mut self,
-        now: Instant,
-        heard: &Heard,
-        patience: u32,
-        edges: &mut impl FnMut() -> ByToken,
-    ) -> bool {
+    fn look(&mut self, now: Instant, heard: &Heard, patience: u32, edges: &mut impl FnMut() -> ByToken) -> bool {
         let holds = (HOLDS + heard.srtt) * patience;
         if self.mark.as_ref().is_some_and(|mark| now.saturating_duration_since(mark.at) < holds) {
             return false;
@@ -246,9 +240,8 @@ mod tests {
 
         /// The steps until a doubt, and which.
         fn until(&mut self, steps: u32, [here, elsewhere, in_order]: [u64; 3]) -> Option<(u32, Doubt)> {
-            (1..=steps).find_map(|number| {
-                self.step(here, elsewhere, in_order).first().map(|(_, doubt)| (number, *doubt))
-            })
+            (1..=steps)
+                .find_map(|number| self.step(here, elsewhere, in_order).first().map(|(_, doubt)| (number, *doubt)))
         }
     }
 

@@ -57,6 +57,9 @@ pub struct Settings {
     /// Show the kernel alone
     #[arg(long)]
     no_agent: bool,
+    /// Show only what the agent makes of it
+    #[arg(long, conflicts_with = "no_agent")]
+    only_agent: bool,
 }
 
 /// Which host sends.
@@ -121,10 +124,15 @@ impl Scenario for Settings {
             "senders": senders, "path": victim,
         });
         let mut outcome = Outcome::new(Self::NAME, parameters);
-        let columns: &[_] = if self.no_agent { &[KERNEL] } else { &[KERNEL, AGENT] };
+        let columns: &[_] = match (self.no_agent, self.only_agent) {
+            (true, _) => &[KERNEL],
+            (_, true) => &[AGENT],
+            _ => &[KERNEL, AGENT],
+        };
         let mut told = Vec::new();
         let senders = self.sender.each().iter();
-        let cases = senders.flat_map(|sender| self.fault.each().iter().map(|fault| Case { fault: *fault, sender: *sender }));
+        let cases =
+            senders.flat_map(|sender| self.fault.each().iter().map(|fault| Case { fault: *fault, sender: *sender }));
         for case in cases {
             for column in columns {
                 let rounds = (0..self.rounds).map(|_| self.round(view, &shapes, case, column));
@@ -199,7 +207,12 @@ mod tests {
         };
         let outcome = |column, pulled: &Pulled| {
             let mut outcome = Outcome::new("failover", json!({}));
-            figures(&mut outcome, Case { fault: Fault::Silent, sender: Host::Server }, column, std::slice::from_ref(pulled));
+            figures(
+                &mut outcome,
+                Case { fault: Fault::Silent, sender: Host::Server },
+                column,
+                std::slice::from_ref(pulled),
+            );
             outcome
         };
         assert!(outcome(KERNEL, &pulled).is_met());
