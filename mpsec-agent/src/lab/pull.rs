@@ -22,6 +22,8 @@ const FULL: f64 = 0.95;
 /// A path is in use again when it has carried so many bytes: a dozen segments, more than what was on its way when it failed
 /// and is sent once more.
 const IN_USE: u64 = 16 << 10;
+/// A shorter gap is none: the full rate may be there from the begin.
+const INTERRUPTION: Duration = Duration::from_millis(50);
 /// How exactly it is known when a path carries again.
 const GLANCE: Duration = Duration::from_millis(2);
 /// How long the last bytes may take.
@@ -157,7 +159,8 @@ impl Times {
         let Times { failed_at, repaired_at, used_at, end } = self;
         let arrivals = &reading.arrivals;
         let (gap_at, gap) = longest_gap(arrivals, failed_at, repaired_at);
-        let full = first_at_rate(arrivals, (gap_at + gap, repaired_at), WINDOW, rate);
+        let from = if gap < INTERRUPTION { failed_at } else { gap_at + gap };
+        let full = first_at_rate(arrivals, (from, repaired_at), WINDOW, rate);
         Pulled {
             victim,
             usual_gap: longest_gap(arrivals, failed_at / 2, failed_at).1,

@@ -20,6 +20,8 @@ struct Line {
     fell_back: bool,
     is_established: bool,
     received: u64,
+    /// Packets in both directions.
+    packets: u64,
     /// Payload received, in bytes.
     payload: u64,
     srtt_us: u32,
@@ -99,6 +101,7 @@ impl Book {
         let mut heard = Heard::default();
         for line in self.0.iter().filter(carries).filter(|line| line.is_on(path)) {
             heard.received += line.payload;
+            heard.packets += line.packets;
             heard.srtt = heard.srtt.max(Duration::from_micros(line.srtt_us.into()));
             let others = self.0.iter().filter(carries).filter(|other| other.token == line.token && !other.is_on(path));
             let elsewhere: Vec<u64> = others.map(|other| other.payload).collect();
@@ -155,6 +158,7 @@ impl Line {
             fell_back: info.has(flags::FELL_BACK),
             is_established,
             received,
+            packets: view.rx.packets + view.tx.packets,
             payload: view.rx.payload_bytes,
             srtt_us: info.srtt_us,
             leaves_by: view.tx_ifindex,
@@ -184,6 +188,7 @@ mod tests {
             fell_back: false,
             is_established,
             received: 10,
+            packets: 30,
             payload: 1000,
             srtt_us: 10_000,
             leaves_by: 1 + u32::from(path),
@@ -208,7 +213,8 @@ mod tests {
         let book =
             Book(vec![line(0, 1, true), line(1, 1, true), line(1, 2, true), line(0, 3, true), line(0, 2, false)]);
         let heard = book.heard([10, 0, 1, 1].into());
-        let wanted = Heard { received: 2000, elsewhere: [(1, 1000)].into(), srtt: Duration::from_millis(10) };
+        let wanted =
+            Heard { received: 2000, packets: 60, elsewhere: [(1, 1000)].into(), srtt: Duration::from_millis(10) };
         assert_eq!(heard, wanted);
         assert_eq!(book.heard([10, 0, 9, 1].into()), Heard::default());
     }

@@ -26,8 +26,10 @@ const TOO_LATE: Duration = Duration::from_secs(2);
 const STOPPED: Duration = Duration::from_millis(1500);
 /// What must have come elsewhere since a path stopped: a tenth of a second at 10 Mbit/s.
 const WENT_ON: u64 = 125_000;
-/// How long a path is listened to closely after it was heard last.
+/// How long a path is watched closely after it was busy last, ...
 const KEEN: Duration = Duration::from_secs(2);
+/// ... which is with so many packets per second, both ways.
+const BUSY: u64 = 20;
 
 /// Payload by the local token of a connection, in bytes.
 pub type ByToken = BTreeMap<u32, u64>;
@@ -37,6 +39,8 @@ pub type ByToken = BTreeMap<u32, u64>;
 pub struct Heard {
     /// Payload in bytes, ever.
     pub received: u64,
+    /// Packets in both directions, ever.
+    pub packets: u64,
     /// What other subflows of its connections received, ever. Connections without any are not in it.
     pub elsewhere: ByToken,
     /// The longest of their smoothed round-trip times.
@@ -70,6 +74,10 @@ struct Ear {
     /// Whether [`Doubt::Hole`] was told since it was heard last, and [`Doubt::Stopped`].
     told: [bool; 2],
     has_others: bool,
+    packets: u64,
+    /// When packets were counted, and when it was busy last.
+    counted_at: Instant,
+    busy_at: Option<Instant>,
 }
 
 /// The first look at where connections stand.
@@ -98,6 +106,7 @@ impl Hearing {
         let mut doubts = Vec::new();
         for (path, heard) in heard {
             let ear = self.0.entry(*path).or_insert_with(|| Ear::new(now, heard));
+            ear.count(now, heard.packets);
             ear.hear(now, heard);
             let doubt = ear.doubt(now, heard, patience(*path), &mut edges);
             doubts.extend(doubt.map(|doubt| (*path, doubt)));
@@ -105,10 +114,10 @@ impl Hearing {
         doubts
     }
 
-    /// Whether to listen many times a second: data comes on a path of a connection that has another one.
+    /// Whether to look many times a second: a path of a connection that has another one is busy.
     pub fn is_keen(&self, now: Instant) -> bool {
-        let recently = |ear: &Ear| now.saturating_duration_since(ear.heard_at) < KEEN;
-        self.0.values().any(|ear| ear.has_others && ear.rate >= LEAST_RATE && recently(ear))
+        let recently = |at: Instant| now.saturating_duration_since(at) < KEEN;
+        self.0.values().any(|ear| ear.has_others && ear.busy_at.is_some_and(recently))
     }
 }
 
@@ -124,7 +133,22 @@ impl Ear {
             mark: None,
             told: [false; 2],
             has_others: !heard.elsewhere.is_empty(),
+            packets: heard.packets,
+            counted_at: now,
+            busy_at: None,
         }
+    }
+
+    fn count(&mut self, now: Instant, packets: u64) {
+        let time = now.saturating_duration_since(self.counted_at);
+        if time < WINDOW {
+            return;
+        }
+        let news = packets.saturating_sub(self.packets);
+        if news * 1000 >= BUSY * time.as_millis() as u64 {
+            self.busy_at = Some(now);
+        }
+        (self.packets, self.counted_at) = (packets, now);
     }
 
     fn hear(&mut self, now: Instant, heard: &Heard) {
@@ -215,7 +239,8 @@ mod tests {
 
     impl Stage {
         fn new() -> Self {
-            let heard = Heard { received: 0, elsewhere: [(7, 0)].into(), srtt: Duration::from_millis(10) };
+            let srtt = Duration::from_millis(10);
+            let heard = Heard { received: 0, packets: 0, elsewhere: [(7, 0)].into(), srtt };
             let mut stage =
                 Self { hearing: Hearing::default(), now: Instant::now(), heard, edge: 0, looks: 0, patience: 1 };
             for _ in 0..50 {
@@ -228,6 +253,7 @@ mod tests {
         fn step(&mut self, here: u64, elsewhere: u64, in_order: u64) -> Vec<(IpAddr, Doubt)> {
             self.now += Duration::from_millis(20);
             self.heard.received += here * SEGMENT;
+            self.heard.packets += here;
             *self.heard.elsewhere.get_mut(&7).expect("it is there") += elsewhere * SEGMENT;
             self.edge += in_order * SEGMENT;
             let (edge, looks) = (self.edge, &mut self.looks);
