@@ -50,8 +50,8 @@ pub struct Settings {
     /// How long a false alarm is remembered; and how long a path that has stopped, of which nothing else was known, is not
     /// suspected of that again.
     pub forgive: Duration,
-    /// Whether subflows are closed whose local address has no endpoint. What they owed goes on at once, but this host cannot
-    /// make them again.
+    /// Whether subflows that hear nothing are closed whose local address has no endpoint. What they owed goes on at once, but
+    /// this host cannot make them again, and a peer without the agent does not.
     pub closes_peers: bool,
 }
 
