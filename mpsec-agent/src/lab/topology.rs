@@ -197,6 +197,15 @@ impl Topology {
         (1..self.paths().len()).try_for_each(|path| self.add_endpoint(path, ""))
     }
 
+    /// The same for every path, as for the agent that is told to have a full mesh: a subflow that is lost can be made again on
+    /// the first path, too.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn add_every_endpoint(&self) -> Result<()> {
+        (0..self.paths().len()).try_for_each(|path| self.add_endpoint(path, "fullmesh"))
+    }
+
     /// Forgets all endpoints.
     ///
     /// # Errors
