@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::{Config, Loader, MultipathConfig};
-use crate::control::apply::{self, Memory as _, Outcome, Spirit};
+use crate::control::apply::{self, Failure, Memory as _, Outcome, Spirit};
 use crate::control::ask::{Answer, AskError, Settings};
 use crate::control::change::Change;
 use crate::control::live::{Agency as _, Live, interface_names};
@@ -21,6 +21,8 @@ use super::agency::Acting;
 const SETTLE: Duration = Duration::from_millis(50);
 /// How late they are answered at most, where somebody takes back at once what is made.
 const LAST_SETTLE: Duration = Duration::from_secs(5);
+/// Looks take no more than one part in so many of the time: hosts with large routing tables have many changes of them.
+const SHARE: u32 = 20;
 /// How soon what failed is tried again: this, then twice as long each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// And no later than this.
@@ -162,6 +164,7 @@ impl Keeper {
 
     /// Looks, and mends what is not as it should be.
     pub fn reconcile(&mut self, agency: &mut Acting<'_>) -> Option<Outcome> {
+        let begun_at = Instant::now();
         self.due = None;
         if self.is_idle() {
             self.retry = None;
@@ -181,7 +184,8 @@ impl Keeper {
         self.is_acting = agency.doings().is_something();
         self.note(&outcome);
         // What was made is heard of too, and then there is nothing left to make: unless somebody else is at it.
-        self.settle = if outcome.changes.is_empty() { SETTLE } else { (self.settle * 2).min(LAST_SETTLE) };
+        let longer = if outcome.changes.is_empty() { SETTLE } else { self.settle * 2 };
+        self.settle = longer.max(begun_at.elapsed() * SHARE).min(LAST_SETTLE);
         Some(outcome)
     }
 
@@ -259,16 +263,20 @@ impl Keeper {
         let config = settings::load(&self.loader, &settings).map_err(wrong)?.config;
         let mut host = Live::open(&config.multipath, Some(agency)).map_err(AskError::Failed)?;
         recover(store, &mut host).map_err(AskError::Failed)?;
-        let outcome = apply::apply(&mut host, store, &config.multipath, Spirit::Whole);
+        let mut outcome = apply::apply(&mut host, store, &config.multipath, Spirit::Whole);
+        let is_new = settings != store.settings() || store.released() || config.multipath != self.wanted;
+        if outcome.is_success() && is_new {
+            keep(store, settings, false, &mut outcome);
+        }
         self.is_acting = agency.doings().is_something();
         if !outcome.is_success() {
+            if !outcome.changes.is_empty() {
+                // What was changed all the same is not wanted from now on.
+                self.due = Some(Instant::now());
+            }
             self.control.failed_total += outcome.failures.len() as u64;
             self.control.undone_total += outcome.undone.len() as u64;
             return Ok((self.answer(outcome), None));
-        }
-        let is_new = settings != store.settings() || store.released() || config.multipath != self.wanted;
-        if is_new {
-            store.set(settings, false).map_err(AskError::Failed)?;
         }
         self.wanted = config.multipath.clone();
         self.note(&outcome);
@@ -281,9 +289,9 @@ impl Keeper {
         let nothing = MultipathConfig::default();
         let mut host = Live::open(&nothing, Some(agency)).map_err(AskError::Failed)?;
         recover(store, &mut host).map_err(AskError::Failed)?;
-        let outcome = apply::release(&mut host, store);
+        let mut outcome = apply::release(&mut host, store);
         self.is_acting = agency.doings().is_something();
-        store.set(Vec::new(), true).map_err(AskError::Failed)?;
+        keep(store, Vec::new(), true, &mut outcome);
         self.wanted = nothing;
         self.note(&outcome);
         Ok(self.answer(outcome))
@@ -337,6 +345,14 @@ impl Keeper {
         let released = self.store.as_ref().is_ok_and(Store::released);
         let interfaces = interface_names(&outcome);
         Answer { generation: self.generation(), released, outcome, interfaces, ..Answer::default() }
+    }
+}
+
+/// What was changed is told, even if it cannot be kept that it was asked for.
+fn keep(store: &mut Store, settings: Vec<String>, released: bool, outcome: &mut Outcome) {
+    if let Err(error) = store.set(settings, released) {
+        let error = format!("it cannot be kept what was asked for: {error}");
+        outcome.failures.push(Failure { change: None, error, by_hand: None });
     }
 }
 

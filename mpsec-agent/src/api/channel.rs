@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::access::Access;
 use super::san::names;
 use super::web_config::Tls;
+use crate::control::client::plain;
 
 /// An extension of every request that came over a connection.
 #[derive(Clone)]
@@ -30,6 +31,8 @@ pub(super) struct Secured {
     pub(super) names: Arc<[String]>,
     /// Name of the client's certificate, if it has one that was verified.
     pub(super) client: Option<Arc<str>>,
+    /// Whether certificates, or what is asked of those of clients, have changed since: one that was taken back proves nothing.
+    pub(super) is_outdated: bool,
 }
 
 impl Secured {
@@ -37,14 +40,20 @@ impl Secured {
     pub(super) fn new(tls: &Tls, connection: &ServerConnection) -> Secured {
         let certificate = connection.peer_certificates().and_then(|chain| chain.first());
         let client = certificate.filter(|_| tls.verifies_clients).map(|certificate| identity(certificate).into());
-        Secured { names: tls.names.clone(), client }
+        Secured { names: tls.names.clone(), client, is_outdated: false }
     }
 }
+
+/// So much of a name is shown, in characters: DNS names have no more.
+const LONGEST: usize = 253;
 
 /// How a certificate is called in the log of changes.
 fn identity(certificate: &[u8]) -> String {
     match names(certificate).first() {
-        Some(name) => format!("certificate {name}"),
+        Some(name) => {
+            let name: String = name.chars().take(LONGEST).collect();
+            format!("certificate {}", plain(&name))
+        }
         None => {
             let digest = Sha256::digest(certificate);
             let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();

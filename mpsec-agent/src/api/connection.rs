@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use axum::http::header::{CONNECTION, HeaderValue};
 use axum::http::{Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
@@ -98,7 +99,7 @@ async fn talk(
     let channel = |tls| Channel { access: shared.access.clone(), peer, local, tls };
     let Some(tls) = shared.config.tls() else {
         connection.opened();
-        return exchange(stream, channel(None), connection, shared, stopped).await;
+        return exchange(stream, channel(None), None, connection, shared, stopped).await;
     };
     let handshake = handshake(stream, first_byte, &tls);
     let accepted = tokio::select! {
@@ -109,7 +110,7 @@ async fn talk(
         Ok(stream) => {
             connection.opened();
             let channel = channel(Some(Secured::new(&tls, stream.get_ref().1)));
-            Box::pin(exchange(stream, channel, connection, shared, stopped)).await;
+            Box::pin(exchange(stream, channel, Some(tls), connection, shared, stopped)).await;
         }
         Err(error) => {
             count(&shared.stats.tls_handshake_failures);
@@ -159,13 +160,15 @@ async fn speak_plainly(stream: &mut TcpStream) -> io::Result<()> {
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin + Send>(
     stream: S,
     channel: Channel,
+    tls: Option<Arc<Tls>>,
     connection: &Arc<Connection>,
     shared: &Arc<Shared>,
     mut stopped: watch::Receiver<bool>,
 ) {
     let service = service_fn(|request: Request<Incoming>| {
         connection.request_began();
-        answer(request, channel.clone(), connection.clone(), shared.clone())
+        let channel = current(&channel, tls.as_ref(), shared);
+        answer(request, channel, connection.clone(), shared.clone())
     });
     let io = TokioIo::new(Watched::new(stream, connection.clone()));
     let mut http = pin!(builder(&shared.limits).serve_connection(io, service));
@@ -201,6 +204,16 @@ fn builder(limits: &Limits) -> http1::Builder {
     builder
 }
 
+/// The channel as it is by now. A connection may outlive the settings that it was made under.
+fn current(channel: &Channel, tls: Option<&Arc<Tls>>, shared: &Shared) -> Channel {
+    let mut channel = channel.clone();
+    if let (Some(secured), Some(tls)) = (&mut channel.tls, tls) {
+        shared.config.refresh(&shared.stats);
+        secured.is_outdated = shared.config.tls().is_none_or(|now| !Arc::ptr_eq(&now, tls));
+    }
+    channel
+}
+
 async fn answer(
     request: Request<Incoming>,
     channel: Channel,
@@ -209,8 +222,12 @@ async fn answer(
 ) -> Result<Response<WatchedBody>, std::convert::Infallible> {
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(ConnectInfo(channel.peer));
+    let is_outdated = channel.tls.as_ref().is_some_and(|tls| tls.is_outdated);
     request.extensions_mut().insert(channel);
     let mut response = shared.router.clone().oneshot(request).await?;
+    if is_outdated {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     let bytes = response.body().size_hint().lower();
     if !shared.registry.make_room_for_bytes(bytes) {
         let text = "too many answers wait for clients to read them: try again later\n";

@@ -17,6 +17,7 @@ use super::apply::{Failure, Outcome};
 use super::ask::Who;
 use super::change::Change;
 use super::live;
+use super::store::check_folder;
 
 /// Its name in the folder.
 const FILE: &str = "audit.jsonl";
@@ -133,6 +134,7 @@ impl Audit {
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
         fs::DirBuilder::new().recursive(true).mode(0o750).create(&self.folder)?;
+        check_folder(&self.folder)?.map_err(io::Error::other)?;
         let path = self.folder.join(FILE);
         let mut file = open(&path)?;
         let length = file.metadata()?.len();

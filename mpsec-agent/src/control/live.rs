@@ -95,8 +95,9 @@ impl<'a> Live<'a> {
         let mut all: Vec<Endpoint> = all.iter().filter(is_made).map(endpoint).collect();
         let suspended = self.agency.as_ref().map_or(Vec::new(), |agency| agency.suspended());
         for endpoint in suspended.iter().map(endpoint) {
-            if all.iter().all(|known| !known.has_place_of(&endpoint)) {
-                all.push(endpoint);
+            match all.iter_mut().find(|known| known.has_place_of(&endpoint)) {
+                Some(known) => *known = endpoint,
+                None => all.push(endpoint),
             }
         }
         Ok(all)

@@ -3,14 +3,16 @@
 //! It lies in a directory that the agent makes, and only its owner and the control group may connect to it. Who asks for a
 //! change is looked at once more, as the permissions of a file are easily loosened.
 
+use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _, chown};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::sync::Semaphore;
 
 use super::ask::{Ask, AskError};
@@ -25,6 +27,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Beyond so many connections (some hundred microseconds of writing) the answer is written off the runtime's thread.
 const WORTH_A_THREAD: usize = 128;
+/// Clients that may wait to be served.
+const BACKLOG: u32 = 128;
 /// Clients that are served at a time; more wait.
 const CLIENTS: usize = 16;
 
@@ -66,15 +70,8 @@ impl ControlSocket {
         if let Some(directory) = path.parent() {
             std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
         }
-        let listener = UnixListener::bind(path).map_err(failed)?;
         let allowed = Allowed::new(group);
-        if let Some(number) = allowed.number()
-            && let Err(error) = chown(path, None, Some(number))
-        {
-            // Without CAP_CHOWN the agent's user has to be in the group itself.
-            tracing::warn!(group, %error, "the control socket cannot be given to the group: run the agent as root or in it");
-        }
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+        let listener = listen(path, &allowed).map_err(failed)?;
         Ok(ControlSocket { listener, path: path.to_owned(), allowed })
     }
 
@@ -106,6 +103,34 @@ impl Drop for ControlSocket {
         // Whoever started in the meantime would have been refused, so the file is ours.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// Makes the socket, for its owner alone until it is given to the group.
+fn listen(path: &Path, allowed: &Allowed) -> io::Result<UnixListener> {
+    let socket = UnixSocket::new_stream()?;
+    // The file gets the mode that the socket has, less the umask (unix_bind_bsd, net/unix/af_unix.c, Linux 6.18).
+    File::from(socket.as_fd().try_clone_to_owned()?).set_permissions(Permissions::from_mode(0o600))?;
+    socket.bind(path)?;
+    // At once: another agent would take it for one that nobody listens on.
+    let listener = socket.listen(BACKLOG)?;
+    // Whatever has the name by now, this is about the file that was found to be a socket, and no other.
+    let found = File::options().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
+    if !found.metadata()?.file_type().is_socket() {
+        return Err(io::Error::other("somebody else has put something in its place"));
+    }
+    let file = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+    if let Some(number) = allowed.number()
+        && let Err(error) = chown(&file, None, Some(number))
+    {
+        // Without CAP_CHOWN the agent's user has to be in the group itself.
+        tracing::warn!(
+            group = number,
+            %error,
+            "the control socket cannot be given to the group: run the agent as root or in it"
+        );
+    }
+    std::fs::set_permissions(&file, Permissions::from_mode(0o660))?;
+    Ok(listener)
 }
 
 /// True where a socket lies that nobody listens on, false where nothing lies.

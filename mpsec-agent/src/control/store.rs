@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use super::actual::Actual;
 use super::apply::Memory;
 use super::change::Change;
 use super::owned::Owned;
+use crate::kernel::peer::own_user;
 
 /// Its name in the folder.
 const FILE: &str = "state.json";
@@ -40,6 +41,15 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong.
         error: String,
+    },
+    /// Somebody who is not root, nor who asks, could put anything there.
+    #[error("{} is not used, as {reason}, who could have MPSec change anything on this host; or choose another folder with \
+             --state-dir", path.display())]
+    NotOurs {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is, and what mends that.
+        reason: String,
     },
     /// Somebody else has used it since it was read.
     #[error("{} was changed by another mpsec meanwhile, and is left alone: restart the agent, which reads it again", .0.display())]
@@ -224,9 +234,12 @@ impl Store {
         let io = |path: &Path, error| StoreError::Io { path: path.to_owned(), error };
         let folder = &self.folder;
         fs::DirBuilder::new().recursive(true).mode(0o750).create(folder).map_err(|error| io(folder, error))?;
+        let ours = check_folder(folder).map_err(|error| io(folder, error))?;
+        ours.map_err(|reason| StoreError::NotOurs { path: folder.clone(), reason })?;
         let path = folder.join(LOCK);
-        let options = File::options().create(true).truncate(false).write(true).mode(0o640).open(&path);
-        let file = options.map_err(|error| io(&path, error))?;
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
+        let file = options.open(&path).map_err(|error| io(&path, error))?;
         let begun_at = Instant::now();
         loop {
             match file.try_lock() {
@@ -257,7 +270,9 @@ impl Store {
         let mut text = serde_json::to_vec_pretty(&self.kept).expect("plain data is JSON");
         text.push(b'\n');
         let write = || {
-            let mut file = File::options().create(true).truncate(true).write(true).mode(0o640).open(&new)?;
+            let mut options = File::options();
+            options.create(true).truncate(true).write(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
+            let mut file = options.open(&new)?;
             file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
@@ -296,6 +311,22 @@ impl Memory for Store {
 #[derive(Deserialize)]
 struct Versioned {
     version: u32,
+}
+
+/// Whether nobody but root and this process' user can put something into the folder, or who can and what mends it.
+///
+/// # Errors
+/// What the file system says.
+pub(super) fn check_folder(folder: &Path) -> io::Result<Result<(), String>> {
+    let found = fs::metadata(folder)?;
+    let (owner, mode, shown) = (found.uid(), found.mode() & 0o7777, folder.display());
+    if owner != 0 && owner != own_user() {
+        return Ok(Err(format!("it belongs to user {owner} (chown root {shown})")));
+    }
+    if mode & 0o022 != 0 {
+        return Ok(Err(format!("its mode {mode:04o} lets others write (chmod go-w {shown})")));
+    }
+    Ok(Ok(()))
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Kept, StoreError> {
@@ -411,6 +442,37 @@ mod tests {
         Store::open(&inner, place("a")).unwrap().set(vec!["mptcp.failover=on".into()], false).unwrap();
         assert!(early.begin(&[change()]).unwrap_err().contains("changed by another mpsec"));
         assert_eq!(Store::open(&inner, place("a")).unwrap().settings(), ["mptcp.failover=on"]);
+    }
+
+    #[test]
+    fn what_others_can_write_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let set_mode = |mode| {
+            let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            fs::set_permissions(folder.path(), permissions).unwrap();
+        };
+        let is_refused = || matches!(Store::open(folder.path(), place("a")), Err(StoreError::NotOurs { .. }));
+        for mode in [0o777, 0o1777, 0o770] {
+            set_mode(mode);
+            assert!(is_refused(), "{mode:o}");
+        }
+        set_mode(0o755);
+        assert!(!is_refused());
+        // Only root can give a folder away.
+        if std::os::unix::fs::chown(folder.path(), Some(65_534), None).is_ok() {
+            assert!(is_refused() && own_user() == 0);
+        }
+    }
+
+    #[test]
+    fn links_are_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let precious = folder.path().join("precious");
+        fs::write(&precious, "data").unwrap();
+        std::os::unix::fs::symlink(&precious, folder.path().join("state.json.new")).unwrap();
+        let mut store = Store::open(folder.path(), place("a")).unwrap();
+        assert!(store.set(Vec::new(), true).is_err());
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "data");
     }
 
     #[test]

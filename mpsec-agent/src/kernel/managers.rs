@@ -5,9 +5,12 @@ mod keyfile;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::process::{self, Process};
 use crate::conflicts::{Connection, Manager, Managers, NetworkManager, Networkd};
@@ -21,13 +24,21 @@ const NM_CONFIGURATION: &[&str] = &["usr/lib/NetworkManager", "run/NetworkManage
 const NETWORKD_CONFIGURATION: &[&str] =
     &["etc/systemd", "run/systemd", "usr/local/lib/systemd", "usr/lib/systemd", "lib/systemd"];
 
-/// Finds them. One whose namespace may not be looked at is taken to be here.
+/// How long a program may take to tell its version, which is some ten milliseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
+const GLANCE: Duration = Duration::from_millis(2);
+/// More bytes than any version has. A pipe holds as many.
+const LONGEST: u64 = 4096;
+
+/// Finds them. One whose namespace may not be looked at is taken to be here, and one whose rights may not to have them; what
+/// has none and only bears the name is not looked at any closer.
 #[must_use]
 pub fn look() -> Managers {
     let known = [Manager::NetworkManager, Manager::Mptcpd, Manager::Networkd, Manager::Mpsec];
     let processes = process::find(&known.map(Manager::name));
     let mut managers = Managers::default();
-    for process in processes.iter().filter(|process| process.is_here != Some(false)) {
+    let may_be = |process: &&Process| process.is_here != Some(false) && process.may_manage != Some(false);
+    for process in processes.iter().filter(may_be) {
         match process.name.as_str() {
             "NetworkManager" => managers.network_manager = Some(network_manager(process)),
             "mptcpd" => managers.mptcpd = true,
@@ -56,8 +67,31 @@ fn version(process: &Process) -> Option<(u32, u32)> {
     let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
     let running = identity(&process.folder().join("exe"))?;
     let program = NM_PROGRAMS.iter().find(|program| identity(Path::new(program)) == Some(running))?;
-    let output = Command::new(program).arg("--version").env_clear().stdin(Stdio::null()).output().ok()?;
-    parse_version(&String::from_utf8_lossy(&output.stdout))
+    let mut command = Command::new(program);
+    command.arg("--version").env_clear().stdin(Stdio::null()).stderr(Stdio::null());
+    parse_version(&output_in_time(command)?)
+}
+
+/// What a program says that says little; `None` if it does not end in time, as the agent has nothing else done meanwhile.
+fn output_in_time(mut command: Command) -> Option<String> {
+    let mut child = command.stdout(Stdio::piped()).spawn().ok()?;
+    let limit = Instant::now() + PATIENCE;
+    let ended = loop {
+        match child.try_wait() {
+            Ok(None) if Instant::now() < limit => thread::sleep(GLANCE),
+            Ok(status) => break status,
+            Err(_) => break None,
+        }
+    };
+    if ended.is_none() {
+        // It may have ended just now.
+        let _ = child.kill();
+        let _ = child.wait();
+        return None;
+    }
+    let mut said = Vec::new();
+    child.stdout.take()?.take(LONGEST).read_to_end(&mut said).ok()?;
+    Some(String::from_utf8_lossy(&said).into_owned())
 }
 
 fn parse_version(text: &str) -> Option<(u32, u32)> {
@@ -87,7 +121,9 @@ fn devices(root: &Path) -> BTreeMap<u32, Option<Connection>> {
         if file.get("device", "managed") != Some("true") {
             return None;
         }
-        let uuid = file.get("device", "connection-uuid").map(str::to_owned);
+        // It ends up in a command that an administrator is told.
+        let is_plain = |uuid: &&str| uuid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        let uuid = file.get("device", "connection-uuid").filter(is_plain).map(str::to_owned);
         let connection = uuid.map(|uuid| Connection { flags: flags.get(&uuid).copied(), uuid });
         Some((name.parse().ok()?, connection))
     };

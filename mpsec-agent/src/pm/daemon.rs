@@ -189,14 +189,16 @@ impl Daemon {
                 let requests = self.book.resync(&listing, Instant::now());
                 self.requests.extend(requests);
                 self.list_at = now + LIST_EVERY;
+                self.list_not_before = Instant::now() + now.elapsed() * LIST_SHARE;
             }
             Err(error) => {
                 tracing::warn!(%error, "the connections of MPTCP could not be listed");
                 self.book.counters_mut().resyncs_failed += 1;
+                // Whatever events ask for a list meanwhile: each would try, and tell of it.
                 self.list_at = now + LIST_AGAIN;
+                self.list_not_before = self.list_at;
             }
         }
-        self.list_not_before = Instant::now() + now.elapsed() * LIST_SHARE;
     }
 
     /// Makes requests that wait, up to a number.

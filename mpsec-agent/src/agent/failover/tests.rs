@@ -135,6 +135,53 @@ fn what_others_put_back_is_theirs() {
     assert_eq!(failover.release(), []);
 }
 
+#[test]
+fn what_a_receiver_misses_costs_the_endpoint_at_once() {
+    let now = Instant::now();
+    let mut failover = two(now);
+    assert_eq!(failover.observe(&Event::Missed(B), now, |_| Facts { alone: 1, ..FINE }), [], "it has nothing else");
+    assert_eq!(failover.observe(&Event::Missed(B), now, |_| FINE), [Action::Remove(B)]);
+    assert_eq!(failover.observe(&Event::Missed(B), now, |_| FINE), [], "it is away");
+    assert_eq!(failover.observe(&Event::Missed(A), now, |_| FINE), [], "the last one");
+    assert_eq!(failover.carrying().collect::<Vec<_>>(), [A]);
+    assert_eq!(failover.beat(now + ms(100), |_| FINE), [Action::Restore(B)]);
+    assert_eq!(failover.beat(now + ms(200), |_| FINE), []);
+    assert_eq!((failover.patience(B, now + ms(200)), failover.patience(A, now)), (2, 1), "a false alarm");
+    assert_eq!(failover.patience(B, now + ms(100_000)), 1);
+}
+
+#[test]
+fn what_has_stopped_is_probed_at_most_once_a_minute() {
+    let start = Instant::now() + ms(10_000);
+    let mut failover = two(start);
+    let mut probes = Vec::new();
+    for second in 0..150u64 {
+        let now = start + ms(1000 * second);
+        let actions = failover.observe(&Event::Stopped { local: B, quiet: ms(1500) }, now, |_| FINE);
+        if actions == [Action::Remove(B)] {
+            probes.push(second);
+            assert_eq!(failover.beat(now, |_| FINE), [Action::Restore(B)], "at once");
+        }
+        assert_eq!(failover.beat(now + ms(200), |_| FINE), []);
+        assert_eq!(failover.patience(B, now), 1, "it tells nothing of how long the path may be silent");
+    }
+    assert_eq!(probes, [0, 61, 122]);
+}
+
+#[test]
+fn after_a_link_came_up_it_is_tried_often_for_a_while() {
+    let now = Instant::now();
+    let mut failover = two(now);
+    failover.observe(&Event::Down(B), now, |_| FINE);
+    failover.observe(&Event::Up(B), now, |_| FINE);
+    let trying = Facts { established: 0, connecting: 1, ..FINE };
+    let renewals = |failover: &mut Failover, from: u64, to: u64| {
+        (from..to).filter(|step| !failover.beat(now + ms(100 * step), |_| trying).is_empty()).count()
+    };
+    assert_eq!(renewals(&mut failover, 1, 50), 12);
+    assert_eq!(renewals(&mut failover, 50, 200), 5);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Observe(Event),
@@ -146,7 +193,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         address.clone().prop_map(|address| Step::Observe(Event::Down(address))),
         address.clone().prop_map(|address| Step::Observe(Event::Up(address))),
-        address.prop_map(|address| Step::Observe(timeout(address))),
+        address.clone().prop_map(|address| Step::Observe(timeout(address))),
+        address.clone().prop_map(|address| Step::Observe(Event::Missed(address))),
+        address.prop_map(|local| Step::Observe(Event::Stopped { local, quiet: ms(1500) })),
         (0..2000u64).prop_map(Step::Wait),
     ]
 }

@@ -43,7 +43,7 @@ impl Site for Asked {
 /// A server, and what it was asked.
 struct Stage {
     authority: Authority,
-    _files: Files,
+    files: Files,
     server: Running,
     asked: Arc<Asked>,
 }
@@ -59,7 +59,7 @@ impl Stage {
         let asked = Arc::new(Asked::default());
         let server =
             Running::start_for(axum::Router::new(), asked.clone(), files.load(), access, Limits::default()).await;
-        Stage { authority, _files: files, server, asked }
+        Stage { authority, files, server, asked }
     }
 
     async fn post(&self, client: &TlsConnector, headers: &str, body: &str) -> Answer {
@@ -100,6 +100,23 @@ async fn a_certificate_that_is_verified_is_enough_and_is_named() {
     }
     let stage = Stage::new(IF_GIVEN, false).await;
     assert_eq!(stage.post(&stage.authority.client(None), "", "{}").await.status, 401);
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_taken_back_proves_nothing_on_an_open_connection() {
+    let stage = Stage::new(MUTUAL, false).await;
+    let client = stage.authority.client(Some(&stage.authority.issue("ops.example")));
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = client.connect(name, stage.server.connect().await).await.unwrap();
+    let first = post("", "{}").replace("Connection: close\r\n", "");
+    stream.write_all(first.as_bytes()).await.unwrap();
+    stage.server.until(|stats| stats.requests.iter().any(|row| row.code == 200)).await;
+    let others = Authority::new().files(MUTUAL);
+    stage.files.write("ca.pem", &std::fs::read_to_string(others.path("ca.pem")).unwrap());
+    // It is not asked to be closed, and is.
+    let both = exchange(&mut stream, &first).await;
+    assert!(both.text().contains("HTTP/1.1 421") && both.text().contains("connection: close"), "{both:?}");
+    assert_eq!(stage.who(), ["certificate ops.example"]);
 }
 
 #[tokio::test]

@@ -100,6 +100,10 @@ fn identity(headers: &HeaderMap, channel: &Channel, tls: &Secured) -> Result<Str
     let unauthorized = |detail: &str| Err(Problem::new(StatusCode::UNAUTHORIZED, detail));
     let Some(token) = bearer(headers) else {
         return match &tls.client {
+            Some(_) if tls.is_outdated => Err(Problem::new(
+                StatusCode::MISDIRECTED_REQUEST,
+                "The certificates here have changed since this connection was made: connect again.",
+            )),
             Some(client) => Ok(client.to_string()),
             None => unauthorized(
                 "To change things takes a token (Authorization: Bearer) or a client certificate that is verified; a password \

@@ -1,5 +1,8 @@
 //! Files of sections with assignments, as GLib, NetworkManager and systemd write them.
 
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 /// Settings are small; what is larger is none of theirs.
@@ -12,8 +15,12 @@ pub(super) struct Keyfile(Vec<(String, Vec<(String, String)>)>);
 impl Keyfile {
     /// `None` for what cannot be read.
     pub(super) fn read(path: &Path) -> Option<Keyfile> {
-        std::fs::metadata(path).ok().filter(|found| found.is_file() && found.len() <= MAX_LEN)?;
-        Some(Self::parse(&std::fs::read_to_string(path).ok()?))
+        // Of a pipe without a writer it must not be waited for the other end.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+        file.metadata().ok().filter(|found| found.is_file() && found.len() <= MAX_LEN)?;
+        let mut text = String::new();
+        file.take(MAX_LEN).read_to_string(&mut text).ok()?;
+        Some(Self::parse(&text))
     }
 
     pub(super) fn parse(text: &str) -> Keyfile {

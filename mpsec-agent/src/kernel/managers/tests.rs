@@ -20,11 +20,13 @@ fn devices_of_network_manager_have_connections_with_flags() {
         ("run/NetworkManager/devices/3", "[device]\nmanaged=true\n"),
         ("run/NetworkManager/devices/4", "[device]\nmanaged=false\nconnection-uuid=u-4\n"),
         ("run/NetworkManager/devices/5", "[device]\nmanaged=true\nconnection-uuid=u-5\n"),
+        ("run/NetworkManager/devices/6", "[device]\nmanaged=true\nconnection-uuid=u-6; reboot\n"),
         ("etc/NetworkManager/system-connections/a.nmconnection", "[connection]\nid=a\nuuid=u-2\nmptcp-flags=1\n"),
         ("run/NetworkManager/system-connections/b.nmconnection", "[connection]\nid=b\nuuid=u-5\n"),
     ]);
     let connection = |uuid: &str, flags| Some(Connection { uuid: uuid.to_owned(), flags });
-    let expected = BTreeMap::from([(2, connection("u-2", Some(1))), (3, None), (5, connection("u-5", None))]);
+    let expected =
+        BTreeMap::from([(2, connection("u-2", Some(1))), (3, None), (5, connection("u-5", None)), (6, None)]);
     assert_eq!(devices(root.path()), expected);
 }
 
@@ -72,4 +74,16 @@ fn versions_may_have_a_tail() {
     assert_eq!(parse_version("1.42.4\n"), Some((1, 42)));
     assert_eq!(parse_version("1.48-rc1"), Some((1, 48)));
     assert_eq!(parse_version("unknown"), None);
+}
+
+#[test]
+fn a_program_that_does_not_end_is_not_waited_for() {
+    let mut talks = Command::new("echo");
+    talks.arg("1.50.0");
+    assert_eq!(output_in_time(talks).as_deref().and_then(parse_version), Some((1, 50)));
+    let (mut hangs, start) = (Command::new("sleep"), Instant::now());
+    hangs.arg("60");
+    assert_eq!(output_in_time(hangs), None);
+    assert!(start.elapsed() < PATIENCE * 5);
+    assert_eq!(output_in_time(Command::new("/nothing/here")), None);
 }

@@ -64,8 +64,9 @@ impl PrivateNetns {
     /// # Errors
     /// Those of starting it.
     pub fn spawn(&self, mut command: Command) -> io::Result<Guarded> {
-        // SAFETY: between fork and exec this calls nothing but prctl, which is async-signal-safe.
-        unsafe { command.pre_exec(die_with_parent) };
+        let parent = libc::pid_t::try_from(process::id()).map_err(io::Error::other)?;
+        // SAFETY: between fork and exec this calls nothing but prctl and getppid, which are async-signal-safe.
+        unsafe { command.pre_exec(move || die_with(parent)) };
         let (started, child) = channel();
         let (hold, held) = channel::<()>();
         let inside = PrivateNetns { net: self.net.try_clone()?, mnt: self.mnt.try_clone()? };
@@ -114,9 +115,12 @@ impl Drop for Guarded {
     }
 }
 
-fn die_with_parent() -> io::Result<()> {
+fn die_with(parent: libc::pid_t) -> io::Result<()> {
     // SAFETY: this option takes a signal's number and nothing else.
-    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    // Of a parent that ended before, nobody is told.
+    // SAFETY: getppid has no preconditions and cannot fail.
+    if unsafe { libc::getppid() } == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
 }
 
 /// Runs `body` on a new thread and waits for it; a panic goes on in the caller.

@@ -86,7 +86,7 @@ impl By {
             access: Arc::new(if self.is_on { Access::on(Some(&token_file(folder))) } else { Access::default() }),
             peer: "192.0.2.9:5".parse().unwrap(),
             local: (IpAddr::from([192, 0, 2, 1]), 443).into(),
-            tls: self.is_tls.then_some(Secured { names, client }),
+            tls: self.is_tls.then_some(Secured { names, client, is_outdated: false }),
         }
     }
 }
