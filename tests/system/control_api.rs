@@ -164,7 +164,7 @@ fn standalone() -> Result<()> {
     let mode = fs::metadata(&path)?.mode() & 0o777;
     ensure!(mode == 0o640, "{mode:o}");
     let refused = mpsec.says(1, &["plan", "--set", "mptcp.path_manager=ndiffports"])?;
-    ensure!(refused.contains("need the running agent"), "{refused}");
+    ensure!(refused.contains("needs the running agent"), "{refused}");
     Ok(())
 }
 

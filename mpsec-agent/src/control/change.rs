@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::kernel::mptcp_pm::EndpointFlags;
 use crate::snapshot::mptcp::Limits;
 
+use super::client::shell_word;
+
 /// One change. It knows what was before, so that it can be undone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
@@ -255,7 +257,9 @@ impl Change {
             Change::RemoveRule(SourceRule { source, table }) => {
                 format!("ip {} rule delete from {source} lookup {table}", version(source))
             }
-            Change::Link { name, up, .. } => format!("ip link set dev {name} {}", if *up { "up" } else { "down" }),
+            Change::Link { name, up, .. } => {
+                format!("ip link set dev {} {}", shell_word(name), if *up { "up" } else { "down" })
+            }
             Change::Daemon { .. } | Change::Policy { .. } | Change::Failover { .. } | Change::Force { .. } => {
                 return None;
             }

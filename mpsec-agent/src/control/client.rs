@@ -1,5 +1,6 @@
 //! Asks the running agent, over its local socket; and `mpsec status`, which prints what it says.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -140,6 +141,16 @@ pub(crate) fn plain(text: &str) -> String {
     text.chars().map(escaped).collect()
 }
 
+/// A name as a word of a shell's command that an administrator is told: it must do no more than it says. An interface's name
+/// may hold anything but white space, a slash and a colon.
+pub(crate) fn shell_word(name: &str) -> Cow<'_, str> {
+    let is_usual = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@+".contains(&byte);
+    if !name.is_empty() && name.bytes().all(is_usual) {
+        return name.into();
+    }
+    format!("'{}'", name.replace('\'', r"'\''")).into()
+}
+
 /// The snapshot as a person reads it: a line for each interface, direction and class.
 pub fn table(status: &Value) -> String {
     let mut text = String::new();
@@ -259,6 +270,15 @@ mod tests {
 
     fn failure(text: &str) -> String {
         parse::<Value>(text).expect_err("this is no answer").to_string()
+    }
+
+    #[test]
+    fn names_are_one_word_of_a_shell_and_no_more() {
+        let cases =
+            [("eth0.5", "eth0.5"), ("a;reboot", "'a;reboot'"), ("$(x)", "'$(x)'"), ("a'b", r"'a'\''b'"), ("", "''")];
+        for (name, word) in cases {
+            assert_eq!(shell_word(name), word);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::apply::Failure;
 use super::ask::{Answer, Ask, Effect, LinkSwitch};
 use super::audit::Entry;
 use super::change::Change;
-use super::client::plain;
+use super::client::{plain, shell_word};
 
 type Interfaces = BTreeMap<u32, String>;
 
@@ -129,7 +129,7 @@ impl Text<'_> {
     fn by_hand(&self, command: &str) -> String {
         let names = self.interfaces.iter();
         names.fold(command.to_owned(), |text, (index, name)| {
-            replace_word(&text, &format!("dev if{index}"), &format!("dev {name}"))
+            replace_word(&text, &format!("dev if{index}"), &format!("dev {}", shell_word(name)))
         })
     }
 }
@@ -251,7 +251,7 @@ It failed, and what was done is taken back:
 Failed
   ! + route 0.0.0.0/0 via 192.0.2.254 wan\\u{1b}[2J table 7
     why: File exists\\u{7}
-    by hand: ip route add 0.0.0.0/0 via 192.0.2.254 dev wan\\u{1b}[2J table 7 onlink
+    by hand: ip route add 0.0.0.0/0 via 192.0.2.254 dev 'wan\\u{1b}[2J' table 7 onlink
 Made and taken back
   ~ net.mptcp.enabled: 0 -> 1
 ";

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::conflicts::{Conflict, Manager};
+use crate::control::client::shell_word;
 use crate::kernel::address::{Address, Readiness, Route};
 use crate::snapshot::mptcp::{Endpoint, Finding, Limits};
 
@@ -158,7 +159,9 @@ fn endpoints_are_there(facts: &Facts) -> Diagnosis {
     }
     let mut interfaces: Vec<&str> = usable(facts).map(|(_, name)| name).collect();
     interfaces.dedup();
-    let add = usable(facts).map(|(a, name)| format!("ip mptcp endpoint add {} dev {name} subflow", a.address)).last();
+    let add =
+        |(a, name): (&Address, &str)| format!("ip mptcp endpoint add {} dev {} subflow", a.address, shell_word(name));
+    let add = usable(facts).map(add).last();
     match interfaces.len() {
         0 | 1 => {
             let text =
@@ -206,7 +209,7 @@ fn endpoint_addresses(facts: &Facts) -> Vec<Diagnosis> {
                 _ => return None,
             },
         };
-        let remedy = if *up { None } else { Some(format!("ip link set {name} up")) };
+        let remedy = if *up { None } else { Some(format!("ip link set {} up", shell_word(name))) };
         Some((text, remedy))
     };
     let endpoints = facts.endpoints.iter().flatten();

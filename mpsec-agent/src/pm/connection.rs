@@ -13,6 +13,9 @@ pub const MOST_REMOTES: usize = 64;
 /// Subflows that ended by this host's doing, or while nobody listened, and whose end may yet be told.
 const MOST_GONE: usize = 32;
 
+/// Ids of a connection's own, of which there are 255; the others are left to subflows.
+const MOST_OWN_IDS: usize = 192;
+
 /// Which end of a connection this host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -159,6 +162,10 @@ impl Connection {
         let own = self.own_ids.iter().find_map(|(known, id)| (*known == address).then_some(*id));
         if let Some(id) = in_use.map(|subflow| subflow.local_id).or(own) {
             return id;
+        }
+        if self.own_ids.len() >= MOST_OWN_IDS {
+            // Of a connection that lives through more addresses than there are ids, the one of the oldest is used again.
+            self.own_ids.remove(0);
         }
         let taken = |id: u8| {
             let here = self.subflows.iter().any(|subflow| subflow.origin != Origin::Peer && subflow.local_id == id);

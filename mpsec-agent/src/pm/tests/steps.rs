@@ -211,3 +211,23 @@ fn more_connections_than_there_is_room_for_are_counted() {
     scene.book.observe(4, &join(9), scene.now);
     assert!(scene.book.wants_listing());
 }
+
+#[test]
+fn a_connection_outlives_more_addresses_than_there_are_ids() {
+    let mut scene = Scene::new(Settings { mode: Kind::Server, announce: true, ..Settings::default() });
+    scene.observe(&began(1, Role::Server));
+    for number in 0..600_u16 {
+        let [high, low] = number.to_be_bytes();
+        let requests = scene.locals(&[Local::new([10, 1, high, low].into())]);
+        let announced = requests.into_iter().chain(scene.after(Duration::from_secs(1)));
+        let ids: Vec<u8> = announced
+            .filter_map(|request| match request {
+                Request::Announce { local, .. } => Some(local.id),
+                _ => None,
+            })
+            .collect();
+        assert!(matches!(ids[..], [id] if id != 0), "{number}: {ids:?}");
+    }
+    let own = &scene.book.connection(TOKEN).expect("it is there").own_ids;
+    assert!(own.len() < 256, "{}", own.len());
+}
