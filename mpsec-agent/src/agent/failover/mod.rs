@@ -58,7 +58,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            silence: Duration::from_millis(70),
+            silence: Duration::from_millis(50),
             rest: Duration::from_millis(100),
             renew: Duration::from_secs(3),
             renew_soon: Duration::from_millis(400),
