@@ -28,6 +28,7 @@ use crate::control::audit::{Audit, Entry};
 use crate::control::socket::ControlSocket;
 use crate::control::{Command, Commands, Depth};
 use crate::kernel::ebpf::KernelStats;
+use crate::kernel::link;
 use crate::logging::LogHandle;
 use crate::snapshot::control::Control;
 use crate::snapshot::{Reload, Snapshot};
@@ -252,12 +253,6 @@ impl Agent {
 
     /// Takes note of news, and of those that have come meanwhile, as far as a task may go at once.
     async fn observe(&mut self, index: usize, news: News) -> anyhow::Result<()> {
-        if let (0, News::Links(events)) = (index, &news) {
-            if let Ok(Ok(events)) = events {
-                self.agency.links(events, &mut self.namespaces[0].interfaces.kernel);
-            }
-            self.keeper.touch();
-        }
         self.take_note(index, news)?;
         loop {
             tokio::select! {
@@ -269,6 +264,13 @@ impl Agent {
     }
 
     fn take_note(&mut self, index: usize, news: News) -> anyhow::Result<()> {
+        if let (0, News::Links(Ok(events))) = (index, &news) {
+            // Which events were lost is not known, but how things are.
+            let present = || link::list().unwrap_or_default().into_iter().map(link::Event::Present).collect();
+            let events = events.clone().unwrap_or_else(|link::Overflow| present());
+            self.agency.links(&events, &mut self.namespaces[0].interfaces.kernel);
+            self.keeper.touch();
+        }
         match self.namespaces[index].observe(news) {
             Err(error) if index > 0 => {
                 let namespace = self.namespaces.remove(index);
