@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 
 // Measurements.
+mod act;
 mod burst;
 mod classify;
 mod memory;
@@ -72,6 +73,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("memory", memory::run),
     ("scale", scale::run),
     ("burst", burst::run),
+    ("act", act::run),
 ];
 
 fn main() -> ExitCode {

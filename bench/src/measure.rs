@@ -29,15 +29,21 @@ pub fn cpu_time<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     (thread_cpu() - start, result)
 }
 
-/// CPU time of a whole process so far, all its living threads together (the first number of their `schedstat`, in
-/// nanoseconds).
+/// CPU time of a whole process so far, with that of its threads that have ended.
 pub fn process_cpu(pid: u32) -> io::Result<Duration> {
-    let mut total = 0;
-    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-        total += text.split_whitespace().next().and_then(|first| first.parse::<u64>().ok()).unwrap_or(0);
+    let mut clock = 0;
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    // SAFETY: the pointer is to a local of the right type.
+    match unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) } {
+        0 => {}
+        error => return Err(io::Error::from_raw_os_error(error)),
     }
-    Ok(Duration::from_nanos(total))
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a local of the right type.
+    match unsafe { libc::clock_gettime(clock, &raw mut time) } {
+        0 => Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32)),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Keeps this thread on one CPU.

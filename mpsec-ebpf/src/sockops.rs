@@ -52,6 +52,8 @@ pub fn called_back(ops: *mut bpf_sock_ops) -> Option<()> {
                 opened(ops, op, &tcp)?;
             }
         }
+        // Those that agents of other namespaces asked for come here too, as the program hangs on the root of the cgroups.
+        op::TIMEOUT | op::RETRANSMIT | op::STATE | op::ROUND_TRIP if !is_ours(ops) => {}
         // Only subflows were asked for these.
         op::RETRANSMIT | op::ROUND_TRIP => {
             let info = subflows::info(subflows::find(Tuple::of(ops).tag())?)?;

@@ -1,5 +1,7 @@
 //! What is wanted of the host is made so, kept so, and given back.
 
+mod given_back;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -33,6 +35,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("act::routes_lead_each_address_out_by_its_own_path", LIMIT, routes),
         trial("act::what_was_changed_outlives_a_crash_and_is_given_back", LIMIT, crash),
         trial("act::changes_that_a_crash_cut_short_are_found_out", LIMIT, cut_short),
+        trial("act::what_is_in_no_state_file_is_given_back_too", LIMIT, given_back::unlisted),
+        trial("act::a_stop_hands_sockets_back_whatever_else_is_refused", LIMIT, given_back::refused_at_last),
         trial("act::what_belongs_to_others_is_left_alone", LIMIT, foreign),
         trial("act::what_this_kernel_lacks_is_refused_with_the_reason", LIMIT, refused),
         trial("act::a_backup_carries_nothing_until_it_has_to", LIMIT, backup),

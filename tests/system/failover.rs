@@ -11,6 +11,7 @@ use mpsec_agent::kernel::policy::Policy;
 use mpsec_tests::keeper::Keeper;
 use mpsec_tests::mptcp::Info;
 use mpsec_tests::paths::{Family, Host, address};
+use mpsec_tests::ss;
 use mpsec_tests::stream::{Call, Stream};
 use mpsec_tests::trial::{Skip, trial};
 use mpsec_tests::wait;
@@ -30,8 +31,12 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("failover::a_link_that_goes_down", LIMIT, || each(Fault::Down, Duration::from_millis(150))),
         trial("failover::a_carrier_that_is_lost", LIMIT, || each(Fault::Carrier, Duration::from_millis(150))),
         trial("failover::a_path_that_falls_silent", LIMIT, || each(Fault::Silence, Duration::from_millis(350))),
+        trial("failover::a_receiver_notices_silence_alone", LIMIT, receiver),
         trial("failover::a_path_that_stalls_is_kept", LIMIT, stalls),
+        trial("failover::what_carries_little_is_left_alone", LIMIT, || healthy(RATE / 5)),
+        trial("failover::what_carries_all_it_can_is_left_alone", LIMIT, || healthy(4 * RATE)),
         trial("failover::the_end_puts_endpoints_back", LIMIT, restored),
+        trial("failover::what_falls_silent_elsewhere_is_another_ones", LIMIT, bystander),
         trial("failover::congestion_control_by_address", LIMIT, congestion),
         trial("failover::pacing_by_address", LIMIT, pacing),
     ]
@@ -66,6 +71,30 @@ fn joined(call: &Call) -> Result<()> {
     })
 }
 
+/// Two hosts with the same addresses, in namespaces of their own: a path of one falls silent, and the other's stay.
+fn bystander() -> Result<()> {
+    let (wan, other) = (two_lines()?, two_lines()?);
+    let hosts = [&wan.client, &wan.server, &other.client].into_iter();
+    let _keepers: Vec<Keeper> =
+        hosts.map(|host| Keeper::start(host, vec![(None, policy())], true)).collect::<Result<_>>()?;
+    let before = other.client.ip("mptcp endpoint show")?;
+    let call = Call::open(&wan)?;
+    let (from, to) = call.ends(Host::Client);
+    let stream = Stream::start(from, to, RATE)?;
+    joined(&call)?;
+    thread::sleep(Duration::from_millis(700));
+    wan.silence(1, [true; 2]);
+    let (start, mut noticed) = (Instant::now(), false);
+    while start.elapsed() < OUTAGE {
+        noticed |= wan.client.ip("mptcp endpoint show")?.lines().count() == 1;
+        let now = other.client.ip("mptcp endpoint show")?;
+        ensure!(now == before, "{now} instead of {before}");
+    }
+    ensure!(noticed, "the path that fell silent was not taken out");
+    wan.silence(1, [false; 2]);
+    stream.finish(from).map(drop)
+}
+
 /// A fault of each path, with a stream in each direction.
 fn each(fault: Fault, gap: Duration) -> Result<()> {
     for sender in [Host::Client, Host::Server] {
@@ -87,7 +116,7 @@ fn one(fault: Fault, sender: Host, path: usize, most: Duration) -> Result<()> {
     let (from, to) = call.ends(sender);
     let stream = Stream::start(from, to, RATE)?;
     joined(&call)?;
-    thread::sleep(Duration::from_millis(700));
+    thread::sleep(Duration::from_millis(1800));
     let start = Instant::now();
     match fault {
         Fault::Down => wan.down(path)?,
@@ -103,10 +132,7 @@ fn one(fault: Fault, sender: Host, path: usize, most: Duration) -> Result<()> {
         Fault::Carrier => wan.carrier(path, true)?,
         Fault::Silence => wan.silence(path, [false; 2]),
     }
-    // A client that only receives learns of a subflow that its server has closed when it next has something to say.
-    if fault != Fault::Silence || sender == Host::Client {
-        used(&wan, path, before)?;
-    }
+    used(&wan, path, before)?;
     stream.finish(from)?;
     ensure!(gap < most, "a gap of {gap:?}");
     ensure!(rest > 9.0, "{rest} Mbit/s half a second later");
@@ -119,6 +145,45 @@ fn used(wan: &Wan, path: usize, before: u64) -> Result<()> {
         ensure!(wan.carried(path) > before + 20, "the path is not used again");
         Ok(())
     })
+}
+
+/// A server without the agent sends by a path that falls silent: its client alone can help.
+fn receiver() -> Result<()> {
+    for path in 0..2 {
+        let wan = two_lines()?;
+        let keeper = Keeper::start(&wan.client, vec![(None, policy())], true)?;
+        let call = Call::open(&wan)?;
+        let stream = Stream::start(&call.server, &call.client, RATE)?;
+        joined(&call)?;
+        // It takes a second to notice that there is something to be heard, and a bit more to know how much.
+        thread::sleep(Duration::from_millis(1800));
+        let start = Instant::now();
+        wan.silence(path, [true; 2]);
+        thread::sleep(OUTAGE);
+        let gap = stream.longest_gap(start, OUTAGE);
+        ensure!(gap < Duration::from_millis(350), "path {path}: a gap of {gap:?}");
+        let before = wan.carried(path);
+        wan.silence(path, [false; 2]);
+        used(&wan, path, before)?;
+        stream.finish(&call.server)?;
+        keeper.stop()?;
+    }
+    Ok(())
+}
+
+/// Whatever the scheduler needs of lines on which nothing fails, no subflow is made again more than once in 10 s.
+fn healthy(rate: u64) -> Result<()> {
+    let wan = two_lines()?;
+    let keepers = [&wan.client, &wan.server].into_iter().map(|host| Keeper::start(host, vec![(None, policy())], true));
+    let keepers = keepers.collect::<Result<Vec<_>>>()?;
+    let call = Call::open(&wan)?;
+    let stream = Stream::start(&call.server, &call.client, rate)?;
+    joined(&call)?;
+    thread::sleep(Duration::from_secs(10));
+    let joined = ss::mib(&wan.client)?.get("MPJoinSynAckRx").copied().unwrap_or(0);
+    ensure!((1..=3).contains(&joined), "{joined} subflows were made beside the first one");
+    stream.finish(&call.server)?;
+    keepers.into_iter().try_for_each(Keeper::stop)
 }
 
 /// Nothing is received for a tenth of a second now and then: no reason to give a path up.

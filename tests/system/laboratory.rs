@@ -24,6 +24,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("laboratory::losses_cost_throughput", LIMIT, losses),
         trial("laboratory::a_failing_path_loses_nothing_link_down", LIMIT, || failover("link-down", "link_down")),
         trial("laboratory::a_failing_path_loses_nothing_silent", LIMIT, || failover("silent", "silent")),
+        trial("laboratory::the_agent_helps_when_a_link_goes_down", LIMIT, || helped("link-down", "link_down", 0.15)),
+        trial("laboratory::the_agent_helps_when_a_path_falls_silent", LIMIT, || helped("silent", "silent", 0.35)),
         trial("laboratory::a_video_plays_on_over_mptcp_alone", LIMIT, stream),
         trial("laboratory::a_fallback_is_seen_and_explained", LIMIT, fallback),
         trial("laboratory::a_backup_path_waits", LIMIT, backup),
@@ -120,6 +122,23 @@ fn failover(fault: &str, name: &str) -> Result<()> {
     seen.lies(&format!("{name}_longest_gap"), column, 0.03..=1.2)?;
     seen.lies(&format!("{name}_full_rate_after"), column, 0.03..=2.4)?;
     seen.lies(&format!("{name}_bytes_lost_or_wrong"), column, 0.0..=0.0)
+}
+
+/// Whichever path fails, and whichever end sends.
+fn helped(fault: &str, name: &str, most: f64) -> Result<()> {
+    for path in ["first", "second"] {
+        let words = format!("--only-agent --sender both --fault {fault} --path {path} --during 2 --after 3.5");
+        let seen = Seen::run(&format!("failover {words}"))?;
+        let column = "with the agent";
+        for name in [name.to_owned(), format!("{name}_upload")] {
+            let what = |what: &str| format!("{name}_{what}");
+            seen.lies(&what("longest_gap"), column, 0.0..=most).context(path)?;
+            seen.lies(&what("full_rate_after"), column, 0.0..=1.0).context(path)?;
+            seen.lies(&what("path_used_again_after"), column, 0.0..=3.0).context(path)?;
+            seen.lies(&what("bytes_lost_or_wrong"), column, 0.0..=0.0).context(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn stream() -> Result<()> {

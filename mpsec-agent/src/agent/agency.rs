@@ -20,13 +20,7 @@ use crate::kernel::{cgroup, link};
 use crate::pm;
 
 use super::failover;
-use super::failover::driver::Driver;
-
-/// Lower bound of the retransmission timeout while failover is on, in microseconds: the kernel's own is 200,000
-/// (TCP_RTO_MIN, include/net/tcp.h).
-const RTO_MIN_US: u32 = 50_000;
-/// Upper bound in milliseconds: how often a path that is silent is tried at least.
-const RTO_MAX_MS: u32 = 1_000;
+use super::failover::driver::{self, Driver};
 
 /// What is being done.
 #[derive(Default)]
@@ -288,11 +282,9 @@ impl Acting<'_> {
     fn combined(&self, policy: Option<&Policy>) -> policy::Policy {
         let fails_over = self.agency.failover.is_some();
         policy::Policy {
-            rto_min_us: fails_over.then_some(RTO_MIN_US),
-            rto_max_ms: fails_over.then_some(RTO_MAX_MS),
-            reports_timeouts: fails_over,
             max_pacing_rate: policy.and_then(|policy| policy.max_rate),
             congestion: policy.and_then(|policy| policy.congestion_control.clone()),
+            ..if fails_over { driver::policy() } else { policy::Policy::default() }
         }
     }
 }

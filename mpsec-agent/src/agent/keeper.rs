@@ -19,11 +19,10 @@ use super::agency::Acting;
 
 /// Changes of addresses, routes and rules come in bursts; those of links are answered at once.
 const SETTLE: Duration = Duration::from_millis(50);
-/// How long they settle where the host had to be mended so often of late that somebody else must be setting it back: each time
-/// costs a line in the log of changes, and some writing to disk.
-const CALM: Duration = Duration::from_secs(2);
-/// So often in so long a time.
-const OFTEN: (u32, Duration) = (30, Duration::from_secs(60));
+/// How late they are answered at most, where somebody takes back at once what is made.
+const LAST_SETTLE: Duration = Duration::from_secs(5);
+/// Looks take no more than one part in so many of the time: hosts with large routing tables have many changes of them.
+const SHARE: u32 = 20;
 /// How soon what failed is tried again: this, then twice as long each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// And no later than this.
@@ -41,37 +40,10 @@ pub struct Keeper {
     /// Whether the agent itself does something, which it keeps no memory of.
     is_acting: bool,
     due: Option<Instant>,
+    /// How long changes are let settle.
+    settle: Duration,
     retry: Option<(Instant, Duration)>,
-    mends: Mends,
     control: Control,
-}
-
-/// How often the host was mended of late.
-#[derive(Debug, Default)]
-struct Mends {
-    since: Option<Instant>,
-    count: u32,
-}
-
-impl Mends {
-    /// Once more.
-    fn note(&mut self, now: Instant) {
-        let (often, window) = OFTEN;
-        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= window) {
-            *self = Mends { since: Some(now), count: 0 };
-        }
-        self.count = self.count.saturating_add(1);
-        if self.count == often {
-            tracing::warn!("the host was mended {often} times in a minute: something else sets it back");
-        }
-    }
-
-    /// How long changes settle.
-    fn settle(&self, now: Instant) -> Duration {
-        let (often, window) = OFTEN;
-        let lately = self.since.is_some_and(|since| now.saturating_duration_since(since) < window);
-        if lately && self.count >= often { CALM } else { SETTLE }
-    }
 }
 
 impl Keeper {
@@ -100,8 +72,8 @@ impl Keeper {
             heard_table: 0,
             is_acting: false,
             due: None,
+            settle: SETTLE,
             retry: None,
-            mends: Mends::default(),
             control: Control::default(),
         };
         keeper.want(&config);
@@ -180,10 +152,7 @@ impl Keeper {
                 biased;
                 () = timer => return,
                 changed = events => match changed {
-                    Ok(_) => {
-                        let now = Instant::now();
-                        self.due = Some(self.due.unwrap_or_else(|| now + self.mends.settle(now)));
-                    }
+                    Ok(_) => self.due = Some(self.due.unwrap_or_else(|| Instant::now() + self.settle)),
                     Err(error) => {
                         tracing::warn!(%error, "changes of addresses and routes are not heard any more, only looked for");
                         self.events = None;
@@ -195,6 +164,7 @@ impl Keeper {
 
     /// Looks, and mends what is not as it should be.
     pub fn reconcile(&mut self, agency: &mut Acting<'_>) -> Option<Outcome> {
+        let begun_at = Instant::now();
         self.due = None;
         if self.is_idle() {
             self.retry = None;
@@ -212,10 +182,10 @@ impl Keeper {
             Err(error) => Outcome::failed(error),
         };
         self.is_acting = agency.doings().is_something();
-        if !outcome.changes.is_empty() {
-            self.mends.note(Instant::now());
-        }
         self.note(&outcome);
+        // What was made is heard of too, and then there is nothing left to make: unless somebody else is at it.
+        let longer = if outcome.changes.is_empty() { SETTLE } else { self.settle * 2 };
+        self.settle = longer.max(begun_at.elapsed() * SHARE).min(LAST_SETTLE);
         Some(outcome)
     }
 
@@ -399,24 +369,4 @@ fn recover(store: &mut Store, host: &mut Live<'_>) -> Result<(), String> {
 
 fn wrong(error: settings::LoadError) -> AskError {
     AskError::Wrong(error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_sets_it_back_each_time_is_followed_at_leisure() {
-        let (mut mends, start) = (Mends::default(), Instant::now());
-        assert_eq!(mends.settle(start), SETTLE);
-        for _ in 1..OFTEN.0 {
-            mends.note(start);
-        }
-        assert_eq!(mends.settle(start), SETTLE);
-        mends.note(start);
-        assert_eq!(mends.settle(start), CALM);
-        assert_eq!(mends.settle(start + OFTEN.1), SETTLE);
-        mends.note(start + OFTEN.1);
-        assert_eq!(mends.settle(start + OFTEN.1), SETTLE);
-    }
 }

@@ -138,6 +138,10 @@ impl Actual {
         if self.endpoints.iter().any(same) {
             return Err("address already in use".into());
         }
+        // MPTCP_PM_ADDR_MAX (net/mptcp/protocol.h, 6.18).
+        if self.endpoints.len() >= 8 {
+            return Err("too many addresses or duplicate one: -34".into());
+        }
         let is_free = |id: &u8| self.endpoints.iter().all(|known| known.id != *id);
         if endpoint.id == 0 || !is_free(&endpoint.id) {
             endpoint.id = (1..=u8::MAX).find(is_free).ok_or("no more identifiers")?;

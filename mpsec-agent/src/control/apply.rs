@@ -173,13 +173,8 @@ pub fn command(host: &mut impl Host, memory: &mut impl Memory, change: Change) -
     perform(host, memory, &[change], None, Spirit::Whole, Vec::new())
 }
 
-/// Gives back everything that is ours, and what bears our mark, even if it is not kept any more who made it.
+/// Gives back everything that is ours.
 pub fn release(host: &mut impl Host, memory: &mut impl Memory) -> Outcome {
-    if !memory.owned().routes
-        && let Err(error) = memory.end(Owned { routes: true, ..memory.owned().clone() })
-    {
-        return Outcome::failed(error);
-    }
     let given_back = apply(host, memory, &MultipathConfig::default(), Spirit::Parts);
     let links = memory.owned().links.clone();
     let actual = match host.retrieve() {
@@ -188,13 +183,13 @@ pub fn release(host: &mut impl Host, memory: &mut impl Memory) -> Outcome {
     };
     let mut changes = Vec::new();
     let mut owned = memory.owned().clone();
-    for (name, changed) in links {
-        match actual.links.iter().find(|link| link.name == name) {
+    for (index, changed) in links {
+        match actual.link(index) {
             Some(link) if link.is_enabled == changed.ours => {
-                changes.push(Change::Link { name, index: link.index, up: changed.original });
+                changes.push(Change::Link { name: link.name.clone(), index, up: changed.original });
             }
             // It is gone, or somebody else has set it since.
-            _ => drop(owned.links.remove(&name)),
+            _ => drop(owned.links.remove(&index)),
         }
     }
     let kept = memory.end(owned).err().map(Failure::other);

@@ -60,7 +60,7 @@ pub fn desired(settings: &MultipathConfig, actual: &Actual, owned: &Owned) -> De
     let mode = settings.path_manager.map(mode::of);
     desired.daemon = mode.and_then(|mode| mode.daemon(settings));
     desired.limits(settings, actual);
-    desired.endpoints(settings, actual);
+    desired.endpoints(settings, actual, owned);
     if settings.manage_routes {
         desired.source_routes(settings, actual);
     }
@@ -208,7 +208,7 @@ impl Desired {
         });
     }
 
-    fn endpoints(&mut self, settings: &MultipathConfig, actual: &Actual) {
+    fn endpoints(&mut self, settings: &MultipathConfig, actual: &Actual, owned: &Owned) {
         let mode = settings.path_manager.map(mode::of);
         let usual = |nth| match mode {
             Some(mode) => mode.flags(nth),
@@ -222,6 +222,7 @@ impl Desired {
         };
         // Interfaces by importance.
         let mut ranks: Vec<u32> = Vec::new();
+        let mut candidates = Vec::new();
         for rule in rules {
             // One that is down keeps its place.
             for link in links(rule, actual) {
@@ -229,44 +230,59 @@ impl Desired {
                     ranks.push(link.index);
                 }
             }
-            for address in self.addresses(rule, settings, actual) {
-                let nth = ranks.iter().position(|known| *known == address.0.ifindex).unwrap_or(ranks.len());
-                let Some(usual) = usual(nth) else { continue };
-                let (address, is_usable) = address;
-                self.endpoint(rule, usual, &address, is_usable);
+            for (address, is_usable) in self.addresses(rule, settings, actual, owned) {
+                let nth = ranks.iter().position(|known| *known == address.ifindex).unwrap_or(ranks.len());
+                if let Some(usual) = usual(nth) {
+                    candidates.push((endpoint(rule, usual, &address), is_usable));
+                }
             }
         }
+        self.choose(candidates, actual, owned);
     }
 
-    fn endpoint(&mut self, rule: &EndpointRule, usual: EndpointFlags, address: &Address, is_usable: bool) {
-        let same = |known: &Endpoint| known.address == address.address && known.port == rule.port;
-        if self.endpoints.iter().chain(&self.held).any(same) {
-            return;
+    /// The most important ones, as far as there is room beside those of others.
+    fn choose(&mut self, candidates: Vec<(Endpoint, bool)>, actual: &Actual, owned: &Owned) {
+        let is_at = |one: &Endpoint, other: &Endpoint| one.address == other.address && one.port == other.port;
+        let others: Vec<&Endpoint> = actual.endpoints.iter().filter(|there| !owned.has(there)).collect();
+        let mut room = (MOST as usize).saturating_sub(others.len());
+        for (candidate, is_usable) in candidates {
+            if self.endpoints.iter().chain(&self.held).any(|known| is_at(known, &candidate)) {
+                continue;
+            }
+            let is_there = actual.endpoints.iter().any(|there| there.has_place_of(&candidate));
+            if (is_usable || is_there) && !others.iter().any(|other| is_at(other, &candidate)) {
+                if room == 0 {
+                    self.waiting.push(format!("{}: there can be {MOST} endpoints at most", candidate.address));
+                    continue;
+                }
+                room -= 1;
+            }
+            let list = if is_usable { &mut self.endpoints } else { &mut self.held };
+            list.push(candidate);
         }
-        if self.endpoints.len() >= MOST as usize {
-            return self.waiting.push(format!("{}: there can be {MOST} endpoints at most", address.address));
-        }
-        let list = if is_usable { &mut self.endpoints } else { &mut self.held };
-        list.push(Endpoint {
-            id: 0,
-            address: address.address,
-            port: rule.port,
-            flags: rule.flags(usual).names(),
-            interface: Some(address.ifindex),
-        });
     }
 
     /// The addresses that a rule means, each with whether it can be used by now. Of an interface it is one of each family, or
     /// none of a family of which none can be used yet: then all that are there.
-    fn addresses(&mut self, rule: &EndpointRule, settings: &MultipathConfig, actual: &Actual) -> Vec<(Address, bool)> {
+    fn addresses(
+        &mut self,
+        rule: &EndpointRule,
+        settings: &MultipathConfig,
+        actual: &Actual,
+        owned: &Owned,
+    ) -> Vec<(Address, bool)> {
         let links = links(rule, actual);
         if let Match::Address(wanted) = rule.matches {
-            let found = actual.addresses.iter().find(|address| address.address == wanted);
-            let Some((found, link)) = found.zip(links.first()) else {
-                self.waiting.push(format!("{wanted}: it is on no interface"));
-                return Vec::new();
-            };
-            return vec![(found.clone(), self.is_usable(link, found, settings, actual))];
+            let mut candidates = Vec::new();
+            for link in &links {
+                let on_link = actual.addresses.iter().filter(|one| is_on(one, link, wanted));
+                candidates.extend(on_link.map(|one| (*link, one.clone())));
+            }
+            let found = self.first_usable(candidates, settings, actual);
+            if found.is_empty() {
+                self.waiting.push(format!("{wanted}: it is on no interface but lo"));
+            }
+            return found;
         }
         if let (Match::Interfaces(pattern), true) = (&rule.matches, links.is_empty()) {
             self.waiting.push(format!("{pattern}: there is no such interface"));
@@ -277,7 +293,7 @@ impl Desired {
             for is_ipv4 in [true, false].into_iter().filter(is_asked_for) {
                 // Of those that nobody named, the ones that lead anywhere.
                 if !settings.endpoints.is_empty() || has_exit(settings, actual, link, is_ipv4) {
-                    all.extend(self.of_interface(link, is_ipv4, settings, actual));
+                    all.extend(self.of_interface(link, is_ipv4, settings, actual, owned));
                 } else {
                     let there = of_family(link, is_ipv4, actual);
                     all.extend(there.map(|address| (address.clone(), false)));
@@ -287,22 +303,41 @@ impl Desired {
         all
     }
 
-    /// The first address of a family that can be used, or all that cannot.
+    /// The address of a family that can be used: the one that is in use, as connections would lose their path with it, or one
+    /// that stays. All, if none can.
     fn of_interface(
         &mut self,
         link: &Link,
         is_ipv4: bool,
         settings: &MultipathConfig,
         actual: &Actual,
+        owned: &Owned,
+    ) -> Vec<(Address, bool)> {
+        let is_in_use = |one: &Address| {
+            let holds = |ours: &Endpoint| ours.address == one.address && ours.interface == Some(one.ifindex);
+            owned.endpoints.iter().any(holds)
+        };
+        let mut candidates: Vec<_> = of_family(link, is_ipv4, actual).map(|address| (link, address.clone())).collect();
+        // The kernel lists the newest one first with IPv6, and temporary ones among them.
+        candidates.sort_by_key(|(_, address)| (!is_in_use(address), address.is_temporary()));
+        self.first_usable(candidates, settings, actual)
+    }
+
+    /// The first that can be used, or all that cannot.
+    fn first_usable(
+        &mut self,
+        candidates: Vec<(&Link, Address)>,
+        settings: &MultipathConfig,
+        actual: &Actual,
     ) -> Vec<(Address, bool)> {
         let before = self.waiting.len();
         let mut unusable = Vec::new();
-        for address in of_family(link, is_ipv4, actual) {
-            if self.is_usable(link, address, settings, actual) {
+        for (link, address) in candidates {
+            if self.is_usable(link, &address, settings, actual) {
                 self.waiting.truncate(before);
-                return vec![(address.clone(), true)];
+                return vec![(address, true)];
             }
-            unusable.push((address.clone(), false));
+            unusable.push((address, false));
         }
         unusable
     }
@@ -335,7 +370,9 @@ impl Desired {
             let is_it = |address: &&Address| address.address == endpoint.address && address.ifindex == index;
             let Some(address) = actual.addresses.iter().find(is_it) else { continue };
             let is_ipv4 = endpoint.address.is_ipv4();
-            let on_link = IpNet::new(address.address, address.prefix_len).map(|net| net.trunc());
+            // The prefix is that of the other end where there is one.
+            let on_link =
+                IpNet::new(address.peer.unwrap_or(address.address), address.prefix_len).map(|net| net.trunc());
             let everywhere = if is_ipv4 { "0.0.0.0/0" } else { "::/0" }.parse().expect("a prefix");
             let routes = [
                 on_link.ok().map(|destination| SourceRoute { table, destination, gateway: None, interface: index }),
@@ -383,14 +420,25 @@ fn with_room(sizes: &str, bytes: u32, is_minimum: bool) -> Option<String> {
     Some(format!("{least} {usual} {}", most.max(usual.saturating_mul(8)).min(i32::MAX as u32)))
 }
 
+fn endpoint(rule: &EndpointRule, usual: EndpointFlags, address: &Address) -> Endpoint {
+    Endpoint {
+        id: 0,
+        address: address.address,
+        port: rule.port,
+        flags: rule.flags(usual).names(),
+        interface: Some(address.ifindex),
+    }
+}
+
+fn is_on(address: &Address, link: &Link, wanted: IpAddr) -> bool {
+    address.address == wanted && address.ifindex == link.index
+}
+
 /// The interfaces that a rule means, by name.
 fn links<'a>(rule: &EndpointRule, actual: &'a Actual) -> Vec<&'a Link> {
     let is_meant = |link: &&Link| match &rule.matches {
         Match::Interfaces(pattern) => matches(pattern, &link.name),
-        Match::Address(wanted) => {
-            let holds = |address: &Address| address.ifindex == link.index && address.address == *wanted;
-            actual.addresses.iter().any(holds)
-        }
+        Match::Address(wanted) => actual.addresses.iter().any(|address| is_on(address, link, *wanted)),
     };
     let mut links: Vec<&Link> = actual.links.iter().filter(|link| link.name != "lo").filter(is_meant).collect();
     links.sort_by(|a, b| a.name.cmp(&b.name));

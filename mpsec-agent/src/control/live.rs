@@ -11,7 +11,7 @@ use crate::conflicts::{self, Conflict, Stops};
 use crate::kernel::mptcp_pm::{self, EndpointFlags, PathManager, PathManagerError};
 use crate::kernel::netlink::Client;
 use crate::kernel::route::{self, Filter, Route};
-use crate::kernel::rtnl::{Family, PROTOCOL};
+use crate::kernel::rtnl::{Family, PROTOCOL, TABLE_MAIN};
 use crate::kernel::rule::{self, Rule};
 use crate::kernel::{address, features, link, managers, sysctl};
 
@@ -95,8 +95,9 @@ impl<'a> Live<'a> {
         let mut all: Vec<Endpoint> = all.iter().filter(is_made).map(endpoint).collect();
         let suspended = self.agency.as_ref().map_or(Vec::new(), |agency| agency.suspended());
         for endpoint in suspended.iter().map(endpoint) {
-            if all.iter().all(|known| !known.has_place_of(&endpoint)) {
-                all.push(endpoint);
+            match all.iter_mut().find(|known| known.has_place_of(&endpoint)) {
+                Some(known) => *known = endpoint,
+                None => all.push(endpoint),
             }
         }
         Ok(all)
@@ -118,7 +119,8 @@ impl<'a> Live<'a> {
         let filter = Filter { only_defaults: true, ..Filter::default() };
         let mut routes = route::list_filtered(&mut self.rtnl, &filter).map_err(text)?;
         routes.retain(|route| route.protocol != PROTOCOL);
-        routes.sort_by_key(|route| route.metric.unwrap_or(0));
+        // Tables that somebody made for other ends say what the main one does not.
+        routes.sort_by_key(|route| (route.table != TABLE_MAIN, route.metric.unwrap_or(0)));
         let exits = routes.iter().flat_map(|route| {
             let is_ipv4 = route.family() == Family::V4;
             route.ways().map(move |(interface, gateway)| Exit { is_ipv4, interface, gateway })
@@ -147,10 +149,8 @@ impl<'a> Live<'a> {
     }
 
     /// The kernel's identifier, where it was not known when the change was made up.
-    fn found(&mut self, endpoint: &Endpoint) -> Result<Endpoint, String> {
-        let all = self.endpoints()?;
-        let found = all.into_iter().find(|known| known.has_place_of(endpoint));
-        found.ok_or_else(|| "the kernel has no such endpoint".to_owned())
+    fn found(&mut self, endpoint: &Endpoint) -> Result<Option<Endpoint>, String> {
+        Ok(self.endpoints()?.into_iter().find(|known| known.has_place_of(endpoint)))
     }
 
     /// Whether the agent had taken it away; then it is not put back.
@@ -162,7 +162,8 @@ impl<'a> Live<'a> {
         if self.forget(endpoint) {
             return Ok(());
         }
-        let found = self.found(endpoint)?;
+        // One that is gone already need not go.
+        let Some(found) = self.found(endpoint)? else { return Ok(()) };
         self.manager()?.delete_endpoint(&kernels(&found)).map_err(refused)
     }
 
@@ -170,7 +171,7 @@ impl<'a> Live<'a> {
         if self.forget(to) {
             return self.perform(&Change::AddEndpoint(to.clone()));
         }
-        let id = self.found(to)?.id;
+        let id = self.found(to)?.ok_or("the kernel has no such endpoint")?.id;
         self.manager()?.set_endpoint_flags(&kernels(&Endpoint { id, ..to.clone() })).map_err(refused)
     }
 }

@@ -26,9 +26,9 @@ pub struct Owned {
     /// Whether there may be routes or rules that we made.
     #[serde(default)]
     pub routes: bool,
-    /// Interfaces by name: whether they were on.
+    /// Interfaces by index, as names change: whether they were on.
     #[serde(default)]
-    pub links: BTreeMap<String, Changed<bool>>,
+    pub links: BTreeMap<u32, Changed<bool>>,
 }
 
 /// What something was before the first change, and what it was made last.
@@ -99,10 +99,10 @@ impl Owned {
             Change::EndpointFlags { to, .. } => {
                 self.endpoints.iter_mut().filter(|known| known.has_place_of(&to)).for_each(|known| *known = to.clone());
             }
-            Change::Link { name, up, .. } => match self.links.get_mut(&name) {
-                Some(changed) if changed.original == up => drop(self.links.remove(&name)),
+            Change::Link { index, up, .. } => match self.links.get_mut(&index) {
+                Some(changed) if changed.original == up => drop(self.links.remove(&index)),
                 Some(changed) => changed.ours = up,
-                None => drop(self.links.insert(name, Changed { original: !up, ours: up })),
+                None => drop(self.links.insert(index, Changed { original: !up, ours: up })),
             },
             Change::AddRoute(_) | Change::AddRule(_) => self.routes = true,
             Change::RemoveRoute(_)
@@ -122,6 +122,8 @@ impl Owned {
             self.limits = None;
         }
         self.endpoints.retain(|ours| actual.endpoints.iter().any(|there| there.has_place_of(ours)));
+        // Those that are there as they are wanted, without our knowing, were made before the memory was lost.
+        self.routes |= !desired.rules.is_empty();
         self.routes &= !actual.routes.is_empty() || !actual.rules.is_empty();
     }
 

@@ -45,9 +45,8 @@ pub fn plan(desired: &Desired, actual: &Actual, owned: &Owned) -> Plan {
     let (additions, removals) = endpoints(desired, actual, owned, &mut plan.refusals);
     plan.changes.extend(removals);
     // The mark alone may be that of another agent, with a state of its own.
-    let are_ours = owned.routes || !desired.rules.is_empty();
-    let stale_routes = actual.routes.iter().filter(|route| are_ours && !desired.routes.contains(route));
-    let stale_rules = actual.rules.iter().filter(|rule| are_ours && !desired.rules.contains(rule));
+    let stale_routes = actual.routes.iter().filter(|route| owned.routes && !desired.routes.contains(route));
+    let stale_rules = actual.rules.iter().filter(|rule| owned.routes && !desired.rules.contains(rule));
     plan.changes.extend(stale_rules.cloned().map(Change::RemoveRule));
     plan.changes.extend(stale_routes.cloned().map(Change::RemoveRoute));
     plan.changes.extend(missing(&desired.routes, &actual.routes).map(Change::AddRoute));

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,10 @@ use crate::kernel::peer::own_user;
 const FILE: &str = "state.json";
 /// What a lock is taken on, as the file itself is replaced.
 const LOCK: &str = "lock";
+/// Network namespaces beside its own that are remembered.
+const MOST_ELSEWHERE: usize = 64;
+/// How long another command may have the state before it is said that it is in use: a plan takes some milliseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// What these lines mean; another number is not touched.
 const VERSION: u32 = 1;
 
@@ -70,6 +75,9 @@ struct Kept {
     /// Changes that were begun and not ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     begun: Vec<Change>,
+    /// What was changed in other network namespaces since this boot, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    elsewhere: Vec<Elsewhere>,
     /// `KEY=VALUE`, from `mpsec apply --set`.
     #[serde(default)]
     settings: Vec<String>,
@@ -79,18 +87,12 @@ struct Kept {
     /// How often what is wanted has changed.
     #[serde(default)]
     generation: u64,
-    /// What is ours in other network namespaces of this boot.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    elsewhere: Vec<There>,
 }
 
-/// Other network namespaces that are remembered; of more, the oldest are forgotten, as they are most likely gone.
-const MOST_ELSEWHERE: usize = 64;
-
-/// What is ours in another network namespace.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// What is ours in a network namespace that this program is not in. That may be gone by now, which nobody can tell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct There {
+struct Elsewhere {
     place: Place,
     owned: Owned,
     #[serde(default)]
@@ -100,24 +102,25 @@ struct There {
 }
 
 impl Kept {
-    /// Turns to what is kept of a place, and keeps what is ours in others, as long as they can be there.
-    fn turn_to(&mut self, place: Place) {
+    /// Takes up what is known of a place, and puts away what is known of the one before.
+    fn move_to(&mut self, place: Place) {
         if self.place == place {
             return;
         }
-        let here = There {
-            place: std::mem::replace(&mut self.place, place.clone()),
+        let left = Elsewhere {
+            place: std::mem::replace(&mut self.place, place),
             owned: std::mem::take(&mut self.owned),
             begun: std::mem::take(&mut self.begun),
             released: std::mem::take(&mut self.released),
         };
-        if here != (There { place: here.place.clone(), ..There::default() }) {
-            self.elsewhere.push(here);
+        if !left.owned.is_empty() || !left.begun.is_empty() || left.released {
+            self.elsewhere.push(left);
         }
-        self.elsewhere.retain(|there| there.place.boot == place.boot);
-        if let Some(known) = self.elsewhere.iter().position(|there| there.place == place) {
-            let There { owned, begun, released, .. } = self.elsewhere.remove(known);
-            (self.owned, self.begun, self.released) = (owned, begun, released);
+        // What was changed before this boot is gone with that.
+        self.elsewhere.retain(|known| known.place.boot == self.place.boot);
+        if let Some(at) = self.elsewhere.iter().position(|known| known.place == self.place) {
+            let known = self.elsewhere.remove(at);
+            (self.owned, self.begun, self.released) = (known.owned, known.begun, known.released);
         }
         let surplus = self.elsewhere.len().saturating_sub(MOST_ELSEWHERE);
         self.elsewhere.drain(..surplus);
@@ -137,6 +140,8 @@ pub struct Place {
 pub struct Store {
     folder: PathBuf,
     kept: Kept,
+    /// What is kept could not be written.
+    is_behind: bool,
     /// Held as soon as there is something to keep.
     lock: Option<File>,
 }
@@ -147,7 +152,7 @@ impl Store {
     /// # Errors
     /// A file that cannot be understood is never replaced, and one that another program works with is not read.
     pub fn open(folder: &Path, place: Place) -> Result<Store, StoreError> {
-        let mut store = Store { folder: folder.to_owned(), kept: Kept::default(), lock: None };
+        let mut store = Store { folder: folder.to_owned(), kept: Kept::default(), is_behind: false, lock: None };
         if folder.exists() {
             store.lock()?;
         }
@@ -158,7 +163,7 @@ impl Store {
             Err(error) => return Err(StoreError::Io { path, error }),
         };
         store.kept = kept;
-        store.kept.turn_to(place);
+        store.kept.move_to(place);
         Ok(store)
     }
 
@@ -235,15 +240,23 @@ impl Store {
         let mut options = File::options();
         options.create(true).truncate(false).write(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
         let file = options.open(&path).map_err(|error| io(&path, error))?;
-        match file.try_lock() {
-            Ok(()) => self.lock = Some(file),
-            Err(fs::TryLockError::WouldBlock) => return Err(StoreError::InUse(folder.clone())),
-            Err(fs::TryLockError::Error(error)) => return Err(io(&path, error)),
+        let begun_at = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(fs::TryLockError::WouldBlock) if begun_at.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(fs::TryLockError::WouldBlock) => return Err(StoreError::InUse(folder.clone())),
+                Err(fs::TryLockError::Error(error)) => return Err(io(&path, error)),
+            }
         }
+        self.lock = Some(file);
         Ok(())
     }
 
     fn save(&mut self) -> Result<(), StoreError> {
+        self.is_behind = true;
         let path = self.folder.join(FILE);
         if self.lock.is_none() {
             self.lock()?;
@@ -265,7 +278,9 @@ impl Store {
             fs::rename(&new, &path)?;
             File::open(&self.folder)?.sync_all()
         };
-        write().map_err(|error| StoreError::Io { path: path.clone(), error })
+        write().map_err(|error| StoreError::Io { path: path.clone(), error })?;
+        self.is_behind = false;
+        Ok(())
     }
 }
 
@@ -284,13 +299,18 @@ impl Memory for Store {
     }
 
     fn end(&mut self, owned: Owned) -> Result<(), String> {
-        if self.kept.begun.is_empty() && self.kept.owned == owned {
+        if !self.is_behind && self.kept.begun.is_empty() && self.kept.owned == owned {
             return Ok(());
         }
         self.kept.begun.clear();
         self.kept.owned = owned;
         self.save().map_err(|error| format!("it cannot be kept what was changed: {error}"))
     }
+}
+
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
 }
 
 /// Whether nobody but root and this process' user can put something into the folder, or who can and what mends it.
@@ -311,9 +331,10 @@ pub(super) fn check_folder(folder: &Path) -> io::Result<Result<(), String>> {
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Kept, StoreError> {
     let damaged = |error: String| StoreError::Damaged { path: path.to_owned(), error };
-    let kept: Kept = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
-    match kept.version {
-        VERSION => Ok(kept),
+    // The version first: another one may have other fields.
+    let versioned: Versioned = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
+    match versioned.version {
+        VERSION => serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string())),
         other => Err(damaged(format!("it has version {other}, this program knows {VERSION}"))),
     }
 }
@@ -362,22 +383,55 @@ mod tests {
     }
 
     #[test]
-    fn other_network_namespaces_of_this_boot_are_remembered() {
+    fn what_was_changed_in_another_namespace_is_not_forgotten() {
         let folder = tempfile::tempdir().unwrap();
-        let at = |netns| Place { boot: "a".into(), netns };
-        let mut store = Store::open(folder.path(), at(1)).unwrap();
+        let there = |netns| Place { netns, ..place("a") };
+        let begin = |netns| {
+            let mut store = Store::open(folder.path(), there(netns)).unwrap();
+            assert!(store.begun().is_empty() && !store.released(), "{netns}");
+            store.begin(&[change()]).unwrap();
+        };
+        begin(1);
+        begin(2);
+        for netns in [1, 2] {
+            let mut store = Store::open(folder.path(), there(netns)).unwrap();
+            assert_eq!(store.begun(), [change()], "{netns}");
+            store.recover(&Actual::default()).unwrap();
+        }
+        for netns in 3..100 {
+            begin(netns);
+        }
+        let store = Store::open(folder.path(), there(200)).unwrap();
+        assert_eq!(store.kept.elsewhere.len(), MOST_ELSEWHERE);
+        drop(store);
+        let store = Store::open(folder.path(), place("b")).unwrap();
+        assert!(store.kept.elsewhere.is_empty() && store.owned().is_empty());
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_as_soon_as_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let [inner, away] = ["state", "away"].map(|name| folder.path().join(name));
+        let mut store = Store::open(&inner, place("a")).unwrap();
         store.begin(&[change()]).unwrap();
-        drop(store);
-        let mut store = Store::open(folder.path(), at(2)).unwrap();
-        assert!(store.begun().is_empty());
-        store.set(Vec::new(), true).unwrap();
-        drop(store);
-        let mut store = Store::open(folder.path(), at(1)).unwrap();
-        assert_eq!((store.begun(), store.released()), (&[change()][..], false));
+        fs::rename(&inner, &away).unwrap();
+        assert!(store.end(Owned::default()).is_err());
+        fs::rename(&away, &inner).unwrap();
         store.end(Owned::default()).unwrap();
         drop(store);
-        assert!(Store::open(folder.path(), at(2)).unwrap().released());
-        assert!(!Store::open(folder.path(), place("b")).unwrap().released());
+        assert!(Store::open(&inner, place("a")).unwrap().begun().is_empty());
+    }
+
+    #[test]
+    fn a_command_that_has_it_for_a_moment_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), place("a")).unwrap();
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(store);
+        });
+        assert!(Store::open(folder.path(), place("a")).is_ok());
+        other.join().unwrap();
     }
 
     #[test]
@@ -434,7 +488,11 @@ mod tests {
     fn what_cannot_be_understood_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE);
-        for text in ["", "{}", "[1]", r#"{"version": 2, "place": {"boot": "", "netns": 0}, "owned": {}}"#] {
+        let newer = r#"{"version": 2, "place": {"boot": "", "netns": 0}, "owned": {}, "unheard": 1}"#;
+        fs::write(&path, newer).unwrap();
+        let error = Store::open(folder.path(), place("a")).err().unwrap().to_string();
+        assert!(error.contains("it has version 2"), "{error}");
+        for text in ["", "{}", "[1]", newer] {
             fs::write(&path, text).unwrap();
             assert!(matches!(Store::open(folder.path(), place("a")), Err(StoreError::Damaged { .. })), "{text}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);

@@ -13,7 +13,7 @@ use crate::kernel::address::{Address, Readiness};
 use crate::snapshot::mptcp::Limits;
 
 use super::actual::{Actual, Doings, Exit, Link};
-use super::apply::{Host, Memory, Outcome, Spirit, apply, preview, release, stop};
+use super::apply::{Host, Memory, Outcome, Spirit, apply, command, preview, release, stop};
 use super::change::{Change, Endpoint};
 use super::desired::desired;
 use super::owned::Owned;
@@ -197,6 +197,105 @@ fn hosts() -> impl Strategy<Value = Actual> {
 fn succeeded(outcome: &Outcome) -> bool {
     assert!(outcome.failures.is_empty(), "{outcome:?}");
     outcome.refusals.is_empty()
+}
+
+fn host_of(links: u32) -> Actual {
+    let mut actual = Actual { limits: Some(Limits { subflows: 2, add_addr_accepted: 0 }), ..Actual::default() };
+    for index in 1..=links {
+        actual.links.push(Link { index, name: format!("wan{index:02}"), is_enabled: true, is_up: true });
+        actual.addresses.push(Address::new(index, address(index, true), 24));
+    }
+    actual
+}
+
+fn wanted(rules: &[&str]) -> MultipathConfig {
+    let endpoints = rules.iter().map(|rule| rule.parse().unwrap()).collect();
+    MultipathConfig { endpoints, failover: Some(false), ..MultipathConfig::default() }
+}
+
+fn interfaces(actual: &Actual) -> Vec<u32> {
+    let mut all: Vec<u32> = actual.endpoints.iter().filter_map(|endpoint| endpoint.interface).collect();
+    all.sort_unstable();
+    all
+}
+
+#[test]
+fn the_most_important_endpoints_find_room_beside_those_of_others() {
+    let mut host = Model::new(host_of(20));
+    let theirs = Endpoint { id: 0, address: address(99, true), port: None, flags: vec![], interface: None };
+    host.actual.endpoints.push(theirs);
+    let (mut memory, settings) = (Notebook::default(), wanted(&["wan*"]));
+    assert!(succeeded(&apply(&mut host, &mut memory, &settings, Spirit::Parts)));
+    assert_eq!(interfaces(&host.actual), [1, 2, 3, 4, 5, 6, 7]);
+    // One that lost its carrier keeps its place, one whose address is gone does not.
+    host.actual.links[2].is_up = false;
+    assert!(succeeded(&apply(&mut host, &mut memory, &settings, Spirit::Parts)));
+    assert_eq!(interfaces(&host.actual), [1, 2, 3, 4, 5, 6, 7]);
+    let gone = host.actual.addresses.remove(2);
+    assert!(succeeded(&apply(&mut host, &mut memory, &settings, Spirit::Parts)));
+    assert_eq!(interfaces(&host.actual), [1, 2, 4, 5, 6, 7, 8]);
+    host.actual.addresses.push(gone);
+    host.actual.links[2].is_up = true;
+    assert!(succeeded(&apply(&mut host, &mut memory, &settings, Spirit::Parts)));
+    assert_eq!(interfaces(&host.actual), [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn an_address_that_is_in_use_stays_so_when_another_one_comes() {
+    let mut host = Model::new(host_of(1));
+    let (mut memory, settings) = (Notebook::default(), wanted(&["wan*=ipv6"]));
+    // As the kernel lists them: the newest one first.
+    let temporary = Address { flags: 0x01, ..Address::new(1, address(7, false), 64) };
+    host.actual.addresses.splice(0..0, [temporary.clone(), Address::new(1, address(1, false), 64)]);
+    assert!(succeeded(&apply(&mut host, &mut memory, &settings, Spirit::Whole)));
+    assert_eq!(host.actual.endpoints[0].address, address(1, false));
+    host.actual.addresses.insert(0, Address::new(1, address(2, false), 64));
+    let outcome = apply(&mut host, &mut memory, &settings, Spirit::Whole);
+    assert!(outcome.changes.is_empty(), "{outcome:?}");
+    host.actual.addresses.retain(|one| one.address != address(1, false));
+    assert!(succeeded(&apply(&mut host, &mut memory, &settings, Spirit::Whole)));
+    assert_eq!(host.actual.endpoints[0].address, address(2, false));
+}
+
+#[test]
+fn an_address_on_several_interfaces_is_used_where_it_can_be() {
+    let mut host = Model::new(host_of(3));
+    for index in [3, 2] {
+        host.actual.addresses.insert(0, Address::new(index, address(9, true), 32));
+    }
+    host.actual.links[1].is_up = false;
+    let mut memory = Notebook::default();
+    assert!(succeeded(&apply(&mut host, &mut memory, &wanted(&["192.0.2.9"]), Spirit::Whole)));
+    assert_eq!(interfaces(&host.actual), [3]);
+}
+
+#[test]
+fn an_interface_that_was_renamed_is_switched_back() {
+    let mut host = Model::new(host_of(2));
+    let mut memory = Notebook::default();
+    for index in [1, 2] {
+        let change = Change::Link { name: format!("wan{index:02}"), index, up: false };
+        assert!(succeeded(&command(&mut host, &mut memory, change)));
+    }
+    // The first one gets another name; in place of the second one there is another, which has not been switched on yet.
+    host.actual.links[0].name = "uplink".into();
+    host.actual.links[1].index = 3;
+    assert!(succeeded(&release(&mut host, &mut memory)));
+    let on: Vec<bool> = host.actual.links.iter().map(|link| link.is_enabled).collect();
+    assert_eq!(on, [true, false]);
+    assert!(memory.owned.is_empty(), "{:?}", memory.owned);
+}
+
+#[test]
+fn the_prefix_of_a_point_to_point_link_is_that_of_its_other_end() {
+    let mut host = Model::new(host_of(1));
+    host.actual.addresses[0].peer = Some(address(200, true));
+    host.actual.addresses[0].prefix_len = 32;
+    host.actual.exits.push(Exit { is_ipv4: true, interface: 1, gateway: None });
+    let settings = MultipathConfig { manage_routes: true, ..wanted(&["wan*"]) };
+    assert!(succeeded(&apply(&mut host, &mut Notebook::default(), &settings, Spirit::Whole)));
+    let destinations: Vec<String> = host.actual.routes.iter().map(|route| route.destination.to_string()).collect();
+    assert_eq!(destinations, ["192.0.2.200/32", "0.0.0.0/0"]);
 }
 
 proptest! {

@@ -146,6 +146,22 @@ pub fn list() -> Result<Vec<Interface>, NetlinkError> {
     Ok(interfaces)
 }
 
+/// An interface as it is at the moment, of which events may tell later.
+///
+/// # Errors
+/// `ENODEV` if there is none with this index.
+pub fn look(client: &mut Client, index: u32) -> Result<Option<Interface>, NetlinkError> {
+    let mut header = [0; HEADER_LEN];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    let mut found = None;
+    client.ask(Request::new(RTM_GETLINK, 0, &header), |message| {
+        if message.kind == RTM_NEWLINK {
+            found = Interface::decode(&message);
+        }
+    })?;
+    Ok(found)
+}
+
 /// Switches an interface on or off, and changes nothing else about it. Switching it off takes its routes, and its IPv6
 /// addresses unless net.ipv6.conf.*.keep_addr_on_down keeps them (addrconf_ifdown, net/ipv6/addrconf.c, Linux 6.18).
 ///

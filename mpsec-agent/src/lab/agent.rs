@@ -31,10 +31,14 @@ pub struct Refused(pub String);
 // What the agents are told beside their socket and folders. This is the place to put in the keys of [mptcp] that a
 // scenario is about.
 
-/// The configuration of the agents that help when a path fails, one on each host.
+/// The configuration of the agents that help when a path fails, one on each host. The client's makes an endpoint of each path,
+/// with which failover is on unless it is said; the server has nothing to join by.
 #[must_use]
-pub fn failover_config(_host: Host) -> String {
-    "[mptcp]\nfailover = true\n".to_owned()
+pub fn failover_config(host: Host) -> String {
+    match host {
+        Host::Client => "[mptcp]\npath_manager = \"fullmesh\"\nendpoints = [\"west*=ipv4\"]\n".to_owned(),
+        Host::Server => "[mptcp]\nfailover = true\n".to_owned(),
+    }
 }
 
 /// The configuration of the client's agent that makes `subflows` subflows on one pair of addresses.

@@ -37,6 +37,18 @@ impl Faults {
     }
 }
 
+/// Which path fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Victim {
+    /// The one that the connection began on
+    First,
+    /// The next one
+    Second,
+    /// The one that carried most in the half second before
+    #[default]
+    Busiest,
+}
+
 impl Fault {
     /// Lets a path fail.
     ///

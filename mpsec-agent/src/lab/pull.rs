@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::fault::Fault;
+use super::fault::{Fault, Victim};
 use super::series::{first_at_rate, longest_gap};
-use super::topology::Topology;
+use super::topology::{Host, Topology};
 use super::traffic::{Pace, Reader, Reading, Sender};
 use super::view::View;
 use super::wire::{Path, Way};
@@ -19,6 +19,11 @@ const LATELY: Duration = Duration::from_millis(500);
 const WINDOW: Duration = Duration::from_millis(200);
 /// Less than all, because a window may begin or end within a segment.
 const FULL: f64 = 0.95;
+/// A path is in use again when it has carried so many bytes: a dozen segments, more than what was on its way when it failed
+/// and is sent once more.
+const IN_USE: u64 = 16 << 10;
+/// A shorter gap is none: the full rate may be there from the begin.
+const INTERRUPTION: Duration = Duration::from_millis(50);
 /// How exactly it is known when a path carries again.
 const GLANCE: Duration = Duration::from_millis(2);
 /// How long the last bytes may take.
@@ -29,6 +34,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub struct Pull {
     /// How the path fails.
     pub fault: Fault,
+    /// Which one.
+    pub victim: Victim,
+    /// The host that sends.
+    pub sender: Host,
     /// Bits per second of the stream.
     pub bits_per_second: f64,
     /// From the start to the fault.
@@ -56,7 +65,7 @@ pub struct Pulled {
     pub first_wrong: Option<u64>,
     /// From the fault to when the reader had the full rate again of what was left; absent if it never had.
     pub full_rate_after: Option<Duration>,
-    /// From the end of the fault to the first byte of payload on that path; absent if there was none.
+    /// From the end of the fault to when that path had carried a dozen segments; absent if it never had.
     pub used_after: Option<Duration>,
 }
 
@@ -67,20 +76,30 @@ impl Pull {
     /// When the connection breaks.
     pub fn run(&self, topology: &Topology, view: View, title: &str) -> Result<Pulled> {
         let paths = topology.paths();
-        let _watch = view.watch(title, paths, Way::Down);
+        let way = self.way();
+        let _watch = view.watch(title, paths, way);
         let connection = topology.open(Protocol::Mptcp, 0)?;
-        let reader = Reader::start(connection.client.try_clone()?)?;
+        let (from, to) = match self.sender {
+            Host::Client => (&connection.client, &connection.server),
+            Host::Server => (&connection.server, &connection.client),
+        };
+        let reader = Reader::start(to.try_clone()?)?;
         let start = reader.start;
-        let sender = Sender::start(connection.server.try_clone()?, Pace::BitsPerSecond(self.bits_per_second))?;
-        let victim = self.busiest(paths);
-        let path = paths.get(victim).context("no path")?;
+        let sender = Sender::start(from.try_clone()?, Pace::BitsPerSecond(self.bits_per_second))?;
+        let busiest = self.busiest(paths);
+        let victim = match self.victim {
+            Victim::First => 0,
+            Victim::Second => 1,
+            Victim::Busiest => busiest,
+        };
+        let path = paths.get(victim).context("no such path")?;
         let failed_at = start.elapsed();
         self.fault.begin(path)?;
         thread::sleep(self.during);
-        let carried = path.carried(Way::Down).payload_bytes();
+        let carried = path.carried(way).payload_bytes();
         let repaired_at = start.elapsed();
         self.fault.end(path)?;
-        let used_at = wait_for_use(path, carried, start, repaired_at + self.after);
+        let used_at = wait_for_use(path, (way, carried), start, repaired_at + self.after);
         let end = start.elapsed();
         let sent = sender.finish().context("the connection broke")?;
         let reading = reader.finish(PATIENCE).context("the connection broke")?;
@@ -89,9 +108,17 @@ impl Pull {
         Ok(Times { failed_at, repaired_at, used_at, end }.judge(victim, sent, &reading, rate))
     }
 
+    /// Where the data goes.
+    fn way(&self) -> Way {
+        match self.sender {
+            Host::Client => Way::Up,
+            Host::Server => Way::Down,
+        }
+    }
+
     /// Waits for the fault's time and gives the path that carried most lately; the first of several.
     fn busiest(&self, paths: &[Path]) -> usize {
-        let bytes = || paths.iter().map(|path| path.carried(Way::Down).payload_bytes()).collect::<Vec<_>>();
+        let bytes = || paths.iter().map(|path| path.carried(self.way()).payload_bytes()).collect::<Vec<_>>();
         thread::sleep(self.before.saturating_sub(LATELY));
         let then = bytes();
         thread::sleep(LATELY);
@@ -100,11 +127,11 @@ impl Pull {
     }
 }
 
-/// Waits until `end`, and gives the time at which the path carried more payload than it had.
-fn wait_for_use(path: &Path, carried: u64, start: Instant, end: Duration) -> Option<Duration> {
+/// Waits until `end`, and gives the time at which the path had carried more payload than it had, by what makes it used.
+fn wait_for_use(path: &Path, (way, carried): (Way, u64), start: Instant, end: Duration) -> Option<Duration> {
     let mut used_at = None;
     while start.elapsed() < end {
-        if used_at.is_none() && path.carried(Way::Down).payload_bytes() > carried {
+        if used_at.is_none() && path.carried(way).payload_bytes() > carried + IN_USE {
             used_at = Some(start.elapsed());
         }
         thread::sleep(GLANCE);
@@ -132,7 +159,8 @@ impl Times {
         let Times { failed_at, repaired_at, used_at, end } = self;
         let arrivals = &reading.arrivals;
         let (gap_at, gap) = longest_gap(arrivals, failed_at, repaired_at);
-        let full = first_at_rate(arrivals, (gap_at + gap, repaired_at), WINDOW, rate);
+        let from = if gap < INTERRUPTION { failed_at } else { gap_at + gap };
+        let full = first_at_rate(arrivals, (from, repaired_at), WINDOW, rate);
         Pulled {
             victim,
             usual_gap: longest_gap(arrivals, failed_at / 2, failed_at).1,

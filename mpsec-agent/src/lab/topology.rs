@@ -94,7 +94,8 @@ impl Topology {
     pub fn new(shapes: &[Shape]) -> Result<Topology> {
         need::laboratory()?;
         ensure!((1..=MAX_PATHS).contains(&shapes.len()), "from 1 to {MAX_PATHS} paths, not {}", shapes.len());
-        let new = || PrivateNetns::new().map_err(|error| CannotRun(format!("no network namespace can be made: {error}")));
+        let new =
+            || PrivateNetns::new().map_err(|error| CannotRun(format!("no network namespace can be made: {error}")));
         let (client, server) = (new()?, new()?);
         let path = |(number, shape): (usize, &Shape)| -> io::Result<Path> {
             let tap = |host: Host, netns: &PrivateNetns| netns.run(|| Tap::new(&host.device(number)));
@@ -194,6 +195,15 @@ impl Topology {
     /// What `ip` says.
     pub fn add_endpoints(&self) -> Result<()> {
         (1..self.paths().len()).try_for_each(|path| self.add_endpoint(path, ""))
+    }
+
+    /// The same for every path, as for the agent that is told to have a full mesh: a subflow that is lost can be made again on
+    /// the first path, too.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn add_every_endpoint(&self) -> Result<()> {
+        (0..self.paths().len()).try_for_each(|path| self.add_endpoint(path, "fullmesh"))
     }
 
     /// Forgets all endpoints.

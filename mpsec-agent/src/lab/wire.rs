@@ -115,8 +115,8 @@ impl Path {
     /// Where a TAP device has no carrier to be switched (before Linux 5.0).
     pub fn plug(&self, is_plugged: bool) -> io::Result<()> {
         self.switch(is_plugged);
-        self.server.set_carrier(is_plugged)?;
-        self.client.set_carrier(is_plugged)
+        self.client.set_carrier(is_plugged)?;
+        self.server.set_carrier(is_plugged)
     }
 }
 

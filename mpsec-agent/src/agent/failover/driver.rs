@@ -1,23 +1,28 @@
 //! Lets [`Failover`] see the kernel, and does what it decides.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use mpsec_common::mptcp::{SubflowKey, SubflowState, flags};
-
-use super::{Action, Event, Facts, Failover, Path, Settings};
+use super::book::Book;
+use super::hearing::{ByToken, Doubt, Hearing};
+use super::{Action, Event, Facts, Failover, Settings};
 use crate::kernel::address::{self, Readiness};
 use crate::kernel::link;
 use crate::kernel::mptcp_pm::{Endpoint, EndpointFlags, PathManager, PathManagerError};
+use crate::kernel::netlink::Client;
 use crate::kernel::policy::{Policy, Timeout};
-use crate::kernel::sock_diag;
-use crate::kernel::subflows::{Subflows, View};
+use crate::kernel::sock_diag::{Extensions, SockDiag, States};
+use crate::kernel::subflows::Subflows;
 
 /// How often the endpoints are listed: the kernel does not tell when somebody changes them.
 const LIST_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is looked whether an address can be used whose interface has come up.
 const READY_INTERVAL: Duration = Duration::from_millis(50);
+/// How often paths are listened to while data comes on several.
+const LISTEN_INTERVAL: Duration = Duration::from_millis(20);
+/// With more subflows than that, to listen would cost too much: about 1 ms each time.
+const MOST_LISTENED: usize = 256;
 
 /// What the kernel has to set on subflows for this: a retransmission timer that expires a little later than an acknowledgement
 /// may be delayed (TCP_DELACK_MIN, 40 ms, include/net/tcp.h), and one that a returning path is noticed by within a second.
@@ -35,6 +40,12 @@ pub struct Driver {
     endpoints: BTreeMap<IpAddr, Endpoint>,
     /// What was taken away, and is to be put back as it was.
     taken: BTreeMap<IpAddr, Endpoint>,
+    /// What is there again without [`EndpointFlags::FULLMESH`], as it is to be when no connection is left. The first subflow of
+    /// a connection keeps its identifiers when it is closed, and so the kernel makes no other one for a full mesh where it
+    /// was; without the flag it does (fill_remote_addresses_vec, net/mptcp/pm_kernel.c, Linux 6.18).
+    reduced: BTreeMap<IpAddr, Endpoint>,
+    /// Addresses of first subflows that were closed.
+    orphaned: BTreeSet<IpAddr>,
     /// The interface that an endpoint's address is, or was last, on.
     homes: BTreeMap<IpAddr, u32>,
     /// Interfaces that are up.
@@ -42,6 +53,12 @@ pub struct Driver {
     listed_at: Option<Instant>,
     /// Addresses whose interface is up and that cannot be used yet.
     unready: BTreeSet<IpAddr>,
+    hearing: Hearing,
+    listened_at: Option<Instant>,
+    /// Tells where connections stand.
+    diag: SockDiag,
+    /// Tells whether interfaces are up.
+    route: Client,
 }
 
 impl Driver {
@@ -55,10 +72,16 @@ impl Driver {
             manager: PathManager::open()?,
             endpoints: BTreeMap::new(),
             taken: BTreeMap::new(),
+            reduced: BTreeMap::new(),
+            orphaned: BTreeSet::new(),
             homes: BTreeMap::new(),
             up: BTreeMap::new(),
             listed_at: None,
             unready: BTreeSet::new(),
+            hearing: Hearing::default(),
+            listened_at: None,
+            diag: SockDiag::open()?,
+            route: Client::open(netlink_sys::protocols::NETLINK_ROUTE)?,
         };
         let now = Instant::now();
         driver.list(now)?;
@@ -78,21 +101,31 @@ impl Driver {
                 link::Event::Present(interface) => (interface.index, interface.is_up),
                 link::Event::Gone { index } => (*index, false),
             };
-            if self.up.insert(index, is_up) == Some(is_up) {
-                continue;
-            }
-            let homes = self.homes.iter().filter(|(_, home)| **home == index);
-            let addresses: Vec<IpAddr> = homes.map(|(address, _)| *address).collect();
-            for address in addresses {
-                if is_up {
-                    self.unready.insert(address);
-                } else {
-                    self.unready.remove(&address);
-                    self.observe(&Event::Down(address), &book);
-                }
-            }
+            self.link(index, is_up, &book);
         }
         self.look_for_ready(&book);
+    }
+
+    fn link(&mut self, index: u32, is_up: bool, book: &Book) {
+        if self.up.insert(index, is_up) == Some(is_up) {
+            return;
+        }
+        let homes = self.homes.iter().filter(|(_, home)| **home == index);
+        let addresses: Vec<IpAddr> = homes.map(|(address, _)| *address).collect();
+        for address in addresses {
+            if is_up {
+                self.unready.insert(address);
+            } else {
+                self.unready.remove(&address);
+                self.observe(&Event::Down(address), book);
+            }
+        }
+        if !is_up {
+            let count = book.close_stranded(index, |address| self.homes.contains_key(&address));
+            if count > 0 {
+                tracing::info!(interface = index, count, "failover: closed subflows that cannot leave any more");
+            }
+        }
     }
 
     /// Takes note of reports.
@@ -113,13 +146,53 @@ impl Driver {
                     let addresses = self.endpoints.keys().copied().collect();
                     self.observe(&Event::Endpoints(addresses), &book);
                     self.look_for_down(&book);
+                    if book.is_idle() {
+                        self.complete();
+                    }
                 }
                 Err(error) => tracing::warn!(%error, "cannot list the endpoints"),
             }
         }
         self.look_for_ready(&book);
+        self.listen(now, &book);
         let actions = self.core.beat(now, |path| book.facts(path));
         self.act(&actions, &book);
+    }
+
+    /// Hears what a receiver can, and looks whether a carrier is lost: the kernel tells at once of one, and up to a second
+    /// later of the next one of the host (linkwatch_schedule_work, net/core/link_watch.c, Linux 6.18).
+    fn listen(&mut self, now: Instant, book: &Book) {
+        let since = self.listened_at.map(|at| now.saturating_duration_since(at));
+        if book.len() > MOST_LISTENED || since.is_some_and(|time| time < LISTEN_INTERVAL) {
+            return;
+        }
+        self.listened_at = Some(now);
+        if self.hearing.is_keen(now) {
+            self.look_for_carriers(book);
+        }
+        let heard = self.core.carrying().map(|address| (address, book.heard(address))).collect();
+        let (core, diag) = (&self.core, &mut self.diag);
+        let doubts = self.hearing.listen(now, &heard, |address| core.patience(address, now), || edges(diag));
+        for (local, doubt) in doubts {
+            let event = match doubt {
+                Doubt::Hole => Event::Missed(local),
+                Doubt::Stopped { quiet } => Event::Stopped { local, quiet },
+            };
+            tracing::debug!(?event, "failover");
+            self.observe(&event, book);
+        }
+    }
+
+    fn look_for_carriers(&mut self, book: &Book) {
+        let homes: BTreeSet<u32> =
+            self.homes.values().copied().filter(|home| self.up.get(home) == Some(&true)).collect();
+        for home in homes {
+            if let Ok(Some(interface)) = link::look(&mut self.route, home)
+                && !interface.is_up
+            {
+                self.link(home, false, book);
+            }
+        }
     }
 
     /// When [`Driver::beat`] is to be called at the latest.
@@ -127,16 +200,18 @@ impl Driver {
         let now = Instant::now();
         let list = self.listed_at.map_or(now, |at| at + LIST_INTERVAL);
         let ready = (!self.unready.is_empty()).then(|| now + READY_INTERVAL);
-        self.core.next_beat().into_iter().chain(ready).fold(list, Instant::min)
+        let listen = self.hearing.is_keen(now).then(|| self.listened_at.map_or(now, |at| at + LISTEN_INTERVAL));
+        self.core.next_beat().into_iter().chain(ready).chain(listen).fold(list, Instant::min)
     }
 
-    /// What was taken away, and is to be put back.
+    /// What was taken away, and is to be put back, as it was; and what it was that lacks a flag for now.
     pub fn taken(&self) -> impl Iterator<Item = &Endpoint> {
-        self.taken.values()
+        self.taken.values().chain(self.reduced.values())
     }
 
     /// An endpoint is wanted no more: it is not put back. False if it was not taken away.
     pub fn forget(&mut self, address: IpAddr) -> bool {
+        self.reduced.remove(&address);
         self.taken.remove(&address).is_some()
     }
 
@@ -149,6 +224,18 @@ impl Driver {
     pub fn release(&mut self) {
         let actions = self.core.release();
         self.act(&actions, &Book::default());
+        self.complete();
+    }
+
+    /// Gives endpoints back the flag that they lack.
+    fn complete(&mut self) {
+        self.orphaned.clear();
+        for (address, endpoint) in std::mem::take(&mut self.reduced) {
+            match self.manager.set_endpoint_flags(&endpoint) {
+                Ok(()) => drop(self.endpoints.insert(address, endpoint)),
+                Err(error) => tracing::warn!(%address, %error, "the endpoint is of no full mesh any more"),
+            }
+        }
     }
 
     fn observe(&mut self, event: &Event, book: &Book) {
@@ -162,6 +249,8 @@ impl Driver {
         self.endpoints = made.map(|endpoint| (endpoint.address, endpoint)).collect();
         // What somebody else put back is theirs.
         self.taken.retain(|address, _| !self.endpoints.contains_key(address));
+        let lacks = |one: &Endpoint| !one.flags.contains(EndpointFlags::FULLMESH);
+        self.reduced.retain(|address, _| self.endpoints.get(address).is_some_and(lacks));
         for address in address::list()? {
             if self.endpoints.contains_key(&address.address) {
                 self.homes.insert(address.address, address.ifindex);
@@ -199,7 +288,7 @@ impl Driver {
     fn act(&mut self, actions: &[Action], book: &Book) {
         for action in actions {
             let result = match action {
-                Action::Remove(address) => self.remove(*address),
+                Action::Remove(address) => self.remove(*address, book),
                 Action::Restore(address) => self.restore(*address),
                 Action::Close { local, remote } => {
                     book.close(*local, *remote);
@@ -213,18 +302,30 @@ impl Driver {
         }
     }
 
-    fn remove(&mut self, address: IpAddr) -> Result<(), PathManagerError> {
+    fn remove(&mut self, address: IpAddr, book: &Book) -> Result<(), PathManagerError> {
         let Some(endpoint) = self.endpoints.remove(&address) else { return Ok(()) };
+        if book.has_first(address) {
+            self.orphaned.insert(address);
+        }
         self.manager.delete_endpoint(&endpoint)?;
-        self.taken.insert(address, endpoint);
+        self.taken.insert(address, self.reduced.remove(&address).unwrap_or(endpoint));
         Ok(())
     }
 
     fn restore(&mut self, address: IpAddr) -> Result<(), PathManagerError> {
         let Some(endpoint) = self.taken.get(&address) else { return Ok(()) };
         // Kept if it is refused: it is tried again with the next probe.
-        self.manager.add_endpoint(endpoint)?;
-        self.endpoints.extend(self.taken.remove_entry(&address));
+        let is_reduced = endpoint.flags.contains(EndpointFlags::FULLMESH) && self.orphaned.contains(&address);
+        let mut added = endpoint.clone();
+        if is_reduced {
+            added.flags.0 &= !EndpointFlags::FULLMESH.0;
+        }
+        self.manager.add_endpoint(&added)?;
+        let taken = self.taken.remove_entry(&address);
+        if is_reduced {
+            self.reduced.extend(taken);
+        }
+        self.endpoints.insert(address, added);
         Ok(())
     }
 }
@@ -235,110 +336,14 @@ impl Drop for Driver {
     }
 }
 
-/// What of a subflow matters here.
-#[derive(Clone, Copy, Debug)]
-struct Line {
-    key: SubflowKey,
-    token: u32,
-    fell_back: bool,
-    is_established: bool,
-    received: u64,
-}
-
-/// The subflows of the moment.
-#[derive(Debug, Default)]
-struct Book(Vec<Line>);
-
-impl Book {
-    /// Empty if the table cannot be read, which is as if the host had no connections: nothing is done then.
-    fn read(table: &mut Subflows) -> Book {
-        let mut lines = Vec::new();
-        if let Err(error) = table.poll(|view| lines.extend(Line::of(view))) {
-            tracing::warn!(%error, "cannot read the table of subflows");
-        }
-        Book(lines)
+/// The next byte that each connection expects; nothing where the kernel does not tell.
+fn edges(diag: &mut SockDiag) -> ByToken {
+    let mut edges = ByToken::new();
+    let outcome = diag.visit_mptcp(States::CONNECTIONS, Extensions::INFO, |socket| {
+        edges.extend(socket.mptcp_info().and_then(|info| info.token().zip(info.rcv_nxt())));
+    });
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "cannot tell where connections stand");
     }
-
-    fn facts(&self, path: Path) -> Facts {
-        let mut facts = Facts::default();
-        let (mut here, mut elsewhere) = (BTreeSet::new(), BTreeSet::new());
-        for line in &self.0 {
-            let is_here = line.is_on(path);
-            if is_here {
-                facts.received += line.received;
-                facts.connecting += usize::from(!line.is_established);
-                facts.established += usize::from(line.is_established);
-            }
-            if line.is_established {
-                facts.alone += usize::from(is_here && line.fell_back);
-                if is_here { &mut here } else { &mut elsewhere }.insert(line.token);
-            }
-        }
-        facts.alone += here.difference(&elsewhere).count();
-        facts.connections = here.union(&elsewhere).count();
-        facts
-    }
-
-    /// Closes each subflow between these addresses whose connection has another one.
-    fn close(&self, local: IpAddr, remote: IpAddr) {
-        let on = |line: &Line| line.is_established && line.is_on(Path::Peer { local, remote });
-        for line in self.0.iter().filter(|line| on(line) && !line.fell_back) {
-            let other = |other: &Line| other.is_established && other.token == line.token && !on(other);
-            if !self.0.iter().any(other) {
-                continue;
-            }
-            if let Err(error) = sock_diag::destroy(&line.key) {
-                tracing::debug!(%remote, %error, "cannot close a subflow");
-            }
-        }
-    }
-}
-
-impl Line {
-    fn of(view: &View) -> Option<Line> {
-        let info = &view.info;
-        let is_established = match info.state() {
-            SubflowState::Established => true,
-            SubflowState::Connecting => false,
-            SubflowState::Free | SubflowState::Closed => return None,
-        };
-        // What was acknowledged tells as well, on an interface whose packets are not counted.
-        let received = view.rx.packets + u64::from(info.rtt_reports);
-        Some(Line { key: info.key, token: info.token, fell_back: info.has(flags::FELL_BACK), is_established, received })
-    }
-
-    fn is_on(&self, path: Path) -> bool {
-        let is = |bytes: [u8; 16], address: IpAddr| Ipv6Addr::from(bytes).to_canonical() == address;
-        match path {
-            Path::Endpoint(address) => is(self.key.local, address),
-            Path::Peer { local, remote } => is(self.key.local, local) && is(self.key.remote, remote),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(path: u8, token: u32, is_established: bool) -> Line {
-        let key = SubflowKey::v4([10, 0, path, 1], [10, 0, 0, 2], 40_000, 443);
-        Line { key, token, fell_back: false, is_established, received: 10 }
-    }
-
-    #[test]
-    fn a_connection_is_alone_when_nothing_else_carries_it() {
-        let path = Path::Endpoint([10, 0, 1, 1].into());
-        let book = Book(vec![line(0, 1, true), line(1, 1, true), line(1, 2, true), line(0, 2, false)]);
-        let wanted = Facts { received: 20, established: 2, connecting: 0, alone: 1, connections: 2 };
-        assert_eq!(book.facts(path), wanted);
-        assert_eq!(book.facts(Path::Endpoint([10, 0, 0, 1].into())).alone, 0);
-        let pair = |path| Path::Peer { local: [10, 0, path, 1].into(), remote: [10, 0, 0, 2].into() };
-        assert_eq!((book.facts(pair(1)).alone, book.facts(pair(2))), (1, Facts { connections: 2, ..Facts::default() }));
-    }
-
-    #[test]
-    fn what_fell_back_is_alone() {
-        let book = Book(vec![line(0, 0, true), Line { fell_back: true, ..line(1, 0, true) }]);
-        assert_eq!(book.facts(Path::Endpoint([10, 0, 1, 1].into())).alone, 1);
-    }
+    edges
 }

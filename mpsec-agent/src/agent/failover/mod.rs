@@ -3,7 +3,8 @@
 //! ```text
 //!          timeout                silent still             a while later
 //! Healthy ─────────> Suspect ────────────────> Silent ─────────────────> Probing ──> Healthy
-//!    │  <───────────────┘ something was received                            ^  subflow established
+//!    │  <───────────────┘ something was received  ^                         ^  subflow established
+//!    ├───────────────────── data is missed ───────┘                         │
 //!    └───────────────────── link down ───────> Down ──── link up ───────────┘
 //! ```
 //!
@@ -15,7 +16,9 @@
 //! Where the local address has no endpoint, as on servers, a path is what leads from it to a peer's address. If it is asked
 //! for, its subflows are closed one by one; it is up to the peer to make new ones.
 
+mod book;
 pub mod driver;
+pub mod hearing;
 #[cfg(test)]
 mod tests;
 
@@ -37,21 +40,29 @@ pub struct Settings {
     pub rest: Duration,
     /// How often the kernel is made to connect anew while it does not succeed.
     pub renew: Duration,
+    /// The same in the first seconds after a link came up: it may carry nothing yet, and the kernel waits for a second after
+    /// its first attempt.
+    pub renew_soon: Duration,
+    /// How long these first seconds are.
+    pub soon: Duration,
     /// A path that is back within this time had not failed.
     pub false_alarm: Duration,
-    /// How long a false alarm is remembered.
+    /// How long a false alarm is remembered; and how long a path that has stopped, of which nothing else was known, is not
+    /// suspected of that again.
     pub forgive: Duration,
-    /// Whether subflows are closed whose local address has no endpoint. What they owed goes on at once, but this host cannot
-    /// make them again.
+    /// Whether subflows that hear nothing are closed whose local address has no endpoint. What they owed goes on at once, but
+    /// this host cannot make them again, and a peer without the agent does not.
     pub closes_peers: bool,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            silence: Duration::from_millis(70),
+            silence: Duration::from_millis(50),
             rest: Duration::from_millis(100),
             renew: Duration::from_secs(3),
+            renew_soon: Duration::from_millis(400),
+            soon: Duration::from_secs(5),
             false_alarm: Duration::from_secs(1),
             forgive: Duration::from_secs(60),
             closes_peers: false,
@@ -90,6 +101,15 @@ pub enum Event {
         remote: IpAddr,
         /// Its smoothed round-trip time.
         srtt: Duration,
+    },
+    /// What must have come by the path of a local address has not, while more came by others.
+    Missed(IpAddr),
+    /// Nothing has come by the path of a local address for so long, while its connections went on by others.
+    Stopped {
+        /// The address.
+        local: IpAddr,
+        /// How long.
+        quiet: Duration,
     },
 }
 
@@ -144,6 +164,7 @@ enum State {
     Probing {
         /// When it was given up as silent; `None` if its link was down.
         silent_since: Option<Instant>,
+        began_at: Instant,
         renewed_at: Instant,
         look_at: Instant,
     },
@@ -154,14 +175,22 @@ struct Entry {
     state: State,
     strikes: u32,
     struck_at: Option<Instant>,
+    /// When it was probed because it had stopped.
+    stopped_at: Option<Instant>,
 }
 
 impl Entry {
-    const NEW: Entry = Entry { state: State::Healthy, strikes: 0, struck_at: None };
+    const NEW: Entry = Entry { state: State::Healthy, strikes: 0, struck_at: None, stopped_at: None };
 
     /// Whether connections can use it, as far as is known.
     fn carries(&self) -> bool {
         matches!(self.state, State::Healthy | State::Suspect { .. })
+    }
+
+    /// How often it was taken for dead too soon, as far as that is not forgotten.
+    fn strikes_at(&self, now: Instant, forgive: Duration) -> u32 {
+        let is_forgotten = self.struck_at.is_none_or(|at| now.saturating_duration_since(at) > forgive);
+        if is_forgotten { 0 } else { self.strikes }
     }
 
     fn is_removed(&self) -> bool {
@@ -189,8 +218,24 @@ impl Failover {
             Event::Down(address) => return self.down(*address, facts),
             Event::Up(address) => return self.up(*address, now),
             Event::Timeout { local, remote, srtt } => self.suspect(*local, *remote, *srtt, now, facts),
+            Event::Missed(address) => return self.give_up(*address, now, now, facts),
+            Event::Stopped { local, quiet } => return self.stopped(*local, *quiet, now, facts),
         }
         Vec::new()
+    }
+
+    /// The endpoints' addresses that lead to paths which are not known to have failed.
+    pub fn carrying(&self) -> impl Iterator<Item = IpAddr> {
+        self.paths.iter().filter(|(_, entry)| entry.carries()).filter_map(|(path, _)| match path {
+            Path::Endpoint(address) => Some(*address),
+            Path::Peer { .. } => None,
+        })
+    }
+
+    /// How many times as long as usual an endpoint's path is waited for, because it was taken for dead too soon.
+    pub fn patience(&self, address: IpAddr, now: Instant) -> u32 {
+        let entry = self.paths.get(&Path::Endpoint(address));
+        entry.map_or(1, |entry| 1 << entry.strikes_at(now, self.settings.forgive))
     }
 
     /// Does what is due. To be called at [`Failover::next_beat`], or more often.
@@ -256,8 +301,45 @@ impl Failover {
             entry.state = State::Healthy;
             return Vec::new();
         }
-        entry.state = State::Probing { silent_since: None, renewed_at: now, look_at };
+        entry.state = State::Probing { silent_since: None, began_at: now, renewed_at: now, look_at };
         vec![Action::Restore(address)]
+    }
+
+    /// Gives an endpoint's path up that has been silent since then, if connections can do without it.
+    fn give_up(
+        &mut self,
+        address: IpAddr,
+        since: Instant,
+        now: Instant,
+        mut facts: impl FnMut(Path) -> Facts,
+    ) -> Vec<Action> {
+        let path = Path::Endpoint(address);
+        if facts(path).alone > 0 || !self.is_dispensable(path) {
+            return Vec::new();
+        }
+        let forgive = self.settings.forgive;
+        let Some(entry) = self.paths.get_mut(&path).filter(|entry| entry.carries()) else { return Vec::new() };
+        entry.strikes = entry.strikes_at(now, forgive);
+        entry.state = State::Silent { since };
+        vec![Action::Remove(address)]
+    }
+
+    /// The sender may just not need the path: that is found out by connecting anew, once in a while.
+    fn stopped(
+        &mut self,
+        address: IpAddr,
+        quiet: Duration,
+        now: Instant,
+        facts: impl FnMut(Path) -> Facts,
+    ) -> Vec<Action> {
+        let Some(entry) = self.paths.get_mut(&Path::Endpoint(address)) else { return Vec::new() };
+        let is_recent = |at: Instant| now.saturating_duration_since(at) <= self.settings.forgive;
+        if entry.stopped_at.is_some_and(is_recent) {
+            return Vec::new();
+        }
+        entry.stopped_at = Some(now);
+        let since = now.checked_sub(quiet.max(self.settings.false_alarm)).unwrap_or(now);
+        self.give_up(address, since, now, facts)
     }
 
     fn suspect(
@@ -282,9 +364,7 @@ impl Failover {
         if entry.state != State::Healthy {
             return;
         }
-        if entry.struck_at.is_some_and(|at| now.saturating_duration_since(at) > forgive) {
-            (entry.strikes, entry.struck_at) = (0, None);
-        }
+        entry.strikes = entry.strikes_at(now, forgive);
         let patience = silence.max(2 * srtt) * (1 << entry.strikes);
         entry.state = State::Suspect { received: facts(path).received, judge_at: now + patience };
     }
@@ -325,11 +405,11 @@ impl Failover {
             }
             (State::Silent { since }, Path::Endpoint(address)) => {
                 let look_at = now + settings.rest;
-                entry.state = State::Probing { silent_since: Some(since), renewed_at: now, look_at };
+                entry.state = State::Probing { silent_since: Some(since), began_at: now, renewed_at: now, look_at };
                 return vec![Action::Restore(address)];
             }
-            (State::Probing { silent_since, renewed_at, .. }, Path::Endpoint(address)) => {
-                return entry.probe(address, [silent_since, Some(renewed_at)], now, facts, settings);
+            (State::Probing { silent_since, began_at, renewed_at, .. }, Path::Endpoint(address)) => {
+                return entry.probe(address, silent_since, [began_at, renewed_at], now, facts, settings);
             }
             (State::Healthy | State::Down { .. }, _) | (_, Path::Peer { .. }) => {}
         }
@@ -343,24 +423,30 @@ impl Entry {
     fn probe(
         &mut self,
         address: IpAddr,
-        [silent_since, renewed_at]: [Option<Instant>; 2],
+        silent_since: Option<Instant>,
+        [began_at, renewed_at]: [Instant; 2],
         now: Instant,
         facts: Facts,
         settings: Settings,
     ) -> Vec<Action> {
-        let passed = |since: Option<Instant>| since.map(|since| now.saturating_duration_since(since));
+        let passed = |since: Instant| now.saturating_duration_since(since);
         if facts.established > 0 || facts.connections == 0 {
-            if passed(silent_since).is_some_and(|time| time < settings.false_alarm) {
+            if silent_since.is_some_and(|since| passed(since) < settings.false_alarm) {
                 self.strikes = (self.strikes + 1).min(MAX_STRIKES);
                 self.struck_at = Some(now);
             }
             self.state = State::Healthy;
             return Vec::new();
         }
-        let patience = if facts.connecting > 0 { settings.renew } else { 3 * settings.rest };
-        let renews = passed(renewed_at).is_none_or(|time| time >= patience);
-        let renewed_at = renewed_at.filter(|_| !renews).unwrap_or(now);
-        self.state = State::Probing { silent_since, renewed_at, look_at: now + settings.rest };
+        let is_soon = silent_since.is_none() && passed(began_at) < settings.soon;
+        let patience = match facts.connecting {
+            0 => 3 * settings.rest,
+            _ if is_soon => settings.renew_soon,
+            _ => settings.renew,
+        };
+        let renews = passed(renewed_at) >= patience;
+        let renewed_at = if renews { now } else { renewed_at };
+        self.state = State::Probing { silent_since, began_at, renewed_at, look_at: now + settings.rest };
         if renews { vec![Action::Remove(address), Action::Restore(address)] } else { Vec::new() }
     }
 }

@@ -41,14 +41,14 @@ fn a_path_that_stays_silent_is_given_up_and_probed() {
     let now = Instant::now();
     let mut failover = two(now);
     assert_eq!(failover.observe(&timeout(B), now, |_| FINE), []);
-    assert_eq!(failover.next_beat(), Some(now + ms(70)));
-    assert_eq!(failover.beat(now + ms(69), |_| FINE), []);
-    assert_eq!(failover.beat(now + ms(70), |_| FINE), [Action::Remove(B)]);
-    assert_eq!(failover.beat(now + ms(170), |_| FINE), [Action::Restore(B)]);
+    assert_eq!(failover.next_beat(), Some(now + ms(50)));
+    assert_eq!(failover.beat(now + ms(49), |_| FINE), []);
+    assert_eq!(failover.beat(now + ms(50), |_| FINE), [Action::Remove(B)]);
+    assert_eq!(failover.beat(now + ms(150), |_| FINE), [Action::Restore(B)]);
     let trying = Facts { established: 0, connecting: 1, ..FINE };
-    assert_eq!(failover.beat(now + ms(270), |_| trying), []);
-    assert_eq!(failover.beat(now + ms(3170), |_| trying), [Action::Remove(B), Action::Restore(B)]);
-    assert_eq!(failover.beat(now + ms(3270), |_| FINE), []);
+    assert_eq!(failover.beat(now + ms(250), |_| trying), []);
+    assert_eq!(failover.beat(now + ms(3150), |_| trying), [Action::Remove(B), Action::Restore(B)]);
+    assert_eq!(failover.beat(now + ms(3250), |_| FINE), []);
     assert_eq!(failover.next_beat(), None);
 }
 
@@ -57,7 +57,7 @@ fn a_path_that_is_heard_of_again_is_left_alone() {
     let now = Instant::now();
     let mut failover = two(now);
     failover.observe(&timeout(B), now, |_| FINE);
-    assert_eq!(failover.beat(now + ms(70), |_| Facts { received: 101, ..FINE }), []);
+    assert_eq!(failover.beat(now + ms(50), |_| Facts { received: 101, ..FINE }), []);
     assert_eq!(failover.next_beat(), None);
 }
 
@@ -83,8 +83,8 @@ fn false_alarms_make_patient_and_are_forgiven() {
     };
     let patience: Vec<u64> =
         (0..6).map(|number| alarm(&mut failover, start + ms(5000 * number)).as_millis() as u64).collect();
-    assert_eq!(patience, [70, 140, 280, 560, 1120, 1120]);
-    assert_eq!(alarm(&mut failover, start + ms(200_000)), ms(70));
+    assert_eq!(patience, [50, 100, 200, 400, 800, 800]);
+    assert_eq!(alarm(&mut failover, start + ms(200_000)), ms(50));
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn nobody_loses_the_only_path() {
     assert_eq!(failover.observe(&Event::Down(B), now, |_| lonely), []);
     assert_eq!(failover.observe(&Event::Up(B), now, |_| lonely), []);
     failover.observe(&timeout(B), now, |_| lonely);
-    assert_eq!(failover.beat(now + ms(70), |_| lonely), []);
+    assert_eq!(failover.beat(now + ms(50), |_| lonely), []);
     assert_eq!(failover.observe(&Event::Down(A), now, |_| FINE), [Action::Remove(A)]);
     assert_eq!(failover.observe(&Event::Down(B), now, |_| FINE), [], "the last one");
 }
@@ -119,10 +119,10 @@ fn a_peer_without_an_endpoint_here_is_closed_once() {
     assert_eq!(failover.next_beat(), None, "nobody asked for it");
     let mut failover = Failover::new(Settings { closes_peers: true, ..Settings::default() });
     failover.observe(&timeout(A), now, |_| FINE);
-    assert_eq!(failover.beat(now + ms(70), |_| FINE), [Action::Close { local: A, remote: SERVER }]);
+    assert_eq!(failover.beat(now + ms(50), |_| FINE), [Action::Close { local: A, remote: SERVER }]);
     assert_eq!(failover.next_beat(), None);
     failover.observe(&timeout(A), now, |_| FINE);
-    assert_eq!(failover.beat(now + ms(70), |_| Facts { received: 101, ..FINE }), []);
+    assert_eq!(failover.beat(now + ms(50), |_| Facts { received: 101, ..FINE }), []);
     assert_eq!(failover.release(), []);
 }
 
@@ -133,6 +133,53 @@ fn what_others_put_back_is_theirs() {
     failover.observe(&Event::Down(B), now, |_| FINE);
     failover.observe(&Event::Endpoints(vec![A, B]), now, |_| FINE);
     assert_eq!(failover.release(), []);
+}
+
+#[test]
+fn what_a_receiver_misses_costs_the_endpoint_at_once() {
+    let now = Instant::now();
+    let mut failover = two(now);
+    assert_eq!(failover.observe(&Event::Missed(B), now, |_| Facts { alone: 1, ..FINE }), [], "it has nothing else");
+    assert_eq!(failover.observe(&Event::Missed(B), now, |_| FINE), [Action::Remove(B)]);
+    assert_eq!(failover.observe(&Event::Missed(B), now, |_| FINE), [], "it is away");
+    assert_eq!(failover.observe(&Event::Missed(A), now, |_| FINE), [], "the last one");
+    assert_eq!(failover.carrying().collect::<Vec<_>>(), [A]);
+    assert_eq!(failover.beat(now + ms(100), |_| FINE), [Action::Restore(B)]);
+    assert_eq!(failover.beat(now + ms(200), |_| FINE), []);
+    assert_eq!((failover.patience(B, now + ms(200)), failover.patience(A, now)), (2, 1), "a false alarm");
+    assert_eq!(failover.patience(B, now + ms(100_000)), 1);
+}
+
+#[test]
+fn what_has_stopped_is_probed_at_most_once_a_minute() {
+    let start = Instant::now() + ms(10_000);
+    let mut failover = two(start);
+    let mut probes = Vec::new();
+    for second in 0..150u64 {
+        let now = start + ms(1000 * second);
+        let actions = failover.observe(&Event::Stopped { local: B, quiet: ms(1500) }, now, |_| FINE);
+        if actions == [Action::Remove(B)] {
+            probes.push(second);
+            assert_eq!(failover.beat(now, |_| FINE), [Action::Restore(B)], "at once");
+        }
+        assert_eq!(failover.beat(now + ms(200), |_| FINE), []);
+        assert_eq!(failover.patience(B, now), 1, "it tells nothing of how long the path may be silent");
+    }
+    assert_eq!(probes, [0, 61, 122]);
+}
+
+#[test]
+fn after_a_link_came_up_it_is_tried_often_for_a_while() {
+    let now = Instant::now();
+    let mut failover = two(now);
+    failover.observe(&Event::Down(B), now, |_| FINE);
+    failover.observe(&Event::Up(B), now, |_| FINE);
+    let trying = Facts { established: 0, connecting: 1, ..FINE };
+    let renewals = |failover: &mut Failover, from: u64, to: u64| {
+        (from..to).filter(|step| !failover.beat(now + ms(100 * step), |_| trying).is_empty()).count()
+    };
+    assert_eq!(renewals(&mut failover, 1, 50), 12);
+    assert_eq!(renewals(&mut failover, 50, 200), 5);
 }
 
 #[derive(Clone, Debug)]
@@ -146,7 +193,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         address.clone().prop_map(|address| Step::Observe(Event::Down(address))),
         address.clone().prop_map(|address| Step::Observe(Event::Up(address))),
-        address.prop_map(|address| Step::Observe(timeout(address))),
+        address.clone().prop_map(|address| Step::Observe(timeout(address))),
+        address.clone().prop_map(|address| Step::Observe(Event::Missed(address))),
+        address.prop_map(|local| Step::Observe(Event::Stopped { local, quiet: ms(1500) })),
         (0..2000u64).prop_map(Step::Wait),
     ]
 }
