@@ -26,6 +26,7 @@ use crate::control::ask::{Answer, Ask, AskError, LinkSwitch, Who};
 use crate::control::audit::{Audit, Entry};
 use crate::control::{Command, Depth};
 use crate::kernel::ebpf::KernelStats;
+use crate::kernel::link;
 use crate::logging::LogHandle;
 use crate::snapshot::control::Control;
 use crate::snapshot::{Reload, Snapshot};
@@ -172,12 +173,6 @@ impl Agent {
 
     /// Takes note of news, and of those that have come meanwhile, as far as a task may go at once.
     async fn observe(&mut self, index: usize, news: News) -> anyhow::Result<()> {
-        if let (0, News::Links(events)) = (index, &news) {
-            if let Ok(Ok(events)) = events {
-                self.agency.links(events, &mut self.namespaces[0].interfaces.kernel);
-            }
-            self.keeper.touch();
-        }
         self.take_note(index, news)?;
         loop {
             tokio::select! {
@@ -189,6 +184,13 @@ impl Agent {
     }
 
     fn take_note(&mut self, index: usize, news: News) -> anyhow::Result<()> {
+        if let (0, News::Links(Ok(events))) = (index, &news) {
+            // Which events were lost is not known, but how things are.
+            let present = || link::list().unwrap_or_default().into_iter().map(link::Event::Present).collect();
+            let events = events.clone().unwrap_or_else(|link::Overflow| present());
+            self.agency.links(&events, &mut self.namespaces[0].interfaces.kernel);
+            self.keeper.touch();
+        }
         match self.namespaces[index].observe(news) {
             Err(error) if index > 0 => {
                 let namespace = self.namespaces.remove(index);
