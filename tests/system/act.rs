@@ -356,7 +356,8 @@ fn mpsec(agent: &Agent, words: &[&str]) -> Result<(i32, String)> {
 fn backup() -> Result<()> {
     need::mpsec()?;
     let paths = Paths::new(Plan::wires(2))?;
-    let config = "[mptcp]\npath_manager = \"backup\"\nendpoints = [\"west0=ipv4\", \"west1=ipv4\"]\n";
+    let config = "[mptcp]\npath_manager = \"backup\"\nendpoints = [\"west0=ipv4\", \"west1=ipv4\"]\n\
+                  failover = \"off\"\n";
     let agent = start(&paths.client, config)?;
     let wanted = ["10.0.0.1 subflow dev west0", "10.0.1.1 subflow backup dev west1"];
     until_endpoints(&agent, &paths.client, SOON, &wanted)?;
