@@ -439,7 +439,10 @@ impl Entry {
             return Vec::new();
         }
         let is_soon = silent_since.is_none() && passed(began_at) < settings.soon;
+        // A peer that refuses each attempt is not to be asked three times a second.
+        let so_far = renewed_at.saturating_duration_since(began_at);
         let patience = match facts.connecting {
+            0 if silent_since.is_some() => so_far.clamp(3 * settings.rest, settings.renew),
             0 => 3 * settings.rest,
             _ if is_soon => settings.renew_soon,
             _ => settings.renew,
