@@ -138,7 +138,8 @@ fn table(figures: &[Figure]) -> String {
         rows.insert(0, ("", columns.iter().map(|name| (*name).to_owned()).collect()));
     }
     let line = |(name, cells): &(&str, Vec<String>)| {
-        let cells: String = cells.iter().map(|cell| format!("{cell:<26}")).collect();
+        // A cell that is too long for its column ends with two spaces all the same.
+        let cells: String = cells.iter().map(|cell| format!("{:<26}", format!("{cell}  "))).collect();
         format!("  {:<40} {cells}", name.replace('_', " ")).trim_end().to_owned() + "\n"
     };
     rows.iter().map(line).collect()
