@@ -190,8 +190,8 @@ impl Agency {
     }
 
     fn force(&mut self, to: &Forced) -> Result<(), String> {
-        self.force = None;
         if to.is_empty() {
+            self.force = None;
             return Ok(());
         }
         let mut cgroups: BTreeMap<PathBuf, u32> = BTreeMap::new();

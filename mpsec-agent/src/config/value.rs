@@ -163,16 +163,17 @@ impl Value {
         }
     }
 
-    /// `keep`, or on or off.
-    pub(super) fn maybe_switch(&self) -> Result<Option<bool>, Vec<Wrong>> {
+    /// On or off, or `word` for neither.
+    pub(super) fn switch_or(&self, word: &str) -> Result<Option<bool>, Vec<Wrong>> {
+        let expected = |found: String| Wrong::whole(format!("expected on, off or {word}, found {found}"));
         match self {
             Self::Switch(on) => Ok(Some(*on)),
-            Self::Text(text) if text == KEEP => Ok(None),
+            Self::Text(text) if text == word => Ok(None),
             Self::Text(text) => match Self::from_words(Kind::Switch, std::slice::from_ref(text)) {
                 Ok(Self::Switch(on)) => Ok(Some(on)),
-                _ => Err(Wrong::whole(format!("expected on, off or {KEEP}, found {text:?}"))),
+                _ => Err(expected(format!("{text:?}"))),
             },
-            other => Err(Wrong::whole(format!("expected on, off or {KEEP}, found {}", other.kind_name()))),
+            other => Err(expected(other.kind_name().to_owned())),
         }
     }
 
@@ -181,19 +182,6 @@ impl Value {
         match self {
             Self::Number(number) => parse(&number.to_string()).map_err(Wrong::whole),
             other => other.item(parse),
-        }
-    }
-
-    /// `auto`, or on or off.
-    pub(super) fn auto_switch(&self) -> Result<Option<bool>, Vec<Wrong>> {
-        match self {
-            Self::Text(text) if text == "auto" => Ok(None),
-            Self::Switch(on) => Ok(Some(*on)),
-            Self::Text(text) => match Self::from_words(Kind::Switch, std::slice::from_ref(text)) {
-                Ok(Self::Switch(on)) => Ok(Some(on)),
-                _ => Err(Wrong::whole(format!("expected on, off or auto, found {text:?}"))),
-            },
-            other => Err(Wrong::whole(format!("expected on, off or auto, found {}", other.kind_name()))),
         }
     }
 

@@ -177,10 +177,10 @@ pub fn command(host: &mut impl Host, memory: &mut impl Memory, change: Change) -
 pub fn release(host: &mut impl Host, memory: &mut impl Memory) -> Outcome {
     let given_back = apply(host, memory, &MultipathConfig::default(), Spirit::Parts);
     let links = memory.owned().links.clone();
-    let actual = match host.retrieve() {
-        Ok(actual) if !links.is_empty() => actual,
-        _ => return given_back,
-    };
+    if links.is_empty() {
+        return given_back;
+    }
+    let Ok(actual) = host.retrieve() else { return given_back };
     let mut changes = Vec::new();
     let mut owned = memory.owned().clone();
     for (index, changed) in links {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
 use super::{Key, Kind, Value, Wrong};
-use crate::config::multipath::{MptcpSysctl, PathManagerMode, PerInterface, kernel_name};
+use crate::config::multipath::{KEEP, MptcpSysctl, PathManagerMode, PerInterface, kernel_name};
 
 /// Rows of `[mptcp]`, `[mptcp.force]` and `[paths]`.
 pub(super) const KEYS: &[Key] = &[
@@ -84,7 +84,7 @@ pub(super) const KEYS: &[Key] = &[
         doc: "Turn MPTCP on or off for sockets that are made from now on (net.mptcp.enabled). keep leaves it as it is, \
               as it does for every key below that has it; what MPSec changed, `mpsec release` gives back.",
         restart: false,
-        set: |config, value| value.maybe_switch().map(|on| config.multipath.enabled = on),
+        set: |config, value| value.switch_or(KEEP).map(|on| config.multipath.enabled = on),
         get: |config| Value::maybe(config.multipath.enabled.map(|on| if on { "on" } else { "off" })),
     },
     Key {
@@ -320,7 +320,7 @@ pub(super) const KEYS: &[Key] = &[
               would, and back in when it works again. Needs count. auto does so where path_manager or endpoints are set; on also where \
               somebody else made the endpoints, and on a server. As long as the agent runs.",
         restart: false,
-        set: |config, value| value.auto_switch().map(|on| config.multipath.failover = on),
+        set: |config, value| value.switch_or("auto").map(|on| config.multipath.failover = on),
         get: |config| Value::text(config.multipath.failover.map_or("auto", |on| if on { "on" } else { "off" })),
     },
     Key {
