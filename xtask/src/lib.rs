@@ -10,6 +10,7 @@ pub mod ebpf;
 pub mod lab;
 pub mod run;
 pub mod test;
+pub mod vm;
 
 // What they share.
 pub mod command;

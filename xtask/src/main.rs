@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, check, dashboards, ebpf, lab, run, rustc, test};
+use xtask::{bench, check, dashboards, ebpf, lab, run, rustc, test, vm};
 
 /// MPSec's build, test and measurement commands.
 #[derive(Parser)]
@@ -21,6 +21,8 @@ enum Command {
     Lab(lab::Args),
     /// Run every test that this machine can run, and sum up
     Test(test::Args),
+    /// Run the tests that need a kernel on others than this one, in virtual machines, and sum up
+    Vm(vm::Args),
     /// Run the gate: format, lints, documentation, dependencies, tidiness
     Check(check::Args),
     /// Build the kernel side into mpsec-ebpf/prebuilt, or prove that what lies there is what the sources give
@@ -47,6 +49,7 @@ fn dispatch() -> Result<ExitCode> {
         Command::Run(args) => run::main(&root, &args),
         Command::Lab(args) => lab::main(&root, &args),
         Command::Test(args) => test::main(&root, &args),
+        Command::Vm(args) => vm::main(&root, &args),
         Command::Check(args) => check::main(&root, &args),
         Command::Ebpf(args) => ebpf::main(&root, &args),
         Command::Dashboards(args) => dashboards::main(&root, &args),

@@ -148,12 +148,12 @@ fn unpack(scratch: &Path, number: &str, to: &Path) -> Result<()> {
 
 /// A Debian archive: its address, and the options that apt needs to trust it.
 #[derive(Debug, PartialEq, Eq)]
-struct Archive {
-    uri: String,
-    options: String,
+pub(crate) struct Archive {
+    pub(crate) uri: String,
+    pub(crate) options: String,
 }
 
-fn archive() -> Option<Archive> {
+pub(crate) fn archive() -> Option<Archive> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(entries) = fs::read_dir("/etc/apt/sources.list.d") {
         files.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));

@@ -14,18 +14,31 @@ pub struct Summary {
     pub results: Vec<String>,
     /// The lines of tests that failed or were skipped, as printed.
     pub remarkable: Vec<String>,
+    /// What failed tests said: the `---- name ----` blocks, cut where one does not end.
+    pub said: Vec<String>,
     /// Test programs that cargo started.
     started: u64,
+    /// Whether the lines that come are such blocks.
+    in_failures: bool,
 }
+
+/// Lines of one failed test that are repeated.
+const SAID_LINES: usize = 40;
 
 impl Summary {
     /// Takes in one line of a test program or of cargo.
     pub fn read(&mut self, line: &str) {
         let line = line.trim_end();
         let trimmed = line.trim_start();
-        if trimmed.starts_with("Running ") && line != trimmed || trimmed.starts_with("Doc-tests ") {
+        if line == "failures:" {
+            // The first is before what the tests said, the second before their names.
+            self.in_failures = !self.in_failures;
+        } else if self.in_failures && !line.starts_with("test result: ") {
+            self.hear(line);
+        } else if trimmed.starts_with("Running ") && line != trimmed || trimmed.starts_with("Doc-tests ") {
             self.started += 1;
         } else if line.starts_with("test result: ") {
+            self.in_failures = false;
             self.passed += count(line, "passed");
             self.failed += count(line, "failed");
             self.skipped += count(line, "ignored");
@@ -33,6 +46,27 @@ impl Summary {
         } else if line.starts_with("test ") && is_remarkable(line) {
             self.remarkable.push(line.to_owned());
         }
+    }
+
+    fn hear(&mut self, line: &str) {
+        if line.starts_with("---- ") {
+            self.said.push(line.to_owned());
+        } else if let Some(said) = self.said.last_mut().filter(|said| said.lines().count() < SAID_LINES) {
+            said.push('\n');
+            said.push_str(line);
+        }
+    }
+
+    /// Counts something that could not be done here, and why.
+    pub fn skip(&mut self, what: &str, reason: &str) {
+        self.skipped += 1;
+        self.remarkable.push(format!("test {what} ... ignored, {}", one_line(reason)));
+    }
+
+    /// Counts something that failed without a test that says so.
+    pub fn fail(&mut self, what: &str) {
+        self.failed += 1;
+        self.remarkable.push(format!("{what}: FAILED"));
     }
 
     /// Closes the account with cargo's exit code: what failed without a word counts as failed.
@@ -43,8 +77,7 @@ impl Summary {
             self.failed += silent;
             self.remarkable.push(format!("{silent} test program(s) ended without a result: FAILED"));
         } else if !success && self.failed == 0 {
-            self.failed += 1;
-            self.remarkable.push("cargo failed, see above: FAILED".to_owned());
+            self.fail("cargo failed, see above");
         }
         self
     }
@@ -54,6 +87,7 @@ impl Summary {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.said.extend(other.said);
         self.started += other.started;
         self.results.extend(other.results);
         self.remarkable.extend(other.remarkable);
@@ -63,11 +97,19 @@ impl Summary {
 /// Everything worth repeating; the last line holds the totals alone.
 impl fmt::Display for Summary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for said in &self.said {
+            // Set off, so that no line of theirs is taken for one of ours.
+            said.trim_end().lines().try_for_each(|line| writeln!(out, "    {line}"))?;
+        }
         for line in self.remarkable.iter().chain(&self.results) {
             writeln!(out, "{line}")?;
         }
         writeln!(out, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 /// `test name ... FAILED` and `test name ... ignored, reason`.
@@ -97,6 +139,17 @@ mod tests {
     const TWO: &str = "     Running unittests src/lib.rs (target/debug/deps/a-1)
 test a::works ... ok
 test a::breaks ... FAILED
+
+failures:
+
+---- a::breaks stdout ----
+thread panicked: 3 is not 4
+2 passed, 0 failed, 0 skipped
+
+
+failures:
+    a::breaks
+
 test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 2 filtered out; finished in 0.00s
    Doc-tests b
 test needs ESP ... ignored, this kernel has no ESP
@@ -112,6 +165,28 @@ test result: ok. 10 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; fin
         assert!(text.contains("test a::breaks ... FAILED\n"));
         assert!(text.contains("this kernel has no ESP\n"));
         assert_eq!(summary.results.len(), 2);
+        let said =
+            "    ---- a::breaks stdout ----\n    thread panicked: 3 is not 4\n    2 passed, 0 failed, 0 skipped\n";
+        assert!(text.starts_with(&format!("{said}test a::breaks")), "{text}");
+    }
+
+    #[test]
+    fn a_message_without_end_is_cut() {
+        let long =
+            "failures:\n---- a ----\n".to_owned() + &"x\n".repeat(1000) + "test result: FAILED. 0 passed; 1 failed";
+        let summary = summary(&long, false);
+        assert_eq!(summary.failed, 1);
+        assert_eq!(summary.said[0].lines().count(), SAID_LINES);
+    }
+
+    #[test]
+    fn what_no_test_says_counts_as_well() {
+        let mut summary = Summary::default();
+        summary.skip("Linux 6.1", "no\n  such kernel");
+        summary.fail("Linux 6.12 did not boot");
+        let text = summary.to_string();
+        let expected = "test Linux 6.1 ... ignored, no such kernel\nLinux 6.12 did not boot: FAILED\n";
+        assert_eq!(text, expected.to_owned() + "0 passed, 1 failed, 1 skipped\n");
     }
 
     #[test]

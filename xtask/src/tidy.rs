@@ -17,6 +17,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "mpsec-common/src/packet/slice.rs",
     "mpsec-ebpf/",
     "tests/",
+    "vm-init/",
     "xtask/",
 ];
 /// What a file may be called to be read as text.

@@ -1,0 +1,99 @@
+//! What the guest runs: the test programs, built so that they need nothing of its own, and the archive that they come in.
+use std::{
+    fs::{self, File},
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context, Result};
+use vm_init::plan::{self, Plan};
+
+use super::newc::Archive;
+use crate::{command, run};
+
+/// The test programs that need a kernel, the narrowest first.
+pub const TESTS: &[&str] = &["kernel_twin", "rtnl", "mptcp", "subflows", "force", "pm", "managers", "system"];
+/// Folders of the source tree that tests read, which the guest has under the same path.
+const DATA: &[&str] = &["docs", "grafana", "tests/fuzz/corpus"];
+/// A folder for them, apart from the host's own programs, which are linked otherwise.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Programs for the guest.
+#[derive(Debug)]
+pub struct Programs {
+    /// The guest's first program.
+    pub init: PathBuf,
+    /// The agent.
+    pub agent: PathBuf,
+    /// By name: the test programs.
+    pub tests: Vec<(String, PathBuf)>,
+}
+
+/// Builds everything for the guest, linked statically.
+pub fn build(root: &Path, folder: &Path) -> Result<Programs> {
+    eprintln!("xtask: building the tests for the virtual machine (the first build takes minutes)");
+    let mut cargo = command::cargo(root);
+    cargo.args(["build", "--message-format=json-render-diagnostics", "--target", TARGET]);
+    cargo.arg("--target-dir").arg(folder.join("build"));
+    cargo.args(["-p", "vm-init", "-p", "mpsec-agent", "-p", "mpsec-tests", "--bins"]);
+    cargo.args(TESTS.iter().flat_map(|test| ["--test", test]));
+    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    // Emulation is slow, and what is not carried into the guest needs no room there.
+    for (name, value) in [("DEBUG", "0"), ("STRIP", "debuginfo"), ("OPT_LEVEL", "1")] {
+        cargo.env(format!("CARGO_PROFILE_DEV_{name}"), value);
+    }
+    let messages = command::stdout(cargo.stdout(Stdio::piped()))?;
+    let find = |name: &str| run::executable(&messages, name).with_context(|| format!("cargo built no {name}"));
+    let tests = TESTS.iter().map(|test| Ok(((*test).to_owned(), find(test)?)));
+    Ok(Programs { init: find("vm-init")?, agent: find("mpsec")?, tests: tests.collect::<Result<_>>()? })
+}
+
+/// Where the guest has a program of ours.
+#[must_use]
+pub fn place(name: &str) -> String {
+    format!("/mpsec/bin/{name}")
+}
+
+/// Writes the first file system: the archives that are kept, and one of what is to be done this time.
+pub fn write_initrd(to: &Path, kept: &[&Path], root: &Path, programs: &Programs, plan: &Plan) -> Result<()> {
+    let mut file = BufWriter::new(File::create(to).with_context(|| format!("creating {}", to.display()))?);
+    for archive in kept {
+        let mut from = File::open(archive).with_context(|| format!("opening {}", archive.display()))?;
+        std::io::copy(&mut from, &mut file)?;
+    }
+    let mut archive = Archive::new(file);
+    archive.file("init", 0o755, &fs::read(&programs.init)?)?;
+    archive.folders_to("sbin/modprobe")?;
+    archive.link("sbin/modprobe", "/init")?;
+    archive.folders_to("mpsec/bin/x")?;
+    archive.file(plan::PATH.trim_start_matches('/'), 0o644, plan.to_string().as_bytes())?;
+    let tests = programs.tests.iter().map(|(name, path)| (name.as_str(), path));
+    for (name, path) in tests.chain([("mpsec", &programs.agent)]) {
+        archive.file(place(name).trim_start_matches('/'), 0o755, &fs::read(path)?)?;
+    }
+    add_data(&mut archive, root)?;
+    archive.close()?;
+    Ok(())
+}
+
+/// Tests find their data by the path of their own crate, so every crate's folder is there, too.
+fn add_data(archive: &mut Archive<impl Write>, root: &Path) -> Result<()> {
+    let inside = root.to_string_lossy();
+    let inside = inside.trim_start_matches('/');
+    archive.folders_to(&format!("{inside}/x"))?;
+    for folder in ["mpsec-agent", "tests"] {
+        archive.folder(&format!("{inside}/{folder}"))?;
+    }
+    for folder in DATA {
+        archive.folders_to(&format!("{inside}/{folder}/x"))?;
+    }
+    for file in DATA.iter().map(|folder| crate::tree::files(&root.join(folder))) {
+        for path in file? {
+            let name = path.to_string_lossy().trim_start_matches('/').to_owned();
+            archive.folders_to(&name)?;
+            archive.file(&name, 0o644, &fs::read(&path)?)?;
+        }
+    }
+    Ok(())
+}
