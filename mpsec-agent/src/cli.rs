@@ -1,6 +1,7 @@
 //! The command line. Every setting of [`crate::config::KEYS`] is a flag of `mpsec run`, made from its row there.
 
 pub mod act;
+pub mod generate;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -100,6 +101,12 @@ pub enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the script that completes this program's words in a shell
+    #[command(after_help = "Example:\n  mpsec completions bash > /etc/bash_completion.d/mpsec")]
+    Completions(generate::CompletionsArgs),
+    /// Write the manual pages
+    #[command(after_help = "Example:\n  mpsec man /usr/local/share/man/man1")]
+    Man(generate::ManArgs),
     /// Show the version, and which kernel object is built in
     Version,
 }

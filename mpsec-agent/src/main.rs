@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use mpsec_agent::api::WebConfigError;
+use mpsec_agent::cli::generate::{completions, manual};
 use mpsec_agent::cli::{self, Command, ConfigCommand, DoctorArgs, StatusArgs, Topic};
 use mpsec_agent::config::{self, ConfigError, EX_USAGE, Loader, Show};
 use mpsec_agent::control::{client, command_line};
@@ -30,6 +31,10 @@ fn main() -> ExitCode {
         Command::Config(command) => configuration(command).map(done),
         Command::Doctor(args) => return doctor(&args),
         Command::Lab(args) => return lab::run(&args),
+        Command::Completions(args) => say(&completions(args.shell, cli::command(object))).map(done),
+        Command::Man(args) => manual(&args.directory, cli::command(object))
+            .with_context(|| args.directory.display().to_string())
+            .map(done),
         Command::Version => say(&format!("mpsec {}\n", cli::version(object))).map(done),
     };
     match outcome {

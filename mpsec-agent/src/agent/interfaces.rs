@@ -207,6 +207,11 @@ impl Interfaces {
         self.watched.values().all(|watched| watched.hooks.iter().all(Result::is_ok))
     }
 
+    /// How many interfaces have their programs.
+    pub fn counted(&self) -> usize {
+        self.watched.values().filter(|watched| watched.hooks.iter().all(Result::is_ok)).count()
+    }
+
     /// The interfaces of the moment, by name.
     pub fn links(&self) -> Links {
         let all = self.watched.values().map(|watched| &watched.interface).chain(self.excluded.values());

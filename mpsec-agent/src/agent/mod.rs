@@ -7,6 +7,7 @@ pub mod failover;
 mod front;
 mod interfaces;
 mod keeper;
+mod manager;
 mod mptcp;
 mod namespace;
 mod site;
@@ -35,6 +36,7 @@ use agency::{Acting, Agency};
 use collect::{Sources, Wanted};
 use front::{Front, Signals};
 use keeper::Keeper;
+use manager::Manager;
 pub(crate) use mptcp::fallback_causes;
 use namespace::{Namespace, News};
 
@@ -76,6 +78,8 @@ struct Agent {
     keeper: Keeper,
     /// The log of what was done for that.
     audit: Audit,
+    /// Who started the agent.
+    manager: Manager,
     /// A snapshot with many connections: when it is gone, there is memory to give back.
     large: Option<Weak<Snapshot>>,
 }
@@ -88,8 +92,9 @@ impl Agent {
         let namespaces = vec![Namespace::own(&config)?];
         let sources = Sources::new(front.stats.clone());
         let (agency, audit) = (Agency::default(), Audit::new(&config.agent.state_dir));
+        let manager = Manager::of_this_process();
         let mut agent =
-            Agent { kernel_stats: None, large: None, sources, agency, keeper, audit, config, log, namespaces };
+            Agent { kernel_stats: None, large: None, sources, agency, keeper, audit, manager, config, log, namespaces };
         agent.watch_named();
         crate::kernel::trim_heap();
         agent.switch_kernel_stats();
@@ -130,8 +135,7 @@ impl Agent {
     fn announce(&self, addresses: &[std::net::SocketAddr]) {
         let listen: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         tracing::info!(listen = listen.join(" "), method = self.namespaces[0].interfaces.method().name(), "started");
-        // Without systemd there is nobody to tell.
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        self.manager.ready();
     }
 
     /// Observes and answers, until a signal ends it.
@@ -219,6 +223,7 @@ impl Agent {
     }
 
     fn beat(&mut self) {
+        self.manager.alive(self.status());
         self.namespaces.iter_mut().for_each(Namespace::beat);
         if self.large.take_if(|snapshot| snapshot.strong_count() == 0).is_some() {
             crate::kernel::trim_heap();
@@ -331,7 +336,7 @@ impl Agent {
     }
 
     fn reload(&mut self) {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
+        self.manager.loading();
         let outcome = self.try_reload();
         match &outcome {
             Ok(()) => tracing::info!("configuration loaded"),
@@ -339,7 +344,7 @@ impl Agent {
         }
         let loaded_at = if outcome.is_ok() { SystemTime::now() } else { self.sources.reload.loaded_at };
         self.sources.reload = Reload { succeeded: outcome.is_ok(), loaded_at };
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        self.manager.ready();
     }
 
     fn try_reload(&mut self) -> anyhow::Result<()> {
@@ -381,8 +386,20 @@ impl Agent {
         }
     }
 
+    /// What the agent does, in a line.
+    fn status(&self) -> String {
+        let counted: usize = self.namespaces.iter().map(|namespace| namespace.interfaces.counted()).sum();
+        let method = self.namespaces[0].interfaces.method().name();
+        let wrong = match (self.readiness(), self.sources.reload.succeeded) {
+            (Err(reason), _) => format!("; {reason}"),
+            (Ok(()), false) => "; the configuration file is wrong, what was read before is in force".to_owned(),
+            (Ok(()), true) => String::new(),
+        };
+        format!("{counted} interfaces counted by {method}{wrong}")
+    }
+
     async fn stop(&mut self) {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.manager.stopping();
         let (keeper, mut acting) = self.acting();
         if let Some(outcome) = keeper.stop(&mut acting) {
             self.note(&Who::Agent, "stop", &outcome);

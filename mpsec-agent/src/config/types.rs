@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
@@ -18,9 +18,20 @@ pub struct ListenAddr {
 }
 
 impl ListenAddr {
-    /// The socket addresses that it stands for; a name is looked up.
+    /// The socket addresses that it stands for; a name is looked up in /etc/hosts.
+    ///
+    /// What is listened on is this host's own, which is no matter of other name services; and a program that is linked
+    /// statically cannot use them, as they are modules of the C library that the host has.
     pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
-        (self.host.as_str(), self.port).to_socket_addrs().map(Iterator::collect)
+        let found = match self.host.parse() {
+            Ok(address) => vec![address],
+            Err(_) => addresses_in(&std::fs::read_to_string("/etc/hosts").unwrap_or_default(), &self.host),
+        };
+        if found.is_empty() {
+            let said = format!("{} is neither an address nor a name in /etc/hosts", self.host);
+            return Err(io::Error::new(io::ErrorKind::NotFound, said));
+        }
+        Ok(found.into_iter().map(|address| SocketAddr::new(address, self.port)).collect())
     }
 
     /// Host name or address, without brackets.
@@ -36,6 +47,25 @@ impl ListenAddr {
     }
 }
 
+/// The addresses that have this name in a file as hosts(5) has it. `localhost` needs no file (RFC 6761 section 6.3).
+fn addresses_in(hosts: &str, name: &str) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for line in hosts.lines() {
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let address = words.next().and_then(|word| word.parse::<IpAddr>().ok());
+        if let Some(address) = address
+            && words.any(|word| word.eq_ignore_ascii_case(name))
+            && !found.contains(&address)
+        {
+            found.push(address);
+        }
+    }
+    if found.is_empty() && name.eq_ignore_ascii_case("localhost") {
+        found = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    }
+    found
+}
+
 impl FromStr for ListenAddr {
     type Err = String;
 
@@ -49,7 +79,7 @@ impl FromStr for ListenAddr {
         }
         let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         match bracketed {
-            Some(inner) if inner.parse::<std::net::Ipv6Addr>().is_ok() => Ok(Self { host: inner.into(), port }),
+            Some(inner) if inner.parse::<Ipv6Addr>().is_ok() => Ok(Self { host: inner.into(), port }),
             None if host.chars().all(fine) => Ok(Self { host: host.into(), port }),
             _ => Err(EXPECTED.into()),
         }
@@ -316,5 +346,24 @@ words! {
         Debug = "debug",
         /// And each step.
         Trace = "trace",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_to_listen_on_are_those_of_the_hosts_file() {
+        let hosts =
+            "127.0.0.1 localhost # ::2 tower\n10.0.0.7\ttower tower.example\nfd00::7 Tower\n10.0.0.7 tower\nno tower\n";
+        let found = |name| addresses_in(hosts, name).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        assert_eq!(found("tower"), "10.0.0.7 fd00::7");
+        assert_eq!(found("localhost"), "127.0.0.1");
+        assert_eq!(found("towe"), "");
+        assert_eq!(addresses_in("", "localhost").len(), 2);
+        let listen = |text: &str| text.parse::<ListenAddr>().expect("it is host:port").resolve();
+        assert_eq!(listen("[::1]:80").unwrap(), ["[::1]:80".parse().unwrap()]);
+        assert!(listen("no-such-host.invalid:80").unwrap_err().to_string().contains("/etc/hosts"));
     }
 }

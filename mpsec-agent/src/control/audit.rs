@@ -17,7 +17,7 @@ use super::apply::{Failure, Outcome};
 use super::ask::Who;
 use super::change::Change;
 use super::live;
-use super::store::check_folder;
+use super::store::{check_folder, give_to_owner};
 
 /// Its name in the folder.
 const FILE: &str = "audit.jsonl";
@@ -137,10 +137,12 @@ impl Audit {
         check_folder(&self.folder)?.map_err(io::Error::other)?;
         let path = self.folder.join(FILE);
         let mut file = open(&path)?;
+        give_to_owner(&self.folder, &file)?;
         let length = file.metadata()?.len();
         if length > 0 && length + line.len() as u64 > self.largest {
             fs::rename(&path, self.folder.join(OLD_FILE))?;
             file = open(&path)?;
+            give_to_owner(&self.folder, &file)?;
         } else if !ends_with_a_line(&mut file)? {
             // What was cut off by a full disk or a crash spoils no more than itself.
             line.insert(0, b'\n');

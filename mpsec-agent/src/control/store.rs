@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,14 @@ use super::actual::Actual;
 use super::apply::Memory;
 use super::change::Change;
 use super::owned::Owned;
-use crate::kernel::peer::own_user;
+use crate::kernel::peer::{own_user, user_number};
 
 /// Its name in the folder.
 const FILE: &str = "state.json";
 /// What a lock is taken on, as the file itself is replaced.
 const LOCK: &str = "lock";
+/// The user that the packaged service runs as (packaging/mpsec.service). systemd gives it the folder.
+const SERVICE_USER: &str = "mpsec";
 /// Network namespaces beside its own that are remembered.
 const MOST_ELSEWHERE: usize = 64;
 /// How long another command may have the state before it is said that it is in use: a plan takes some milliseconds.
@@ -240,6 +242,7 @@ impl Store {
         let mut options = File::options();
         options.create(true).truncate(false).write(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
         let file = options.open(&path).map_err(|error| io(&path, error))?;
+        give_to_owner(folder, &file).map_err(|error| io(&path, error))?;
         let begun_at = Instant::now();
         loop {
             match file.try_lock() {
@@ -271,8 +274,10 @@ impl Store {
         text.push(b'\n');
         let write = || {
             let mut options = File::options();
-            options.create(true).truncate(true).write(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
+            options.create(true).truncate(false).write(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
             let mut file = options.open(&new)?;
+            give_to_owner(&self.folder, &file)?;
+            file.set_len(0)?;
             file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
@@ -313,14 +318,32 @@ struct Versioned {
     version: u32,
 }
 
-/// Whether nobody but root and this process' user can put something into the folder, or who can and what mends it.
+/// What root makes in the service's folder has to be the service's, which could not use it otherwise.
+///
+/// # Errors
+/// What the file system says.
+pub(super) fn give_to_owner(folder: &Path, file: &File) -> io::Result<()> {
+    let found = fs::metadata(folder)?;
+    if own_user() != 0 || found.uid() == 0 {
+        return Ok(());
+    }
+    // The owner could have put another name of anybody's file there.
+    if file.metadata()?.nlink() != 1 {
+        return Err(io::Error::other("it has other names, and is not used"));
+    }
+    fchown(file, Some(found.uid()), Some(found.gid()))
+}
+
+/// Whether nobody but root, this process' user and the service's can put something into the folder, or who can and what
+/// mends it. Whoever is the service's user has CAP_NET_ADMIN there, and could change by itself all that a state can say.
 ///
 /// # Errors
 /// What the file system says.
 pub(super) fn check_folder(folder: &Path) -> io::Result<Result<(), String>> {
     let found = fs::metadata(folder)?;
     let (owner, mode, shown) = (found.uid(), found.mode() & 0o7777, folder.display());
-    if owner != 0 && owner != own_user() {
+    let is_of_service = || user_number(SERVICE_USER).is_ok_and(|number| number == Some(owner));
+    if owner != 0 && owner != own_user() && !is_of_service() {
         return Ok(Err(format!("it belongs to user {owner} (chown root {shown})")));
     }
     if mode & 0o022 != 0 {

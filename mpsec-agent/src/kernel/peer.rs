@@ -1,13 +1,10 @@
 //! Who is at the other end of a local socket, and which groups there are.
 
-use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
 
 /// More groups than a process can be in (NGROUPS_MAX, include/uapi/linux/limits.h, Linux 6.18).
 const MOST_GROUPS: usize = 65_536;
-/// No entry of the group database takes more bytes than this.
-const LONGEST_ENTRY: usize = 1 << 20;
 
 /// The supplementary groups that the peer of a connected Unix socket had when it connected (SO_PEERGROUPS,
 /// net/core/sock.c, since Linux 4.13). Its primary group is not always among them.
@@ -43,30 +40,31 @@ pub fn supplementary_groups(socket: &impl AsFd) -> io::Result<Vec<u32>> {
     }
 }
 
-/// The number of a group, by its name; `None` where there is none of this name.
+/// The number of a group, by its name; `None` where there is none of this name in /etc/group.
+///
+/// The files are read here rather than through the C library: a program that is linked statically would load the modules of
+/// the host's name service (nss_systemd, nss_ldap) for that, which need the very C library that it was built with.
 ///
 /// # Errors
-/// When the database cannot be read, or the name holds a NUL.
+/// When the file cannot be read.
 pub fn group_number(name: &str) -> io::Result<Option<u32>> {
-    let name = CString::new(name).map_err(io::Error::other)?;
-    let mut buffer: Vec<libc::c_char> = vec![0; 1024];
-    loop {
-        let mut entry = std::mem::MaybeUninit::<libc::group>::uninit();
-        let mut found = std::ptr::null_mut();
-        // SAFETY: the name ends with a NUL; entry, buffer with its length, and result are ours, and outlive the call.
-        let error = unsafe {
-            libc::getgrnam_r(name.as_ptr(), entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &raw mut found)
-        };
-        match error {
-            0 if found.is_null() => return Ok(None),
-            // SAFETY: the result points to the entry, which the call has filled in.
-            0 => return Ok(Some(unsafe { (*found).gr_gid })),
-            libc::ERANGE if buffer.len() < LONGEST_ENTRY => buffer.resize(buffer.len() * 2, 0),
-            // What some libraries say of a name that is not there (getgrnam(3), ERRORS).
-            libc::ENOENT | libc::ESRCH => return Ok(None),
-            error => return Err(io::Error::from_raw_os_error(error)),
-        }
-    }
+    Ok(number_in(&std::fs::read_to_string("/etc/group")?, name))
+}
+
+/// The number of a user, by its name; `None` where there is none of this name in /etc/passwd.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn user_number(name: &str) -> io::Result<Option<u32>> {
+    Ok(number_in(&std::fs::read_to_string("/etc/passwd")?, name))
+}
+
+/// Both files have the name first and the number third (group(5), passwd(5)).
+fn number_in(database: &str, name: &str) -> Option<u32> {
+    database.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    })
 }
 
 /// The effective user of this process.
@@ -99,7 +97,10 @@ mod tests {
     fn groups_are_known_by_name() {
         assert_eq!(group_number("root").unwrap(), Some(0));
         assert_eq!(group_number("no-such-group-here").unwrap(), None);
-        assert!(group_number("a\0b").is_err());
+        assert_eq!(user_number("root").unwrap(), Some(0));
+        let database = "# made by hand\nroot:x:0:\nmpsec:!:997:alice,bob\nbroken:x\nodd:x:-1:\n";
+        let found = ["root", "mpsec", "mpse", "broken", "odd", ""].map(|name| number_in(database, name));
+        assert_eq!(found, [Some(0), Some(997), None, None, None, None]);
     }
 
     #[test]
