@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod check;
 pub mod dashboards;
+pub mod dist;
 pub mod ebpf;
 pub mod lab;
 pub mod run;

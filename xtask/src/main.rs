@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, check, dashboards, ebpf, lab, run, rustc, test, vm};
+use xtask::{bench, check, dashboards, dist, ebpf, lab, run, rustc, test, vm};
 
 /// MPSec's build, test and measurement commands.
 #[derive(Parser)]
@@ -31,6 +31,8 @@ enum Command {
     Dashboards(dashboards::Args),
     /// Measure what MPSec costs, beside anchors of the same run (as root; through sudo where it is there)
     Bench(bench::Args),
+    /// Make what is handed out: Debian package, program, container context, manifests, checksums
+    Dist(dist::Args),
 }
 
 fn main() -> ExitCode {
@@ -54,5 +56,6 @@ fn dispatch() -> Result<ExitCode> {
         Command::Ebpf(args) => ebpf::main(&root, &args),
         Command::Dashboards(args) => dashboards::main(&root, &args),
         Command::Bench(args) => bench::main(&root, &args),
+        Command::Dist(args) => dist::main(&root, &args),
     }
 }

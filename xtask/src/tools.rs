@@ -25,6 +25,9 @@ pub const BPF_LINKER: Tool = Tool { name: "bpf-linker", version: "0.10.4", varia
 /// Judges licences, sources and advisories of what we depend on.
 pub const CARGO_DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2", variable: "MPSEC_CARGO_DENY" };
 
+/// Makes the Debian package.
+pub const CARGO_DEB: Tool = Tool { name: "cargo-deb", version: "3.8.0", variable: "MPSEC_CARGO_DEB" };
+
 impl Tool {
     /// The environment's copy, the one in `target/tools`, the one on the PATH; else installs it.
     pub fn find_or_install(&self, root: &Path) -> Result<PathBuf> {

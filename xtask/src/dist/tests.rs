@@ -1,0 +1,79 @@
+//! What lies in packaging/ is what the package, the image and the manifest say it is.
+
+use super::*;
+
+fn root() -> PathBuf {
+    tree::root().expect("the tree")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The sources in `[package.metadata.deb] assets`, which lie below mpsec-agent.
+fn assets() -> Vec<String> {
+    let manifest = read("mpsec-agent/Cargo.toml");
+    let table = manifest.split_once("assets = [").expect("a list of assets").1;
+    let table = table.split_once("\n]").expect("the end of the list").0;
+    let sources = table.lines().filter_map(|line| line.trim().strip_prefix("[\"")?.split_once('"'));
+    sources.map(|(source, _)| source.to_owned()).collect()
+}
+
+#[test]
+fn everything_that_the_package_holds_is_there() {
+    let assets = assets();
+    assert!(assets.len() > 10, "{assets:?}");
+    for asset in assets {
+        let path = asset.strip_prefix("../").expect("assets lie outside of the crate");
+        // What is made on the way, and patterns.
+        if !path.starts_with("target/dist/") && !path.contains('*') {
+            assert!(root().join(path).exists(), "{path} is not there");
+        }
+    }
+}
+
+#[test]
+fn the_image_is_built_from_what_is_laid_out() {
+    let laid_out: Vec<&str> = CONTAINER.iter().map(|(_, to)| *to).chain(["mpsec"]).collect();
+    let file = read("packaging/container/Containerfile");
+    let copies: Vec<&str> = file.lines().filter(|line| line.starts_with("COPY ")).collect();
+    assert_eq!(copies.len(), 2);
+    for copy in copies {
+        let source = copy.split_whitespace().skip(1).find(|word| !word.starts_with("--")).expect("a source");
+        assert!(laid_out.contains(&source), "{source} is not in the folder that the image is built from");
+    }
+    assert!(file.contains(&format!("mpsec:{}", env!("CARGO_PKG_VERSION"))), "the version in the example is another");
+    for (from, _) in CONTAINER.iter().chain(PLAIN) {
+        assert!(root().join(from).exists(), "{from} is not there");
+    }
+}
+
+#[test]
+fn check_sums_are_as_sha256sum_has_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("a"), "abc").expect("a file");
+    fs::create_dir(folder.path().join("stage")).expect("a folder");
+    fs::write(folder.path().join("stage/b"), "abc").expect("a file");
+    fs::write(folder.path().join(SUMS), "").expect("a file");
+    let sums = check_sums(folder.path()).expect("sums");
+    let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(sums, [(expected.to_owned(), "a".to_owned())]);
+}
+
+/// Settings of a unit, each with its value.
+fn settings(unit: &str) -> Vec<(String, String)> {
+    let lines = unit.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+#[test]
+fn the_unit_has_three_capabilities_and_no_more() {
+    let unit = settings(&read("packaging/mpsec.service"));
+    let value =
+        |key: &str| unit.iter().filter(|(name, _)| name == key).map(|(_, value)| value.as_str()).collect::<Vec<_>>();
+    let three = ["CAP_BPF CAP_NET_ADMIN CAP_PERFMON"];
+    assert_eq!(value("AmbientCapabilities"), three);
+    assert_eq!(value("CapabilityBoundingSet"), three);
+    assert_eq!((value("User"), value("Group")), (vec!["mpsec"], vec!["mpsec"]));
+    assert_eq!(value("ReadWritePaths"), ["/proc/sys/net"]);
+}
