@@ -149,7 +149,7 @@ fn round(plan: &Plan, number: u64, ready: &Barrier) -> Result<Round> {
         rest_mbit: stream.mbit(fault + Duration::from_millis(500), Duration::from_secs(1)),
         back,
         subflows: info.subflows_total,
-        extra: info.bytes_retrans - before.bytes_retrans,
+        extra: info.bytes()?.retrans - before.bytes()?.retrans,
     };
     if let Err(error) = stream.finish(from) {
         println!("  stuck: {error:#}; {result:?}");

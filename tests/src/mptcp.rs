@@ -14,6 +14,7 @@ use crate::mptcp_socket;
 pub use crate::mptcp_socket::Protocol;
 use crate::netns::{Netns, check};
 use crate::paths::{Family, Host, Paths, address};
+use crate::trial::Skip;
 use crate::wait;
 
 /// How long a conversation may stand still.
@@ -28,6 +29,7 @@ const TICK: Duration = Duration::from_millis(5);
 const SOL_MPTCP: libc::c_int = 284;
 /// `struct mptcp_info` of a connection.
 const MPTCP_INFO: libc::c_int = 1;
+const MPTCP_TCPINFO: libc::c_int = 2;
 /// Connections that wait to be accepted.
 const BACKLOG: libc::c_int = 4096;
 
@@ -173,16 +175,23 @@ pub struct Info {
     pub flags: u32,
     /// The local token.
     pub token: u32,
-    /// Payload bytes that were sent again on another subflow.
-    pub bytes_retrans: u64,
-    /// Payload bytes sent, each once.
-    pub bytes_sent: u64,
-    /// Payload bytes received in order.
-    pub bytes_received: u64,
-    /// Payload bytes that the peer has acknowledged.
-    pub bytes_acked: u64,
+    /// What it counts of payload; `None` before Linux 6.5.
+    pub bytes: Option<Bytes>,
     /// All subflows of the moment.
     pub subflows_total: u32,
+}
+
+/// Payload bytes of a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Bytes {
+    /// Those that were sent again on another subflow.
+    pub retrans: u64,
+    /// Those sent, each once.
+    pub sent: u64,
+    /// Those received in order.
+    pub received: u64,
+    /// Those that the peer has acknowledged.
+    pub acked: u64,
 }
 
 impl Info {
@@ -196,24 +205,39 @@ impl Info {
             let code = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
             return if code == Some(libc::EOPNOTSUPP) { Ok(None) } else { Err(error).context("MPTCP_INFO") };
         }
-        ensure!(len >= 81, "mptcp_info of {len} bytes is too old");
+        ensure!(len >= 16, "mptcp_info of {len} bytes is too old");
         let half = |byte: usize| (info[byte / 8] >> (byte % 8 * 8)) as u32;
+        let [retrans, sent, received, acked] = [6, 7, 8, 9].map(|word| info[word]);
         Ok(Some(Self {
             extra_subflows: half(0) as u8,
             flags: half(8),
             token: half(12),
-            bytes_retrans: info[6],
-            bytes_sent: info[7],
-            bytes_received: info[8],
-            bytes_acked: info[9],
-            subflows_total: half(80) & 0xff,
+            bytes: (len >= 80).then_some(Bytes { retrans, sent, received, acked }),
+            subflows_total: if len > 80 { half(80) & 0xff } else { subflows_of(stream)? },
         }))
+    }
+
+    /// What it counts of payload, for a test that cannot do without.
+    pub fn bytes(&self) -> Result<Bytes> {
+        self.bytes.ok_or_else(|| Skip::because("MPTCP sockets of this kernel do not count payload (Linux 6.5)"))
     }
 
     /// Whether it fell back to plain TCP.
     pub const fn fallback(&self) -> bool {
         self.flags & 1 != 0
     }
+}
+
+/// How many subflows there are, for kernels whose `mptcp_info` does not say it: they say it before they tell of each
+/// (`struct mptcp_subflow_data`, include/uapi/linux/mptcp.h, Linux 6.1), for which there is no room here.
+fn subflows_of(stream: &TcpStream) -> Result<u32> {
+    // Its own size, the number of subflows, the kernel's size of an entry, ours.
+    let mut about = [16u32, 0, 0, 0];
+    let mut len = size_of_val(&about) as libc::socklen_t;
+    let (fd, to) = (stream.as_raw_fd(), about.as_mut_ptr().cast());
+    // SAFETY: `about` has room for `len` bytes.
+    check(unsafe { libc::getsockopt(fd, SOL_MPTCP, MPTCP_TCPINFO, to, &raw mut len) }).context("MPTCP_TCPINFO")?;
+    Ok(about[1])
 }
 
 fn send(mut stream: &TcpStream, offset: u64, len: u64, rate: Option<u64>) -> Result<()> {
@@ -266,7 +290,12 @@ fn pattern() -> Vec<u8> {
 
 fn bind(socket: &OwnedFd, address: IpAddr) -> Result<()> {
     // The port is found when the peer is known, so that one port serves many connections.
-    option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1 as libc::c_int)?;
+    match option(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1 as libc::c_int) {
+        // MPTCP sockets have it since Linux 6.9; without, a port serves one connection, of which there are enough.
+        Err(error) if error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) == Some(libc::EOPNOTSUPP) => {
+        }
+        result => result?,
+    }
     mptcp_socket::bind(socket, (address, 0).into()).with_context(|| format!("bind to {address}"))
 }
 

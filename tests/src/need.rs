@@ -1,8 +1,9 @@
 //! What a test needs from the machine. Each function returns a [`Skip`] with the reason where the need is not met.
 
-use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
+use std::{env, fs};
 
 use anyhow::Result;
 
@@ -14,6 +15,31 @@ use crate::{bpf, link};
 pub fn root() -> Result<()> {
     // SAFETY: geteuid has no preconditions and cannot fail.
     if unsafe { libc::geteuid() } == 0 { Ok(()) } else { Err(Skip::because("needs root")) }
+}
+
+/// Whether this machine is emulated, as whoever started it says: it is slow then, and its clock runs on while it stands still.
+pub fn is_emulated() -> bool {
+    env::var_os("MPSEC_EMULATED").is_some()
+}
+
+/// A machine that keeps time, as comparing rates and short times needs it.
+pub fn native() -> Result<()> {
+    if is_emulated() { Err(Skip::because("needs a machine that keeps time: this one is emulated")) } else { Ok(()) }
+}
+
+/// A limit for what costs processor time or waits for it, longer where that is emulated.
+pub fn patience(native: Duration) -> Duration {
+    if is_emulated() { native * 5 } else { native }
+}
+
+/// This version of Linux or a later one, which has `what`. For what cannot be asked of the kernel without trusting the answer
+/// that is to be tested.
+pub fn linux(major: u32, minor: u32, what: &str) -> Result<()> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.trim().parse().ok());
+    let have: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let reason = || Skip::because(format!("needs Linux {major}.{minor}: {what}"));
+    if have >= (major, minor) { Ok(()) } else { Err(reason()) }
 }
 
 /// A program in PATH. Gives its full path.
@@ -56,6 +82,14 @@ pub fn mptcp() -> Result<()> {
     command("ip")?;
     let limits = Netns::new()?.ip("mptcp limits show");
     limits.map(drop).map_err(|error| Skip::because(format!("this kernel has no MPTCP: {}", error.root_cause())))
+}
+
+/// A counter of MPTCP that this kernel has.
+pub fn mptcp_counter(name: &str) -> Result<()> {
+    let names = fs::read_to_string("/proc/net/netstat")?;
+    let known =
+        names.lines().filter(|line| line.starts_with("MPTcpExt:")).any(|line| line.split(' ').any(|word| word == name));
+    if known { Ok(()) } else { Err(Skip::because(format!("this kernel has no MPTCP counter {name}"))) }
 }
 
 /// The agent's program: the one that `MPSEC_BIN` names, else the one that cargo built beside this test.

@@ -101,6 +101,7 @@ fn faults() -> Result<()> {
 
 /// Fallbacks, joins and backups of connections that there were.
 fn met() -> Result<()> {
+    need::mptcp_counter("MPJoinRejected")?;
     let paths = Paths::new(Plan::wires(2))?;
     paths.add_endpoint(1, Family::V4, "backup")?;
     let talk = Conversation::between(&paths, Family::V4, [Protocol::Mptcp, Protocol::Tcp])?;

@@ -104,8 +104,9 @@ fn resets() -> Result<()> {
     wait::until(SHOWN, || {
         let (sent, received) = (resets_of(server, "sent")?, resets_of(client, "received")?);
         let counted = resets_sent(paths)? - before;
-        ensure!(counted >= 2 && sent.values().sum::<u64>() == counted, "{counted} were sent: {sent:?}");
-        ensure!(received.values().sum::<u64>() == 2, "{received:?}, sent {sent:?}");
+        // Linux 6.1 resets one of the two, and the other just ends.
+        ensure!(counted >= 1 && sent.values().sum::<u64>() == counted, "{counted} were sent: {sent:?}");
+        ensure!(received.values().sum::<u64>() == counted.min(2), "{received:?}, sent {sent:?}");
         ensure!(!sent.contains_key("other") && !received.contains_key("unknown"), "{sent:?}, {received:?}");
         Ok(())
     })
@@ -128,16 +129,24 @@ fn closers() -> Result<()> {
     talk.joined(2)?;
     talk.exchange(100_000, 0)?;
     paths.remove_endpoint(1, Family::V4)?;
-    let ended = |host, path, reason: &str| {
-        wait::until(SHOWN, || {
-            let seen = view(stage.agent(host))?.path(&device(host, path), Family::V4)?;
-            ensure!(seen.closed == BTreeMap::from([(reason.to_owned(), 1)]), "{host:?} {path}: {seen:?}");
-            Ok(())
-        })
+    let closed = |host, path| -> Result<BTreeMap<String, u64>> {
+        Ok(view(stage.agent(host))?.path(&device(host, path), Family::V4)?.closed)
     };
-    ended(Host::Client, 1, "path_manager")?;
+    wait::until(SHOWN, || {
+        // Told that the address is gone, the peer may be the quicker: on Linux 6.1 it is.
+        let (client, server) = (closed(Host::Client, 1)?, closed(Host::Server, 1)?);
+        let [by_us, by_peer] = ["path_manager", "peer"].map(|reason| BTreeMap::from([(reason.to_owned(), 1)]));
+        let one_began =
+            client == by_us && [&by_us, &by_peer].contains(&&server) || client == by_peer && server == by_us;
+        ensure!(one_began, "{client:?}, {server:?}");
+        Ok(())
+    })?;
     talk.close()?;
-    ended(Host::Client, 0, "application")
+    wait::until(SHOWN, || {
+        let client = closed(Host::Client, 0)?;
+        ensure!(client == BTreeMap::from([("application".to_owned(), 1)]), "{client:?}");
+        Ok(())
+    })
 }
 
 /// A subflow that is older than the agent makes no callbacks, and the reset that ends it is counted all the same.

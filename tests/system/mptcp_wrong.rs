@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use mpsec_tests::mptcp::{Conversation, Protocol, connect, listen};
+use mpsec_tests::need;
 use mpsec_tests::paths::{Family, Host, Plan, address};
 use mpsec_tests::trial::trial;
 use mpsec_tests::wait;
@@ -23,6 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// The server takes no second subflow; the client's endpoint asks for one.
 fn join() -> Result<()> {
+    need::mptcp_counter("MPJoinRejected")?;
     let stage = Stage::new(Plan::wires(2))?;
     let paths = &stage.lab.paths;
     paths.server.ip("mptcp limits set subflows 0")?;
@@ -45,6 +47,7 @@ fn join() -> Result<()> {
 
 /// SYNs with MPTCP are swallowed: the connection becomes plain TCP, later ones do not even ask; the repair lets them.
 fn blackhole() -> Result<()> {
+    need::file("/proc/sys/net/mptcp/blackhole_timeout")?;
     let stage = Stage::new(Plan::wires(1))?;
     let (paths, agent) = (&stage.lab.paths, stage.agent(Host::Client));
     let in_force = || agent.scrape()?.sum("mpsec_mptcp_blackhole", &[]);

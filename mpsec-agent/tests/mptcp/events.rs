@@ -7,6 +7,7 @@ use libtest_mimic::Trial;
 use mpsec_agent::kernel::link::Overflow;
 use mpsec_agent::kernel::mptcp_pm::{Endpoint, EndpointFlags, Event, EventKind, Events, PathManager};
 use mpsec_tests::mptcp::Conversation;
+use mpsec_tests::need;
 use mpsec_tests::paths::{Family, Host, Paths, Plan, address};
 use mpsec_tests::trial::trial;
 
@@ -109,6 +110,7 @@ fn announcements() -> Result<()> {
 }
 
 fn listeners() -> Result<()> {
+    need::linux(6, 2, "listeners of the path manager are told of")?;
     let paths = Paths::new(Plan::wires(1))?;
     let mut server = paths.server.run(PathManager::open)?;
     let east = Watcher::new(&paths.server)?;

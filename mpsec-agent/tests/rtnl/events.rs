@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use mpsec_agent::kernel::rtnl_events::{Changed, Events};
+use mpsec_tests::need;
 use mpsec_tests::netns::Netns;
 use mpsec_tests::trial::trial;
 
@@ -110,7 +111,7 @@ fn many() -> Result<()> {
     let netns = Arc::new(netns);
     let here = Arc::clone(&netns);
     // What comes into a table that is not watched does not even wake the reader.
-    let (little, nearly_nothing) = (Duration::from_secs(2), Duration::from_millis(200));
+    let [little, nearly_nothing] = [Duration::from_secs(2), Duration::from_millis(200)].map(need::patience);
     for (table, wanted, most) in [(254, Changed { routes: true, ..NONE }, little), (200, NONE, nearly_nothing)] {
         let here = Arc::clone(&here);
         listen(&netns, async move |events| {

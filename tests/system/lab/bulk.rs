@@ -73,7 +73,8 @@ fn both_families() -> Result<()> {
     truth.agrees_with_ss(&lab.paths, true)?;
     let tx = truth.total().1;
     let once = |talk: &Conversation| -> Result<u64> {
-        Ok(talk.client.sent + talk.info()?[0].map_or(0, |info| info.bytes_retrans))
+        let again = talk.info()?[0].map_or(Ok(0), |info| info.bytes().map(|bytes| bytes.retrans));
+        Ok(talk.client.sent + again?)
     };
     let sent = talks.iter().map(once).sum::<Result<u64>>()?;
     let probes = ss::mib(&lab.paths.client)?.get("WinProbe").copied().unwrap_or(0);

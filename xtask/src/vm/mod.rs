@@ -3,29 +3,31 @@
 //! `debian` fetches, `kernel` and `userland` make archives of what was fetched, `guest` builds what runs, `qemu` boots it.
 use std::{
     io::Write,
-    path::Path,
-    process::ExitCode,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use vm_init::{
-    plan::{Plan, Program},
-    word::{Code, Word},
-};
+use vm_init::plan::{Plan, Program};
 
-use crate::{summary::Summary, tree};
+use crate::{command, summary::Summary, tree};
 
 pub mod debian;
 pub mod guest;
 pub mod kernel;
+pub mod listener;
 pub mod newc;
 pub mod qemu;
+pub mod report;
+pub mod trials;
 pub mod userland;
 
 use guest::Programs;
 use kernel::{Kernel, Kernels, SERIES};
-use qemu::{Ended, Machine};
+use listener::{DOCTOR, Listener};
+use qemu::Machine;
+use report::OfKernel;
 
 /// Which kernels to boot, and what to run on them.
 #[derive(clap::Args)]
@@ -36,19 +38,30 @@ pub struct Args {
     /// Only these test programs, such as `system` or `pm`
     #[arg(long, value_delimiter = ',')]
     program: Vec<String>,
+    /// Of the program `system`, only what asks most of a kernel
+    #[arg(long)]
+    brief: bool,
     /// A shell in the virtual machine instead of the tests (Ctrl-A X ends it)
     #[arg(long)]
     shell: bool,
     /// Minutes for one kernel, after which the machine is switched off and what is missing has failed
     #[arg(long, default_value_t = 30)]
     minutes: u64,
-    /// A filter for the tests' names, and arguments of the test programs
+    /// Minutes for all kernels: one that they do not suffice for is left out, and the log says so
+    #[arg(long)]
+    budget: Option<u64>,
+    /// Write what was seen into docs/kernels.json and docs/kernels.md
+    #[arg(long, conflicts_with = "shell")]
+    report: bool,
+    /// Filters for the tests' names, of which each is a run of its own, and arguments of the test programs
     #[arg(last = true)]
     harness: Vec<String>,
 }
 
 /// MiB of the guest: its whole file system lies there, and the lab's buffers.
 const MEMORY_MIB: u32 = 3072;
+/// A kernel that has less time left is not begun: it could not even boot and say something.
+const LEAST: Duration = Duration::from_secs(120);
 /// Modules that no kernel asks for by itself: the first opens /dev/net/tun.
 const MODULES: &[&str] = &["tun", "veth"];
 
@@ -56,14 +69,21 @@ const MODULES: &[&str] = &["tun", "veth"];
 pub fn main(root: &Path, args: &Args) -> Result<ExitCode> {
     let folder = tree::target(root).join("vm");
     let mut total = Summary::default();
+    let mut seen = Vec::new();
     let series = series(&args.kernel)?;
+    let deadline = args.budget.map(|minutes| Instant::now() + Duration::from_secs(minutes * 60));
     match Bench::new(root, &folder) {
         Ok(bench) => {
             for series in series {
-                total.add(bench.test(series, args)?);
+                let (summary, of_kernel) = bench.test(series, args, deadline)?;
+                total.add(summary);
+                seen.extend(of_kernel.map(|of_kernel| (series.to_owned(), of_kernel)));
             }
         }
-        Err(reason) => total.add(skipped("every virtual machine", &reason)),
+        Err(reason) => total.add(skipped("every virtual machine", &format!("{reason:#}"))),
+    }
+    if args.report {
+        report::write(root, seen)?;
     }
     print!("\nAll tests in virtual machines, summed up:\n{total}");
     std::io::stdout().flush()?;
@@ -84,9 +104,9 @@ fn series(words: &[String]) -> Result<Vec<&str>> {
     Ok(all)
 }
 
-fn skipped(what: &str, reason: &anyhow::Error) -> Summary {
+fn skipped(what: &str, reason: &str) -> Summary {
     let mut summary = Summary::default();
-    summary.skip(what, &format!("{reason:#}"));
+    summary.skip(what, reason);
     println!("{}", summary.remarkable.concat());
     summary
 }
@@ -96,7 +116,7 @@ struct Bench<'a> {
     root: &'a Path,
     folder: &'a Path,
     kernels: Kernels,
-    userland: std::path::PathBuf,
+    userland: PathBuf,
     programs: Programs,
 }
 
@@ -109,15 +129,22 @@ impl<'a> Bench<'a> {
         Ok(Self { root, folder, kernels, userland, programs: guest::build(root, folder)? })
     }
 
-    fn test(&self, series: &str, args: &Args) -> Result<Summary> {
+    /// Runs the tests on the newest kernel of a series, and says what there is to report of it.
+    fn test(&self, series: &str, args: &Args, deadline: Option<Instant>) -> Result<(Summary, Option<OfKernel>)> {
+        let what = format!("Linux {series}");
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left < LEAST) {
+            return Ok((skipped(&what, "left out: the minutes for all kernels are over"), None));
+        }
         let kernel = match self.kernels.newest(series) {
             Ok(kernel) => kernel,
-            Err(reason) => return Ok(skipped(&format!("Linux {series}"), &reason)),
+            Err(reason) => return Ok((skipped(&what, &format!("{reason:#}")), None)),
         };
-        let machine = self.machine(&kernel, args)?;
+        let limit = Duration::from_secs(args.minutes * 60);
+        let machine = self.machine(&kernel, args, left.map_or(limit, |left| left.min(limit)))?;
         if args.shell {
             machine.at_terminal()?;
-            return Ok(Summary::default());
+            return Ok((Summary::default(), None));
         }
         println!("\nLinux {}:", kernel.release);
         let start = Instant::now();
@@ -128,12 +155,13 @@ impl<'a> Bench<'a> {
             println!("the machine said nothing ({ended:?}): once more");
             ended = machine.boot(&mut |line| listener.hear(line))?;
         }
-        let summary = listener.close(ended, &machine.console);
+        let cut = left.is_some_and(|left| left < limit);
+        let (summary, trials, features) = listener.close(ended, cut, &machine.console)?;
         println!("Linux {}: {:.0} s", kernel.release, start.elapsed().as_secs_f64());
-        Ok(summary)
+        Ok((summary, Some(OfKernel { release: kernel.release, day: today()?, features, trials })))
     }
 
-    fn machine(&self, kernel: &Kernel, args: &Args) -> Result<Machine> {
+    fn machine(&self, kernel: &Kernel, args: &Args, timeout: Duration) -> Result<Machine> {
         let home = self.folder.join("run").join(&kernel.series);
         std::fs::create_dir_all(&home).with_context(|| format!("making {}", home.display()))?;
         let initrd = home.join("initrd.cpio");
@@ -145,7 +173,7 @@ impl<'a> Bench<'a> {
             disk: None,
             memory_mib: MEMORY_MIB,
             append: String::new(),
-            timeout: Duration::from_secs(args.minutes * 60),
+            timeout,
             console: home.join("console.log"),
             extra: Vec::new(),
         })
@@ -161,20 +189,16 @@ impl<'a> Bench<'a> {
             ("MPSEC_EMULATED", "1"),
         ];
         let asked = |name: &str| args.program.is_empty() || args.program.iter().any(|program| program == name);
-        let names = self.programs.tests.iter().map(|(name, _)| name).filter(|name| asked(name));
-        let programs: Vec<_> = names
-            .map(|name| Program {
-                label: name.clone(),
-                limit_seconds: args.minutes * 60,
-                // The lines are read as well as shown, and a serial port passes for a terminal.
-                words: [guest::place(name), "--color=never".to_owned()]
-                    .into_iter()
-                    .chain(args.harness.clone())
-                    .collect(),
-            })
-            .collect();
+        let mut programs = Vec::new();
+        for (name, _) in self.programs.tests.iter().filter(|(name, _)| asked(name)) {
+            programs.extend(runs(name, args));
+        }
         if programs.is_empty() {
             bail!("no test program of these: {}; there are {}", args.program.join(", "), guest::TESTS.join(", "));
+        }
+        if args.report {
+            let words = ["mpsec", "doctor", "--json"].map(str::to_owned);
+            programs.insert(0, Program { label: DOCTOR.to_owned(), limit_seconds: 120, words: words.to_vec() });
         }
         let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         Ok(Plan {
@@ -186,64 +210,60 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Hears the guest: shows what the programs print, and keeps the account.
-struct Listener {
-    release: String,
-    summary: Summary,
-    booted: bool,
-    off: bool,
-    /// Programs that began, or that ended as they should not.
-    running: Option<String>,
+/// A program's runs: one for each filter, as not every harness takes several.
+fn runs(name: &str, args: &Args) -> Vec<Program> {
+    let (options, mut filters): (Vec<_>, Vec<_>) = args.harness.iter().partition(|word| word.starts_with('-'));
+    let brief: Vec<_> = guest::BRIEF.iter().map(|&filter| filter.to_owned()).collect();
+    if args.brief && name == "system" && filters.is_empty() {
+        filters.extend(&brief);
+    }
+    let filters: Vec<_> = if filters.is_empty() { vec![None] } else { filters.into_iter().map(Some).collect() };
+    let run = |filter: Option<&String>| Program {
+        label: name.to_owned(),
+        limit_seconds: args.minutes * 60,
+        // The lines are read as well as shown, and a serial port passes for a terminal.
+        words: [guest::place(name), "--color=never".to_owned()]
+            .into_iter()
+            .chain(filter.cloned())
+            .chain(options.iter().map(|&option| option.clone()))
+            .collect(),
+    };
+    filters.into_iter().map(run).collect()
 }
 
-impl Listener {
-    fn new(release: &str) -> Self {
-        Self { release: release.to_owned(), summary: Summary::default(), booted: false, off: false, running: None }
+/// The day, in UTC.
+fn today() -> Result<String> {
+    Ok(command::stdout(Command::new("date").args(["-u", "+%F"]))?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
     }
 
-    fn hear(&mut self, line: &str) {
-        match Word::parse(line) {
-            None if line.is_empty() => {}
-            None => self.note(line),
-            Some(Word::Boot(release)) => {
-                self.booted = true;
-                println!("booted {release}");
-            }
-            Some(Word::Start(label)) => {
-                self.note(&format!("     Running {label} (Linux {})", self.release));
-                self.running = Some(label);
-            }
-            Some(Word::End { label, code, seconds }) => {
-                self.running = None;
-                println!("{label}: {code} after {seconds:.1} s");
-                // Test programs say themselves what failed, with exit code 101.
-                if !matches!(code, Code::Exit(0 | 101)) {
-                    self.fail(&format!("{label} ended with {code}"));
-                }
-            }
-            Some(Word::Broken(why)) => self.fail(&why),
-            Some(Word::Off) => self.off = true,
-        }
-        // Where nobody reads it, it is in the summary all the same.
-        let _ = std::io::stdout().flush();
+    fn args(line: &str) -> Args {
+        Cli::parse_from(line.split(' ')).args
     }
 
-    fn note(&mut self, line: &str) {
-        println!("{line}");
-        self.summary.read(line);
+    #[test]
+    fn each_filter_is_a_run_of_its_own() {
+        let words =
+            |args: &Args| -> Vec<_> { runs("system", args).into_iter().map(|run| run.words[2..].join(" ")).collect() };
+        assert_eq!(words(&args("vm -- a:: --nocapture b")), ["a:: --nocapture", "b --nocapture"]);
+        assert_eq!(words(&args("vm")), [""]);
+        assert_eq!(words(&args("vm --brief")), guest::BRIEF);
+        assert_eq!(runs("pm", &args("vm --brief")).len(), 1);
     }
 
-    fn fail(&mut self, what: &str) {
-        self.summary.fail(&format!("Linux {}: {what}", self.release));
-        println!("FAILED: {what}");
-    }
-
-    fn close(mut self, ended: Ended, console: &Path) -> Summary {
-        if !self.off || ended != Ended::ByItself {
-            let doing = self.running.take().map_or_else(String::new, |label| format!(" in {label}"));
-            self.fail(&format!("the machine ended{doing} before it was done ({ended:?}); see {}", console.display()));
-        }
-        let success = self.summary.failed == 0;
-        self.summary.close(success)
+    #[test]
+    fn kernels_are_named_by_their_series() {
+        assert_eq!(series(&args("vm --kernel newest,6.1").kernel).unwrap(), [*SERIES.last().unwrap(), "6.1"]);
+        assert_eq!(series(&args("vm --kernel all").kernel).unwrap(), SERIES);
     }
 }

@@ -20,10 +20,9 @@ const PACKAGES: &[&str] = &[
     "bpftool",
     "busybox-static",
     "charon-systemd",
+    "coreutils",
     "curl",
     "dash",
-    "dbus-daemon",
-    "dbus-system-bus-common",
     "ethtool",
     "iperf3",
     "iproute2",
@@ -31,10 +30,9 @@ const PACKAGES: &[&str] = &[
     "libcharon-extra-plugins",
     "libstrongswan-extra-plugins",
     "libstrongswan-standard-plugins",
-    "mptcpd",
+    "mount",
     "mptcpize",
     "netbase",
-    "network-manager",
     "nftables",
     "openssl",
     "procps",
@@ -66,12 +64,8 @@ const UNWANTED: &[&str] = &[
 ];
 /// What packages have made when they are installed, which these are not.
 const FILES: &[(&str, &str)] = &[
-    (
-        "etc/passwd",
-        "root:x:0:0:root:/root:/bin/sh\nmessagebus:x:100:100::/nonexistent:/usr/sbin/nologin\n\
-         systemd-network:x:101:101::/:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-    ),
-    ("etc/group", "root:x:0:\nmessagebus:x:100:\nsystemd-network:x:101:\nnogroup:x:65534:\n"),
+    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"),
+    ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
     ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
     ("etc/hostname", "vm\n"),
     ("etc/machine-id", "0123456789abcdef0123456789abcdef\n"),
