@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use libtest_mimic::{Completion, Failed, Trial};
 
+use crate::need;
+
 /// Declares a test. A body that returns a [`Skip`] is reported as ignored with its reason; one that is still busy after
-/// `limit` has failed, whatever it is waiting for.
+/// `limit` has failed, whatever it is waiting for; where the machine is emulated, the limit is longer.
 pub fn trial(name: &str, limit: Duration, body: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Trial {
-    let thread_name = name.to_owned();
+    let (thread_name, limit) = (name.to_owned(), need::patience(limit));
     Trial::ignorable_test(name, move || run(thread_name, limit, body))
 }
 
@@ -75,7 +77,7 @@ mod tests {
     use anyhow::{Context, anyhow};
 
     fn outcome(body: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Result<Completion, String> {
-        run("case".into(), Duration::from_millis(200), body)
+        run("case".into(), Duration::from_secs(2), body)
             .map_err(|failed| failed.message().unwrap_or_default().to_owned())
     }
 

@@ -5,11 +5,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::need;
+
 /// Pause between two looks: short against every deadline, long against the cost of a look.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Looks until `look` succeeds. After `limit` the last failure is the error: it says what was still wrong.
+/// Looks until `look` succeeds. After `limit`, which is longer where the machine is emulated, the last failure is the error:
+/// it says what was still wrong.
 pub fn until<T>(limit: Duration, mut look: impl FnMut() -> Result<T>) -> Result<T> {
+    let limit = need::patience(limit);
     let deadline = Instant::now() + limit;
     loop {
         match look() {

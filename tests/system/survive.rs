@@ -116,7 +116,7 @@ fn term_during_start() -> Result<()> {
         link::veth((&pair.left, &format!("more{number}")), (&pair.right, &format!("more{number}")))?;
     }
     let mut agent = Options::default().with("--attach clsact").spawn(&pair.left)?;
-    wait::until(need::patience(SHOWN), || {
+    wait::until(SHOWN, || {
         ensure!(hooks::has_clsact(&pair.left, "lo")?, "nothing is attached yet");
         Ok(())
     })?;

@@ -22,12 +22,10 @@ pub const BRIEF: &[&str] = &[
     "netns::",
     "ipsec::",
     "mptcp_probes::",
-    "mptcp_wrong::",
     "devices::",
     "act::",
-    "mptcp_truth::",
-    "failover::",
     "survive::",
+    "mptcp_truth::bulk_2",
 ];
 /// Folders of the source tree that tests read, which the guest has under the same path.
 const DATA: &[&str] = &["docs", "grafana", "tests/fuzz/corpus"];

@@ -157,7 +157,7 @@ pub fn page(results: &Results) -> String {
          is made by `cargo xtask vm --kernel all --report`, from docs/kernels.json, which has the name of every test.\n\n\
          {}\n## What was tested\n\n\
          How many tests of each kind passed. Where it is not all of them, the note says why the others could not run there, or which\n\
-         failed.\n\n{tested}\n\
+         failed. Where fewer tests of a kind ran on one kernel than on another, the run was for some of them only.\n\n{tested}\n\
          ## What the kernels have\n\n\
          As `mpsec doctor` says it, run as root.\n\n{features}\n\
          ## Notes\n\n{notes}",
