@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 const OBJ_PIN: libc::c_int = 6;
 const PROG_LOAD: libc::c_int = 5;
+const PROG_GET_NEXT_ID: libc::c_int = 11;
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const PROG_QUERY: libc::c_int = 16;
@@ -142,6 +143,26 @@ pub fn name(id: u32) -> Result<String> {
     let info = info(program.as_raw_fd())?;
     let name = info[INFO_NAME..INFO_NAME + 16].split(|byte| *byte == 0).next().unwrap_or_default();
     Ok(String::from_utf8_lossy(name).into_owned())
+}
+
+/// The names of all programs that are loaded, in every namespace.
+pub fn all_names() -> Result<Vec<String>> {
+    let (mut names, mut id) = (Vec::new(), 0u32);
+    loop {
+        let mut attr = [0u64; 16];
+        attr[0] = u64::from(id);
+        match call(PROG_GET_NEXT_ID, &mut attr) {
+            Ok(_) => id = u32::try_from(attr[0] >> 32)?,
+            Err(error) if is_not_found(&error) => return Ok(names),
+            Err(error) => return Err(error).context("the next program"),
+        }
+        // It may have gone meanwhile.
+        names.extend(name(id).ok());
+    }
+}
+
+fn is_not_found(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error() == Some(libc::ENOENT))
 }
 
 fn info(program: RawFd) -> Result<[u8; 256]> {

@@ -66,7 +66,7 @@ pub fn has_clsact(netns: &Netns, device: &str) -> Result<bool> {
 
 /// Reads `tc -j filter show`. A filter is the entry with a handle: tc prints one more for each priority, and one for
 /// each hash table of a u32 classifier.
-fn filters(text: &str) -> Result<Vec<Attached>> {
+pub fn filters(text: &str) -> Result<Vec<Attached>> {
     let list: Vec<Value> = serde_json::from_str(text)?;
     let is_filter = |options: &Value| {
         options.get("prog").is_some() || options.get("match").is_some() || options.get("handle").is_some()

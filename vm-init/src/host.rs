@@ -45,6 +45,15 @@ fn mount(kind: &str, place: &str, data: &str) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Takes away what [`mount_all`] mounted, the last first: another system mounts its own.
+pub fn unmount_all() {
+    for (_, place, _) in MOUNTS.iter().rev() {
+        let place = CString::new(*place).unwrap_or_default();
+        // SAFETY: the pointer is to a string with its end, which outlives the call.
+        unsafe { libc::umount2(place.as_ptr(), libc::MNT_DETACH) };
+    }
+}
+
 /// The loopback device of the first namespace, up.
 pub fn loopback_up() -> Result<()> {
     // SAFETY: socket takes no pointers.

@@ -7,4 +7,5 @@ pub mod host;
 pub mod modules;
 pub mod plan;
 pub mod run;
+pub mod system;
 pub mod word;

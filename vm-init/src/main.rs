@@ -12,7 +12,7 @@ use vm_init::{
     host,
     modules::{self, Modules},
     plan::{self, Plan},
-    run,
+    run, system,
     word::Word,
 };
 
@@ -55,6 +55,10 @@ fn work() -> Result<()> {
     host::loopback_up()?;
     if plan.shell {
         return run::shell(&plan.environment);
+    }
+    if let Some(disk) = &plan.system {
+        let never = system::become_it(Path::new(disk))?;
+        match never {}
     }
     for program in &plan.programs {
         say(&Word::Start(program.label.clone()));

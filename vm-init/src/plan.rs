@@ -17,6 +17,8 @@ pub struct Plan {
     pub programs: Vec<Program>,
     /// A person at the console instead of the programs.
     pub shell: bool,
+    /// A disk whose system is started instead of the programs.
+    pub system: Option<String>,
 }
 
 /// A program to run in the guest.
@@ -44,6 +46,7 @@ impl Plan {
                 }
                 "run" => plan.programs.push(Program::parse(rest)?),
                 "shell" => plan.shell = true,
+                "system" => plan.system = Some(rest.to_owned()),
                 _ => bail!("unknown step {line:?}"),
             }
         }
@@ -80,6 +83,9 @@ impl fmt::Display for Plan {
         if self.shell {
             writeln!(out, "shell")?;
         }
+        if let Some(disk) = &self.system {
+            writeln!(out, "system\t{disk}")?;
+        }
         Ok(())
     }
 }
@@ -99,6 +105,7 @@ mod tests {
                 words: vec!["/mpsec/bin/system".into(), "a test".into()],
             }],
             shell: true,
+            system: Some("/dev/vda".into()),
         };
         assert_eq!(Plan::parse(&plan.to_string()).unwrap(), plan);
     }

@@ -10,6 +10,7 @@ pub mod dist;
 pub mod ebpf;
 pub mod lab;
 pub mod run;
+pub mod service;
 pub mod test;
 pub mod vm;
 

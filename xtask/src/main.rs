@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, check, dashboards, dist, ebpf, lab, run, rustc, test, vm};
+use xtask::{bench, check, dashboards, dist, ebpf, lab, run, rustc, service, test, vm};
 
 /// MPSec's build, test and measurement commands.
 #[derive(Parser)]
@@ -33,6 +33,8 @@ enum Command {
     Bench(bench::Args),
     /// Make what is handed out: Debian package, program, container context, manifests, checksums
     Dist(dist::Args),
+    /// Try the packaged service under a real systemd, in virtual machines with Debian
+    Service(service::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,5 +59,6 @@ fn dispatch() -> Result<ExitCode> {
         Command::Dashboards(args) => dashboards::main(&root, &args),
         Command::Bench(args) => bench::main(&root, &args),
         Command::Dist(args) => dist::main(&root, &args),
+        Command::Service(args) => service::main(&root, &args),
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{command, tools::CARGO_DEB};
+use crate::{command, tools::CARGO_DEB, tree};
 
 /// The folder below `target/dist` of what is made for the package alone.
 pub(super) const STAGE: &str = "stage";
@@ -16,7 +16,8 @@ const COMPLETIONS: &[(&str, &str)] = &[("bash", "mpsec"), ("zsh", "_mpsec"), ("f
 
 /// Makes the package out of this program, and returns its file.
 pub fn make(root: &Path, program: &Path, folder: &Path, revision: u32) -> Result<PathBuf> {
-    let stage = folder.join(STAGE);
+    // What is said in the manifest.
+    let stage = tree::target(root).join(super::FOLDER).join(STAGE);
     if stage.exists() {
         fs::remove_dir_all(&stage).with_context(|| format!("removing {}", stage.display()))?;
     }

@@ -77,3 +77,46 @@ fn the_unit_has_three_capabilities_and_no_more() {
     assert_eq!((value("User"), value("Group")), (vec!["mpsec"], vec!["mpsec"]));
     assert_eq!(value("ReadWritePaths"), ["/proc/sys/net"]);
 }
+
+/// The documents of the manifest, by kind.
+fn manifest(kind: &str) -> serde_json::Value {
+    use serde::Deserialize as _;
+    let text = read("packaging/kubernetes/daemonset.yaml");
+    let documents = serde_yaml_ng::Deserializer::from_str(&text);
+    let mut all = documents.map(|document| serde_json::Value::deserialize(document).expect("YAML that is JSON"));
+    all.find(|document| document["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
+}
+
+fn names(list: &serde_json::Value) -> Vec<&str> {
+    list.as_array().into_iter().flatten().filter_map(|entry| entry["name"].as_str()).collect()
+}
+
+#[test]
+fn the_manifest_is_whole_and_asks_for_no_more_than_the_unit() {
+    let set = manifest("DaemonSet");
+    assert_eq!(set["apiVersion"], "apps/v1");
+    let template = &set["spec"]["template"];
+    assert_eq!(set["spec"]["selector"]["matchLabels"], template["metadata"]["labels"]);
+    let pod = &template["spec"];
+    assert_eq!(pod["hostNetwork"], true, "it counts on the node's interfaces");
+    let container = &pod["containers"][0];
+    assert_eq!(container["image"], format!("mpsec:{}", env!("CARGO_PKG_VERSION")));
+    let security = &container["securityContext"];
+    assert_eq!(security["capabilities"]["drop"], serde_json::json!(["ALL"]));
+    let unit = read("packaging/mpsec.service");
+    let granted = settings(&unit).into_iter().find(|(key, _)| key == "AmbientCapabilities").expect("capabilities").1;
+    let asked = security["capabilities"]["add"].as_array().expect("capabilities");
+    let asked: Vec<String> = asked.iter().filter_map(|name| Some(format!("CAP_{}", name.as_str()?))).collect();
+    assert_eq!(
+        asked.iter().map(String::as_str).collect::<std::collections::BTreeSet<_>>(),
+        granted.split(' ').collect()
+    );
+    assert!(security["privileged"].is_null(), "it needs no privileged container");
+    let (mut mounts, mut volumes) = (names(&container["volumeMounts"]), names(&pod["volumes"]));
+    (mounts.sort_unstable(), volumes.sort_unstable());
+    assert_eq!(mounts, volumes);
+    for document in [manifest("ConfigMap"), set.clone()] {
+        assert_eq!(document["metadata"]["namespace"], manifest("Namespace")["metadata"]["name"]);
+    }
+    assert!(manifest("ConfigMap")["data"]["mpsec.toml"].as_str().is_some_and(|text| text.contains("[http]")));
+}

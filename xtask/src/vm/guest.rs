@@ -3,7 +3,7 @@ use std::{
     fs::{self, File},
     io::{BufWriter, Write},
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result};
@@ -46,20 +46,28 @@ pub struct Programs {
 /// Builds everything for the guest, linked statically.
 pub fn build(root: &Path, folder: &Path) -> Result<Programs> {
     eprintln!("xtask: building the tests for the virtual machine (the first build takes minutes)");
+    let mut cargo = cargo_build(root, folder);
+    cargo.args(["-p", "vm-init", "-p", "mpsec-agent", "-p", "mpsec-tests", "--bins"]);
+    cargo.args(TESTS.iter().flat_map(|test| ["--test", test]));
+    let messages = command::stdout(&mut cargo)?;
+    let find = |name: &str| run::executable(&messages, name).with_context(|| format!("cargo built no {name}"));
+    let tests = TESTS.iter().map(|test| Ok(((*test).to_owned(), find(test)?)));
+    Ok(Programs { init: find("vm-init")?, agent: find("mpsec")?, tests: tests.collect::<Result<_>>()? })
+}
+
+/// A `cargo build` of programs for a guest, to which is left to say of which; its messages come as JSON.
+#[must_use]
+pub fn cargo_build(root: &Path, folder: &Path) -> Command {
     let mut cargo = command::cargo(root);
     cargo.args(["build", "--message-format=json-render-diagnostics", "--target", TARGET]);
     cargo.arg("--target-dir").arg(folder.join("build"));
-    cargo.args(["-p", "vm-init", "-p", "mpsec-agent", "-p", "mpsec-tests", "--bins"]);
-    cargo.args(TESTS.iter().flat_map(|test| ["--test", test]));
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
     // Emulation is slow, and what is not carried into the guest needs no room there.
     for (name, value) in [("DEBUG", "0"), ("STRIP", "debuginfo"), ("OPT_LEVEL", "1")] {
         cargo.env(format!("CARGO_PROFILE_DEV_{name}"), value);
     }
-    let messages = command::stdout(cargo.stdout(Stdio::piped()))?;
-    let find = |name: &str| run::executable(&messages, name).with_context(|| format!("cargo built no {name}"));
-    let tests = TESTS.iter().map(|test| Ok(((*test).to_owned(), find(test)?)));
-    Ok(Programs { init: find("vm-init")?, agent: find("mpsec")?, tests: tests.collect::<Result<_>>()? })
+    cargo.stdout(Stdio::piped());
+    cargo
 }
 
 /// Where the guest has a program of ours.

@@ -206,6 +206,7 @@ impl<'a> Bench<'a> {
             environment: environment.into_iter().map(own).collect(),
             programs,
             shell: args.shell,
+            system: None,
         })
     }
 }

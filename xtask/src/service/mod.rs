@@ -1,0 +1,181 @@
+//! `cargo xtask service`: the package, installed under a real systemd, in virtual machines with Debian.
+//!
+//! What is tried is in `tests/examples/service`; that program runs in the guest and prints what test programs print.
+use std::{
+    fs::{self, File},
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use vm_init::plan::{self, Plan};
+
+use crate::{
+    command, dist, run,
+    summary::Summary,
+    tree,
+    vm::{
+        guest,
+        kernel::{Kernel, Kernels},
+        newc::Archive,
+        qemu::{self, Ended, Machine},
+    },
+};
+
+pub mod image;
+
+/// Which kernels, and which build.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Series of Debian's kernels
+    #[arg(long, default_value = "6.1,6.12", value_delimiter = ',')]
+    kernel: Vec<String>,
+    /// Try the package as it is handed out, with the program as released, which takes minutes to build
+    #[arg(long)]
+    release: bool,
+    /// Minutes for one kernel, after which the machine is switched off
+    #[arg(long, default_value_t = 10)]
+    minutes: u64,
+}
+
+/// MiB of the guest.
+const MEMORY_MIB: u32 = 1536;
+/// What the disk needs, and what no kernel asks for by itself.
+const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "ext4", "veth", "tun"];
+/// The disk, as the guest has it.
+const DISK: &str = "/dev/vda";
+
+/// `cargo xtask service [--kernel ...] [--release]`
+pub fn main(root: &Path, args: &Args) -> Result<ExitCode> {
+    let mut total = Summary::default();
+    match Bench::new(root, args) {
+        Ok(bench) => {
+            for series in &args.kernel {
+                total.add(bench.test(series, args)?);
+            }
+        }
+        Err(reason) => total.skip("the packaged service", &format!("{reason:#}")),
+    }
+    print!("\nAll trials of the packaged service, summed up:\n{total}");
+    std::io::stdout().flush()?;
+    Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is needed whatever the kernel is.
+struct Bench {
+    folder: PathBuf,
+    kernels: Kernels,
+    disk: PathBuf,
+    init: PathBuf,
+    trials: PathBuf,
+    /// The package, and the same as a later revision.
+    packages: [PathBuf; 2],
+}
+
+impl Bench {
+    fn new(root: &Path, args: &Args) -> Result<Self> {
+        ensure!(qemu::program().is_some(), "qemu-system-x86_64 (package qemu-system-x86) is not on this machine");
+        let folder = tree::target(root).join("vm");
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        let disk = image::find_or_make(&folder)?;
+        let kernels = Kernels::new(&folder)?;
+        let mut cargo = guest::cargo_build(root, &folder);
+        cargo.args(["-p", "vm-init", "-p", "mpsec-agent", "-p", "mpsec-tests", "--bins", "--example", "service"]);
+        let messages = command::stdout(&mut cargo)?;
+        let find = |name: &str| run::executable(&messages, name).with_context(|| format!("cargo built no {name}"));
+        let agent = if args.release { dist::program::build(root, false)? } else { find("mpsec")? };
+        let made = folder.join("service");
+        fs::create_dir_all(&made)?;
+        let package = |revision| dist::package::make(root, &agent, &made, revision);
+        let packages = [package(1)?, package(2)?];
+        Ok(Self { init: find("vm-init")?, trials: find("service")?, folder, kernels, disk, packages })
+    }
+
+    fn test(&self, series: &str, args: &Args) -> Result<Summary> {
+        let mut summary = Summary::default();
+        let kernel = match self.kernels.newest(series) {
+            Ok(kernel) => kernel,
+            Err(reason) => {
+                summary.skip(&format!("the packaged service on Linux {series}"), &format!("{reason:#}"));
+                return Ok(summary);
+            }
+        };
+        let machine = self.machine(&kernel, args)?;
+        let start = Instant::now();
+        println!("\n     Running service (Linux {}):", kernel.release);
+        let mut said = Vec::new();
+        let mut ended = machine.boot(&mut |line| hear(line, &mut said))?;
+        if said.is_empty() {
+            // Emulation loses a boot now and then. A guest that spoke has no second chance: it may have shown a fault.
+            println!("the machine said nothing ({ended:?}): once more");
+            ended = machine.boot(&mut |line| hear(line, &mut said))?;
+        }
+        said.iter().for_each(|line| summary.read(line));
+        if summary.results.is_empty() || ended != Ended::ByItself {
+            let what =
+                format!("the packaged service on Linux {}: the machine ended too soon ({ended:?})", kernel.release);
+            summary.fail(&format!("{what}; see {}", machine.console.display()));
+        }
+        println!("Linux {}: {:.0} s", kernel.release, start.elapsed().as_secs_f64());
+        Ok(summary)
+    }
+
+    fn machine(&self, kernel: &Kernel, args: &Args) -> Result<Machine> {
+        let home = self.folder.join("run").join(format!("service-{}", kernel.series));
+        fs::create_dir_all(&home).with_context(|| format!("making {}", home.display()))?;
+        let initrd = home.join("initrd.cpio");
+        self.write_initrd(&initrd, kernel)?;
+        Ok(Machine {
+            kernel: kernel.image.clone(),
+            initrd: Some(initrd),
+            disk: Some(self.disk.clone()),
+            memory_mib: MEMORY_MIB,
+            // There is no udev to bring the device that a prompt on the console would wait for.
+            append: "systemd.mask=serial-getty@ttyS0.service systemd.show_status=no".to_owned(),
+            timeout: Duration::from_secs(args.minutes * 60),
+            console: home.join("console.log"),
+            // What the guest writes on the disk is gone with it.
+            extra: vec!["-snapshot".to_owned()],
+        })
+    }
+
+    fn write_initrd(&self, to: &Path, kernel: &Kernel) -> Result<()> {
+        let mut file = BufWriter::new(File::create(to).with_context(|| format!("creating {}", to.display()))?);
+        let mut modules =
+            File::open(&kernel.modules).with_context(|| format!("opening {}", kernel.modules.display()))?;
+        std::io::copy(&mut modules, &mut file)?;
+        let plan = Plan {
+            modules: MODULES.iter().map(|&name| name.to_owned()).collect(),
+            system: Some(DISK.to_owned()),
+            ..Plan::default()
+        };
+        let init = fs::read(&self.init)?;
+        let mut archive = Archive::new(file);
+        archive.file("init", 0o755, &init)?;
+        archive.folders_to("sbin/modprobe")?;
+        archive.link("sbin/modprobe", "/init")?;
+        archive.folders_to("mpsec/bin/x")?;
+        archive.file(plan::PATH.trim_start_matches('/'), 0o644, plan.to_string().as_bytes())?;
+        // The system on the disk sees this folder, but nothing else of ours.
+        archive.file(guest::place("modprobe").trim_start_matches('/'), 0o755, &init)?;
+        archive.file(guest::place("service").trim_start_matches('/'), 0o755, &fs::read(&self.trials)?)?;
+        archive.folders_to("mpsec/packages/x")?;
+        for package in &self.packages {
+            let name = package.file_name().context("a file without a name")?.to_string_lossy();
+            archive.file(&format!("mpsec/packages/{name}"), 0o644, &fs::read(package)?)?;
+        }
+        archive.close()?;
+        Ok(())
+    }
+}
+
+fn hear(line: &str, said: &mut Vec<String>) {
+    if !line.is_empty() {
+        println!("{line}");
+        said.push(line.to_owned());
+        // Where nobody reads it, it is in the summary all the same.
+        let _ = std::io::stdout().flush();
+    }
+}
