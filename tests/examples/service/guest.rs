@@ -12,7 +12,7 @@ use mpsec_tests::{trial, wait};
 /// Where xtask has put the packages.
 pub const PACKAGES: &str = "/mpsec/packages";
 /// What anything may take that is not watched: the machine is emulated.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What is worth knowing beside the outcome of trials, told when they are over: lines of their own between trials would tear
 /// the trials' lines.

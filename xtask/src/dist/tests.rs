@@ -113,7 +113,8 @@ fn the_manifest_is_whole_and_asks_for_no_more_than_the_unit() {
     );
     assert!(security["privileged"].is_null(), "it needs no privileged container");
     let (mut mounts, mut volumes) = (names(&container["volumeMounts"]), names(&pod["volumes"]));
-    (mounts.sort_unstable(), volumes.sort_unstable());
+    mounts.sort_unstable();
+    volumes.sort_unstable();
     assert_eq!(mounts, volumes);
     for document in [manifest("ConfigMap"), set.clone()] {
         assert_eq!(document["metadata"]["namespace"], manifest("Namespace")["metadata"]["name"]);

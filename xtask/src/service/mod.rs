@@ -58,7 +58,7 @@ pub fn main(root: &Path, args: &Args) -> Result<ExitCode> {
         }
         Err(reason) => total.skip("the packaged service", &format!("{reason:#}")),
     }
-    print!("\nAll trials of the packaged service, summed up:\n{total}");
+    print!("\nAll tests of the packaged service, summed up:\n{total}");
     std::io::stdout().flush()?;
     Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
