@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::tree;
 
+pub mod notices;
 pub mod package;
 pub mod program;
 

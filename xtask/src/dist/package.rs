@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use super::notices;
 use crate::{command, tools::CARGO_DEB, tree};
 
 /// The folder below `target/dist` of what is made for the package alone.
@@ -22,6 +23,7 @@ pub fn make(root: &Path, program: &Path, folder: &Path, revision: u32) -> Result
         fs::remove_dir_all(&stage).with_context(|| format!("removing {}", stage.display()))?;
     }
     lay_out(program, &stage)?;
+    fs::write(stage.join("third-party.txt"), notices::collect(root)?).context("writing the notices")?;
     let cargo_deb = CARGO_DEB.find_or_install(root)?;
     let mut deb = Command::new(cargo_deb);
     deb.current_dir(root.join("mpsec-agent"))

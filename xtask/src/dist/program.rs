@@ -14,7 +14,7 @@ use crate::{command, run};
 
 /// Named although it is this machine's own: build scripts and procedural macros are then built without the flags below,
 /// with which they cannot be loaded.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(super) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Builds `mpsec`, and makes sure that it is linked statically.
 pub fn build(root: &Path, dev: bool) -> Result<PathBuf> {
