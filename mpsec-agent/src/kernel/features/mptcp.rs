@@ -19,7 +19,7 @@ pub(super) fn probe(capabilities: Capabilities, btf: Option<&KernelBtf>) -> Verd
         (Id::Mptcp, socket_verdict()),
         (Id::MptcpEnabled, enabled()),
         (Id::MptcpPm, path_manager()),
-        (Id::MptcpPathManagers, choices("path manager", "path_manager", "available_path_managers")),
+        (Id::MptcpPathManagers, path_managers()),
         (Id::MptcpSchedulers, choices("scheduler", "scheduler", "available_schedulers")),
         (Id::MptcpToken, token(capabilities, btf)),
     ])
@@ -67,6 +67,23 @@ fn path_manager() -> Verdict {
         Ok(()) => Verdict::available(),
         Err(refusal) if refusal.errno() == Some(libc::ENOENT) => Verdict::missing(NO_MPTCP).remedy(BUILD),
         Err(refusal) => Verdict::unknown(refusal.to_string()),
+    }
+}
+
+/// By name, or before Linux 6.16 by a number (`enum mptcp_pm_type`, net/mptcp/protocol.h, since 5.19).
+fn path_managers() -> Verdict {
+    let number = sysctl("net/mptcp/pm_type").ok();
+    match number.as_deref().filter(|_| sysctl("net/mptcp/available_path_managers").is_err()).and_then(by_number) {
+        Some(in_use) => Verdict::available().detail(format!("kernel userspace; in use: {in_use}")),
+        None => choices("path manager", "path_manager", "available_path_managers"),
+    }
+}
+
+fn by_number(number: &str) -> Option<&'static str> {
+    match number {
+        "0" => Some("kernel"),
+        "1" => Some("userspace"),
+        _ => None,
     }
 }
 
