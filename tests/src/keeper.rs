@@ -5,17 +5,24 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use mpsec_agent::agent::failover::Settings;
 use mpsec_agent::agent::failover::driver::Driver;
+use mpsec_agent::agent::interfaces::Interfaces;
+use mpsec_agent::config::InterfaceFilter;
+use mpsec_agent::kernel::attach::Attacher;
 use mpsec_agent::kernel::cgroup;
 use mpsec_agent::kernel::ebpf::{self, Kernel};
-use mpsec_agent::kernel::link::Events;
+use mpsec_agent::kernel::link::{self, Events};
 use mpsec_agent::kernel::policy::Policy;
 use mpsec_agent::kernel::probes::Ways;
+use mpsec_common::Direction;
 use tokio::sync::Notify;
 
 use crate::netns::Netns;
+
+/// More than a host of the trials has.
+const MAX_INTERFACES: u16 = 8;
 
 /// It runs until it is dropped.
 #[derive(Debug)]
@@ -37,7 +44,7 @@ impl Keeper {
                 netns.enter()?;
                 Ok(thread::spawn(move || {
                     let started = || ready.send(()).context("nobody waits");
-                    load(&policies).and_then(|kernel| run(kernel, acts, &stopped, started))
+                    load(&policies).and_then(|interfaces| run(interfaces, acts, &stopped, started))
                 }))
             };
             scope.spawn(spawn).join().unwrap_or_else(|_| bail!("no thread"))
@@ -70,9 +77,10 @@ impl Drop for Keeper {
     }
 }
 
-fn load(policies: &[(Option<IpAddr>, Policy)]) -> Result<Kernel> {
+/// Loads the programs, and counts on all interfaces that there are: what was received by a path is known from there.
+fn load(policies: &[(Option<IpAddr>, Policy)]) -> Result<Interfaces> {
     let mut kernel = Kernel::load(&ebpf::Settings {
-        max_interfaces: 4,
+        max_interfaces: MAX_INTERFACES.into(),
         wireguard_ports: [0; 4],
         max_subflows: 64,
         netns_cookie: cgroup::netns_cookie()?,
@@ -82,11 +90,19 @@ fn load(policies: &[(Option<IpAddr>, Policy)]) -> Result<Kernel> {
     for (address, policy) in policies {
         kernel.policies.set(*address, policy)?;
     }
-    Ok(kernel)
+    let attacher = Attacher::new(None, kernel.program(Direction::Rx))?;
+    let mut interfaces = Interfaces::new(kernel, attacher, InterfaceFilter::default(), MAX_INTERFACES);
+    link::list()?.into_iter().for_each(|interface| interfaces.present(interface));
+    while interfaces.has_pending() {
+        interfaces.attach_next();
+    }
+    ensure!(interfaces.all_attached(), "not attached to all interfaces");
+    Ok(interfaces)
 }
 
-fn run(mut kernel: Kernel, acts: bool, stop: &Notify, started: impl FnOnce() -> Result<()>) -> Result<()> {
+fn run(mut interfaces: Interfaces, acts: bool, stop: &Notify, started: impl FnOnce() -> Result<()>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let kernel = &mut interfaces.kernel;
     let table = std::mem::replace(&mut kernel.subflows, Err("in use".into()));
     let mut table = table.map_err(anyhow::Error::msg)?;
     let mut timeouts = kernel.timeouts.take().context("no reports")?;

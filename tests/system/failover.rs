@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use mpsec_agent::agent::failover::driver::policy;
 use mpsec_agent::kernel::policy::Policy;
@@ -24,13 +24,20 @@ const RATE: u64 = 1_250_000;
 const OUTAGE: Duration = Duration::from_millis(1500);
 /// How soon a path that is back must carry data again.
 const BACK: Duration = Duration::from_secs(2);
+/// How often a fault is tried: a machine that stands still for a moment makes a gap of its own. The kernel alone keeps the
+/// bounds in none of them (docs/failover.md).
+const TRIES: usize = 3;
+/// The longest gap when a link goes down, which the kernel alone takes for about 0.3 s.
+const LINK_GAP: Duration = Duration::from_millis(150);
+/// The longest gap when a path falls silent: a bit less than the kernel alone needs.
+const SILENCE_GAP: Duration = Duration::from_millis(250);
 const SOON: Duration = Duration::from_secs(5);
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial("failover::a_link_that_goes_down", LIMIT, || each(Fault::Down, Duration::from_millis(150))),
-        trial("failover::a_carrier_that_is_lost", LIMIT, || each(Fault::Carrier, Duration::from_millis(150))),
-        trial("failover::a_path_that_falls_silent", LIMIT, || each(Fault::Silence, Duration::from_millis(350))),
+        trial("failover::a_link_that_goes_down", LIMIT, || each(Fault::Down, LINK_GAP)),
+        trial("failover::a_carrier_that_is_lost", LIMIT, || each(Fault::Carrier, LINK_GAP)),
+        trial("failover::a_path_that_falls_silent", LIMIT, || each(Fault::Silence, SILENCE_GAP)),
         trial("failover::a_receiver_notices_silence_alone", LIMIT, receiver),
         trial("failover::a_path_that_stalls_is_kept", LIMIT, stalls),
         trial("failover::what_carries_little_is_left_alone", LIMIT, || healthy(RATE / 5)),
@@ -95,48 +102,104 @@ fn bystander() -> Result<()> {
     stream.finish(from).map(drop)
 }
 
+/// What a reader noticed of a fault.
+#[derive(Debug)]
+struct Noticed {
+    gap: Duration,
+    /// What the rest carried from half a second after the fault on, in Mbit/s.
+    rest: f64,
+    /// Whether the path carried data again soon after it was back.
+    is_used: bool,
+}
+
+impl Noticed {
+    /// Breaks a path while the stream goes on, and mends it.
+    fn of(wan: &Wan, stream: &Stream, fault: Fault, path: usize) -> Result<Self> {
+        let start = Instant::now();
+        match fault {
+            Fault::Down => wan.down(path)?,
+            Fault::Carrier => wan.carrier(path, false)?,
+            Fault::Silence => wan.silence(path, [true; 2]),
+        }
+        thread::sleep(OUTAGE);
+        let gap = stream.longest_gap(start, OUTAGE);
+        let rest = stream.mbit(start + Duration::from_millis(500), Duration::from_secs(1));
+        let before = wan.carried(path);
+        match fault {
+            Fault::Down => wan.up(path)?,
+            Fault::Carrier => wan.carrier(path, true)?,
+            Fault::Silence => wan.silence(path, [false; 2]),
+        }
+        Ok(Self { gap, rest, is_used: used(wan, path, before).is_ok() })
+    }
+
+    fn is_little(&self, most: Duration) -> bool {
+        self.gap < most && self.rest > 9.0 && self.is_used
+    }
+}
+
+/// Passes with the first attempt in which little was noticed. An attempt that loses a byte fails at once.
+fn little(most: Duration, attempt: impl Fn() -> Result<Noticed>) -> Result<()> {
+    let mut much = Vec::new();
+    for _ in 0..TRIES {
+        let noticed = attempt()?;
+        if noticed.is_little(most) {
+            return Ok(());
+        }
+        much.push(noticed);
+    }
+    bail!("each time more was noticed than a gap of {most:?}: {much:?}")
+}
+
 /// A fault of each path, with a stream in each direction.
 fn each(fault: Fault, gap: Duration) -> Result<()> {
     for sender in [Host::Client, Host::Server] {
         for path in 0..2 {
-            one(fault, sender, path, gap).with_context(|| format!("{sender:?} sends, {fault:?} of path {path}"))?;
+            little(gap, || one(fault, sender, path))
+                .with_context(|| format!("{sender:?} sends, {fault:?} of path {path}"))?;
         }
     }
     Ok(())
 }
 
-fn one(fault: Fault, sender: Host, path: usize, most: Duration) -> Result<()> {
+fn one(fault: Fault, sender: Host, path: usize) -> Result<Noticed> {
     let wan = two_lines()?;
     // The end that sees a link fail is enough; what is silent is noticed by the one that sends.
     let mut keepers = vec![Keeper::start(&wan.client, vec![(None, policy())], true)?];
     if fault == Fault::Silence {
         keepers.push(Keeper::start(&wan.server, vec![(None, policy())], true)?);
     }
-    let call = Call::open(&wan)?;
+    let noticed = observed(&wan, sender, fault, path)?;
+    keepers.into_iter().try_for_each(Keeper::stop)?;
+    Ok(noticed)
+}
+
+/// A server without the agent sends by a path that falls silent: its client alone can help.
+fn receiver() -> Result<()> {
+    for path in 0..2 {
+        let attempt = || {
+            let wan = two_lines()?;
+            let keeper = Keeper::start(&wan.client, vec![(None, policy())], true)?;
+            let noticed = observed(&wan, Host::Server, Fault::Silence, path)?;
+            keeper.stop()?;
+            Ok(noticed)
+        };
+        little(SILENCE_GAP, attempt).with_context(|| format!("path {path}"))?;
+    }
+    Ok(())
+}
+
+/// What the reader of a stream notices of a fault once both paths are known to carry it.
+fn observed(wan: &Wan, sender: Host, fault: Fault, path: usize) -> Result<Noticed> {
+    let call = Call::open(wan)?;
     let (from, to) = call.ends(sender);
     let stream = Stream::start(from, to, RATE)?;
     joined(&call)?;
+    // A receiver takes a second to notice that there is something to be heard, and a bit more to know how much.
     thread::sleep(Duration::from_millis(1800));
-    let start = Instant::now();
-    match fault {
-        Fault::Down => wan.down(path)?,
-        Fault::Carrier => wan.carrier(path, false)?,
-        Fault::Silence => wan.silence(path, [true; 2]),
-    }
-    thread::sleep(OUTAGE);
-    let gap = stream.longest_gap(start, OUTAGE);
-    let rest = stream.mbit(start + Duration::from_millis(500), Duration::from_secs(1));
-    let before = wan.carried(path);
-    match fault {
-        Fault::Down => wan.up(path)?,
-        Fault::Carrier => wan.carrier(path, true)?,
-        Fault::Silence => wan.silence(path, [false; 2]),
-    }
-    used(&wan, path, before)?;
+    let noticed = Noticed::of(wan, &stream, fault, path)?;
     stream.finish(from)?;
-    ensure!(gap < most, "a gap of {gap:?}");
-    ensure!(rest > 9.0, "{rest} Mbit/s half a second later");
-    keepers.into_iter().try_for_each(Keeper::stop)
+    Ok(noticed)
 }
 
 /// Waits until a path carries data again.
@@ -145,30 +208,6 @@ fn used(wan: &Wan, path: usize, before: u64) -> Result<()> {
         ensure!(wan.carried(path) > before + 20, "the path is not used again");
         Ok(())
     })
-}
-
-/// A server without the agent sends by a path that falls silent: its client alone can help.
-fn receiver() -> Result<()> {
-    for path in 0..2 {
-        let wan = two_lines()?;
-        let keeper = Keeper::start(&wan.client, vec![(None, policy())], true)?;
-        let call = Call::open(&wan)?;
-        let stream = Stream::start(&call.server, &call.client, RATE)?;
-        joined(&call)?;
-        // It takes a second to notice that there is something to be heard, and a bit more to know how much.
-        thread::sleep(Duration::from_millis(1800));
-        let start = Instant::now();
-        wan.silence(path, [true; 2]);
-        thread::sleep(OUTAGE);
-        let gap = stream.longest_gap(start, OUTAGE);
-        ensure!(gap < Duration::from_millis(350), "path {path}: a gap of {gap:?}");
-        let before = wan.carried(path);
-        wan.silence(path, [false; 2]);
-        used(&wan, path, before)?;
-        stream.finish(&call.server)?;
-        keeper.stop()?;
-    }
-    Ok(())
 }
 
 /// Whatever the scheduler needs of lines on which nothing fails, no subflow is made again more than once in 10 s.

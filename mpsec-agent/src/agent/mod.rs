@@ -5,7 +5,7 @@ mod collect;
 mod effects;
 pub mod failover;
 mod front;
-mod interfaces;
+pub mod interfaces;
 mod keeper;
 mod manager;
 mod mptcp;

@@ -163,10 +163,14 @@ impl Driver {
     /// later of the next one of the host (linkwatch_schedule_work, net/core/link_watch.c, Linux 6.18).
     fn listen(&mut self, now: Instant, book: &Book) {
         let since = self.listened_at.map(|at| now.saturating_duration_since(at));
-        if book.len() > MOST_LISTENED || since.is_some_and(|time| time < LISTEN_INTERVAL) {
+        if since.is_some_and(|time| time < LISTEN_INTERVAL) {
             return;
         }
         self.listened_at = Some(now);
+        if book.len() > MOST_LISTENED {
+            self.hearing = Hearing::default();
+            return;
+        }
         if self.hearing.is_keen(now) {
             self.look_for_carriers(book);
         }
@@ -201,7 +205,8 @@ impl Driver {
         let list = self.listed_at.map_or(now, |at| at + LIST_INTERVAL);
         let ready = (!self.unready.is_empty()).then(|| now + READY_INTERVAL);
         let listen = self.hearing.is_keen(now).then(|| self.listened_at.map_or(now, |at| at + LISTEN_INTERVAL));
-        self.core.next_beat().into_iter().chain(ready).chain(listen).fold(list, Instant::min)
+        let count = self.hearing.first_count_at();
+        self.core.next_beat().into_iter().chain(ready).chain(listen).chain(count).fold(list, Instant::min)
     }
 
     /// What was taken away, and is to be put back, as it was; and what it was that lacks a flag for now.

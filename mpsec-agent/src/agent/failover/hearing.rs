@@ -78,6 +78,8 @@ struct Ear {
     /// When packets were counted, and when it was busy last.
     counted_at: Instant,
     busy_at: Option<Instant>,
+    /// Whether packets were counted since it has others.
+    is_counted: bool,
 }
 
 /// The first look at where connections stand.
@@ -119,6 +121,13 @@ impl Hearing {
         let recently = |at: Instant| now.saturating_duration_since(at) < KEEN;
         self.0.values().any(|ear| ear.has_others && ear.busy_at.is_some_and(recently))
     }
+
+    /// When to look at the latest at a path of a connection that has just got another one: it is not known yet whether it is
+    /// busy.
+    pub fn first_count_at(&self) -> Option<Instant> {
+        let uncounted = self.0.values().filter(|ear| ear.has_others && !ear.is_counted);
+        uncounted.map(|ear| ear.counted_at + WINDOW).min()
+    }
 }
 
 impl Ear {
@@ -136,6 +145,7 @@ impl Ear {
             packets: heard.packets,
             counted_at: now,
             busy_at: None,
+            is_counted: false,
         }
     }
 
@@ -148,7 +158,7 @@ impl Ear {
         if news * 1000 >= BUSY * time.as_millis() as u64 {
             self.busy_at = Some(now);
         }
-        (self.packets, self.counted_at) = (packets, now);
+        (self.packets, self.counted_at, self.is_counted) = (packets, now, self.has_others);
     }
 
     fn hear(&mut self, now: Instant, heard: &Heard) {
@@ -281,6 +291,21 @@ mod tests {
         assert_eq!(doubt, Doubt::Hole);
         assert!((5..=6).contains(&steps), "{steps} steps");
         assert_eq!(stage.until(60, [0, 10, 0]), None, "once");
+    }
+
+    #[test]
+    fn it_is_known_within_a_quarter_of_a_second_whether_a_path_is_busy() {
+        let (mut hearing, start) = (Hearing::default(), Instant::now());
+        let mut heard = Heard { elsewhere: [(7, 0)].into(), ..Heard::default() };
+        assert_eq!(hearing.first_count_at(), None);
+        hearing.listen(start, &[(A, heard.clone())].into(), |_| 1, ByToken::new);
+        assert_eq!(hearing.first_count_at(), Some(start + WINDOW));
+        assert!(!hearing.is_keen(start));
+        (heard.received, heard.packets) = (10 * SEGMENT, 10);
+        let now = start + WINDOW;
+        hearing.listen(now, &[(A, heard)].into(), |_| 1, ByToken::new);
+        assert!(hearing.is_keen(now));
+        assert_eq!(hearing.first_count_at(), None, "once");
     }
 
     #[test]
