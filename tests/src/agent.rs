@@ -39,6 +39,8 @@ pub struct Options {
     pub state: Option<PathBuf>,
     /// A user to become first, through setpriv.
     pub user: Option<String>,
+    /// Where it listens; [`LISTEN`] if nothing is said. For a second agent in a namespace.
+    pub listen: Option<SocketAddr>,
 }
 
 impl Options {
@@ -76,11 +78,12 @@ impl Options {
             }
             None => Command::new(program),
         };
-        command.arg("run").args(["--listen", LISTEN]);
+        let listen = self.listen.unwrap_or_else(|| LISTEN.parse().expect("the constant is an address"));
+        command.arg("run").args(["--listen", &listen.to_string()]);
         command.arg("--control-socket").arg(folder.path().join("mpsec.sock"));
         command.arg("--state-dir").arg(self.state.unwrap_or_else(|| folder.path().join("state")));
         command.arg("--config").arg(config).args(&self.args);
-        Agent::spawn(netns, command, folder)
+        Agent::spawn(netns, command, folder, listen)
     }
 }
 
@@ -88,6 +91,7 @@ impl Options {
 #[derive(Debug)]
 pub struct Agent {
     netns: Arc<Netns>,
+    listen: SocketAddr,
     pid: libc::pid_t,
     ended: Receiver<ExitStatus>,
     status: Option<ExitStatus>,
@@ -101,7 +105,7 @@ impl Agent {
         Options::default().start(netns)
     }
 
-    fn spawn(netns: &Arc<Netns>, mut command: Command, folder: TempDir) -> Result<Self> {
+    fn spawn(netns: &Arc<Netns>, mut command: Command, folder: TempDir, listen: SocketAddr) -> Result<Self> {
         let (pid_sender, pid_receiver) = channel();
         let (end_sender, ended) = channel();
         let stderr = Arc::new(Mutex::new(String::new()));
@@ -126,7 +130,7 @@ impl Agent {
             }
         })?;
         let pid = pid_receiver.recv().context("the agent's thread is gone")?.context("start the agent")?;
-        Ok(Self { netns: Arc::clone(netns), pid, ended, status: None, stderr, folder })
+        Ok(Self { netns: Arc::clone(netns), listen, pid, ended, status: None, stderr, folder })
     }
 
     /// Ready, as `/-/ready` says it.
@@ -143,7 +147,7 @@ impl Agent {
 
     /// Where it listens, for connections from inside its namespace.
     pub fn address(&self) -> SocketAddr {
-        LISTEN.parse().expect("the constant is an address")
+        self.listen
     }
 
     /// Reads all metrics.

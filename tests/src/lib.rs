@@ -12,6 +12,7 @@
 //! | make long lines that fail, and time a stream over them | [`wan`], [`stream`] |
 //! | run the part of the agent that acts on that | [`keeper`] |
 //! | know what crossed a path, and what the kernel says of it | [`wire`], [`ss`] |
+//! | know how often the kernel enters a function | [`kprobe`] |
 //! | open MPTCP sockets | [`mptcp_socket`] |
 //! | run the agent and read its metrics | [`agent`], [`http`], [`tls`], [`exposition`], [`counted`] |
 //! | see and disturb what is attached to a device | [`hooks`], [`bpf`] |
@@ -31,6 +32,7 @@ pub mod grafana;
 pub mod hooks;
 pub mod http;
 pub mod keeper;
+pub mod kprobe;
 pub mod link;
 pub mod mptcp;
 pub mod mptcp_socket;

@@ -92,6 +92,14 @@ pub fn mptcp_counter(name: &str) -> Result<()> {
     if known { Ok(()) } else { Err(Skip::because(format!("this kernel has no MPTCP counter {name}"))) }
 }
 
+/// A queueing discipline that loses and delays. Shown by giving one to a device.
+pub fn netem() -> Result<()> {
+    root()?;
+    command("tc")?;
+    let given = Netns::new()?.tc("qdisc add dev lo root netem delay 1ms");
+    given.map(drop).map_err(|error| Skip::because(format!("this kernel has no netem: {}", error.root_cause())))
+}
+
 /// The agent's program: the one that `MPSEC_BIN` names, else the one that cargo built beside this test.
 pub fn mpsec() -> Result<PathBuf> {
     let (path, from) = match env::var_os("MPSEC_BIN") {

@@ -270,6 +270,14 @@ impl Paths {
         (0..self.count).map(|path| Ok(of(Host::Client, path)? + of(Host::Server, path)?)).collect()
     }
 
+    /// Has netem, in the place of a bottleneck, handle what goes to a host by a path: `how` is in the words of tc-netem(8).
+    pub fn shape(&self, path: usize, to: Host, how: &str) -> Result<()> {
+        let middle = self.middle.as_ref().context("no place for it: the plan has no bottleneck")?;
+        let port = if to == Host::Client { format!("near{path}") } else { format!("far{path}") };
+        middle.tc(&format!("qdisc delete dev {port} root"))?;
+        middle.tc(&format!("qdisc add dev {port} root netem {how}")).map(drop)
+    }
+
     /// Packets that the bottlenecks dropped. An error where there are none.
     pub fn dropped(&self) -> Result<u64> {
         let Some(middle) = &self.middle else { bail!("no bottleneck") };

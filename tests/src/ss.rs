@@ -86,13 +86,21 @@ pub fn mptcp(netns: &Netns) -> Result<Vec<Socket>> {
 
 /// The counters of `MPTcpExt` that are not 0.
 pub fn mib(netns: &Netns) -> Result<BTreeMap<String, u64>> {
-    let text = netns.read("/proc/thread-self/net/netstat")?;
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("MPTcpExt:"));
-    let (Some(names), Some(values)) = (lines.next(), lines.next()) else { bail!("no MPTcpExt") };
+    counters(netns, "MPTcpExt")
+}
+
+/// The counters of a group that are not 0, of those in /proc/net/netstat and, for `Tcp` and the like, /proc/net/snmp.
+pub fn counters(netns: &Netns, group: &str) -> Result<BTreeMap<String, u64>> {
+    let file = if group.ends_with("Ext") { "netstat" } else { "snmp" };
+    let text = netns.read(&format!("/proc/thread-self/net/{file}"))?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(group)?.strip_prefix(':'));
+    let (Some(names), Some(values)) = (lines.next(), lines.next()) else { bail!("no {group}") };
     let pairs = names.split_whitespace().zip(values.split_whitespace());
-    let counters = pairs.map(|(name, value)| Ok((name.to_owned(), value.parse()?)));
-    let counters: BTreeMap<String, u64> = counters.collect::<Result<_>>()?;
-    Ok(counters.into_iter().filter(|(_, value)| *value > 0).collect())
+    // One of TCP's is -1 for no limit, and not a counter.
+    Ok(pairs
+        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+        .filter(|(_, value)| *value > 0)
+        .collect())
 }
 
 fn parse(text: &str) -> Result<Vec<Socket>> {

@@ -30,6 +30,7 @@ mod status;
 mod survive;
 mod top;
 mod watch;
+mod ways;
 
 use libtest_mimic::Arguments;
 
@@ -44,6 +45,7 @@ fn main() {
         mptcp_truth::trials(),
         mptcp_life::trials(),
         mptcp_probes::trials(),
+        ways::trials(),
         mptcp_wrong::trials(),
         act::trials(),
         classes::trials(),

@@ -37,12 +37,17 @@ const COUNTERS: [(&str, Part); 4] = [
 #[derive(Debug)]
 pub(crate) struct View(Value);
 
-/// What the agent says of its own namespace.
-pub(crate) fn view(agent: &Agent) -> Result<View> {
+/// All that the agent says.
+pub(crate) fn status(agent: &Agent) -> Result<Value> {
     let socket = agent.folder().join("mpsec.sock");
     let output = Command::new(need::mpsec()?).args(["status", "--json", "--control-socket"]).arg(socket).output()?;
     ensure!(output.status.success(), "{output:?}");
-    let status: Value = serde_json::from_slice(&output.stdout)?;
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// What the agent says of its own namespace.
+pub(crate) fn view(agent: &Agent) -> Result<View> {
+    let status = status(agent)?;
     let all = status["namespaces"].as_array().context("no namespaces")?;
     let own = all.iter().find(|one| one["netns"] == "").with_context(|| format!("no namespace of its own: {all:?}"))?;
     Ok(View(own.clone()))

@@ -36,6 +36,12 @@ pub(crate) fn trials() -> Vec<Trial> {
         let name = format!("survive::foreign_things_stay_after_a_kill_{attach}");
         trials.push(trial(&name, LIMIT, move || foreign_things_stay_after_a_kill(attach)));
     }
+    for (signal, name) in [(libc::SIGKILL, "kill"), (libc::SIGTERM, "term")] {
+        for (from, to) in [("clsact", "tcx"), ("tcx", "clsact")] {
+            let name = format!("survive::{name}_and_restart_by_another_way_{from}_to_{to}");
+            trials.push(trial(&name, LIMIT, move || another_way(from, to, signal)));
+        }
+    }
     trials.push(trial("survive::term_during_the_start_leaves_nothing", LIMIT, term_during_start));
     trials.push(trial("survive::a_replaced_qdisc_is_not_ours", LIMIT, replaced_qdisc));
     trials.push(trial("survive::removed_filters_do_not_keep_the_qdisc", LIMIT, removed_filters));
@@ -86,6 +92,34 @@ fn restart(attach: &str, signal: libc::c_int) -> Result<()> {
         }
         counts_exactly(&agent, 20 + round)?;
         agent.stop(signal)?;
+    }
+    Ok(())
+}
+
+/// As when the kernel or the setting is another one than before: the new agent takes what the old one left behind away, and packets
+/// are counted once.
+fn another_way(from: &str, to: &str, signal: libc::c_int) -> Result<()> {
+    needs(from)?;
+    needs(to)?;
+    let pair = Pair::bare()?;
+    let way = |attach: &str| if attach == "tcx" { Way::Tcx } else { Way::Clsact };
+    let mut old = start(from, &pair.left)?;
+    counts_exactly(&old, 20)?;
+    old.stop(signal)?;
+    let mut new = start(to, &pair.left)?;
+    wait::until(SHOWN, || {
+        for hook in Hook::ALL {
+            let there = hooks::attached(&pair.left, WEST, hook)?;
+            ensure!(there.len() == 1 && there[0].way == way(to), "{}: {there:?}", hook.name());
+        }
+        ensure!(hooks::has_clsact(&pair.left, WEST)? == (to == "clsact"), "the queueing discipline");
+        Ok(())
+    })?;
+    counts_exactly(&new, 30)?;
+    new.stop(libc::SIGTERM)?;
+    for device in [WEST, "lo"] {
+        let left = hooks::attached_anywhere(&pair.left, device)?;
+        ensure!(left.is_empty() && !hooks::has_clsact(&pair.left, device)?, "{device} still has {left:?}");
     }
     Ok(())
 }
