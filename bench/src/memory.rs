@@ -102,7 +102,7 @@ fn inject() -> Result<()> {
     ensure!(socket >= 0, "a packet socket: {}", io::Error::last_os_error());
     // SAFETY: the descriptor is new and nobody else's.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    let frames: Vec<Vec<u8>> = Class::ALL.iter().map(|class| frames::of(*class)).collect();
+    let frames: Vec<Vec<u8>> = Class::ALL.iter().filter_map(|class| frames::of(*class)).collect();
     let all = mpsec_agent::kernel::link::list()?;
     for interface in all.iter().filter(|interface| interface.kind == "veth") {
         // SAFETY: all zeroes is an address.

@@ -34,6 +34,8 @@ pub const MAP_POLICIES: &str = "POLICIES";
 pub const MAP_TIMEOUTS: &str = "TIMEOUTS";
 /// What the probes count: a per-CPU array of one [`crate::probes::ProbeCounts`].
 pub const MAP_PROBE_COUNTS: &str = "PROBE_COUNTS";
+/// Whether IPsec is in use: an array of one `u32`, 0 until it is known to be; the section of the object that it is made of.
+pub const MAP_IPSEC_IN_USE: &str = ".data.ipsec";
 /// Read-only global of the object, named for [`crate::LAYOUT_VERSION`]: an object of another version has no such symbol.
 pub const LAYOUT_SYMBOL: &str = "LAYOUT_2";
 
@@ -84,6 +86,10 @@ shared! {
 pub mod interface_flags {
     /// Subflows are counted here: the IP layer sits on this interface, so each of their packets comes by once.
     pub const COUNTS_SUBFLOWS: u8 = 1 << 0;
+    /// All that passes is inside an IPsec tunnel: xfrm and vti interfaces send nothing for which there is no state, and receive
+    /// nothing but what was decrypted (xfrmi_xmit2 and xfrmi_rcv_cb, net/xfrm/xfrm_interface_core.c; vti_xmit and vti_rcv_cb,
+    /// net/ipv4/ip_vti.c; 6.1 to 6.18).
+    pub const INSIDE_IPSEC: u8 = 1 << 1;
 }
 
 /// What happens off the usual path and is worth a counter.

@@ -11,6 +11,9 @@ pub enum Protection {
     Cleartext,
     /// Must be in clear for the link or the tunnel to work, and carries no payload of a user's.
     Exempt,
+    /// What an IPsec tunnel of this host carries, seen inside it: it was, or will be, counted once more by its outer packet, and
+    /// only that is on the wire. So it belongs to no sum of what the wire carries.
+    Inner,
 }
 
 impl Protection {
@@ -20,6 +23,7 @@ impl Protection {
             Self::Encrypted => "encrypted",
             Self::Cleartext => "cleartext",
             Self::Exempt => "exempt",
+            Self::Inner => "inner",
         }
     }
 }
@@ -76,6 +80,7 @@ classes! {
     OtherIp = 12, "other_ip", Cleartext, "IPv4 or IPv6 with any other protocol.";
     Other = 13, "other", Cleartext, "Frames that carry neither IP nor ARP.";
     Malformed = 14, "malformed", Cleartext, "IP packets whose headers contradict themselves or are cut short.";
+    Decrypted = 15, "decrypted", Inner, "What IPsec has decrypted, where it comes by again behind its tunnel; both ways on xfrm and vti interfaces.";
 }
 
 /// Room for classes in [`InterfaceCounters`]: a power of two, so that the kernel side can mask an index.

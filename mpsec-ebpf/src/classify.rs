@@ -6,13 +6,13 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use mpsec_common::headers::VLAN_LEN;
-use mpsec_common::maps::{Event, InterfaceSlot, WIREGUARD_PORTS};
+use mpsec_common::maps::{Event, InterfaceSlot, WIREGUARD_PORTS, interface_flags};
 use mpsec_common::packet::{Context, classify_usual};
 use mpsec_common::traffic::{CLASS_SLOTS, Counter};
 use mpsec_common::{Class, Direction, Layout, Link, Packet as _, classify};
 
 use crate::packet::{Linear, Whole};
-use crate::{kernel, record, subflow};
+use crate::{ipsec, kernel, record, subflow};
 
 /// Counts one packet and lets it pass on to whatever comes next on the hook.
 ///
@@ -35,8 +35,13 @@ fn count_usual(skb: *mut __sk_buff, direction: Direction) -> Option<()> {
     if interface.link != Link::Ethernet as u8 {
         return None;
     }
+    // Asked before anything else is known that would have to be kept meanwhile; only what was decrypted goes the long way.
+    if is_received(direction) && ipsec::in_use() && ipsec::has_decrypted(skb) {
+        return None;
+    }
     let packet = Linear::<false>::new(skb);
     let layout = classify_usual(&packet, &Context::ETHERNET)?;
+    ipsec::note(layout.class);
     let stripped_tag = if buffer.vlan_present != 0 { VLAN_LEN } else { 0 };
     // What is not counted is no longer than the headers that were just read.
     let beside = stripped_tag.wrapping_sub(interface.uncounted[direction as usize] as u32);
@@ -79,11 +84,22 @@ pub extern "C" fn mpsec_count(skb: *mut __sk_buff, direction: u32) -> i32 {
     if layout.class == Class::Malformed {
         log_malformed(skb);
     }
-    record::traffic(interface.first_counter, direction, layout.class, &amount);
-    if subflow::is_wanted(&layout) {
+    ipsec::note(layout.class);
+    // Inside all of an interface's traffic is alike. Elsewhere what was decrypted is seen one way only, so that it would be half of
+    // what its subflow carries: that is then told by the socket alone.
+    let is_inside = interface.flags & interface_flags::INSIDE_IPSEC != 0;
+    let is_decrypted = !is_inside && is_received(direction) && ipsec::in_use() && ipsec::has_decrypted(skb);
+    let class = if is_inside || is_decrypted { Class::Decrypted } else { layout.class };
+    record::traffic(interface.first_counter, direction, class, &amount);
+    if subflow::is_wanted(&layout) && !is_decrypted {
         subflow::count_slowly(skb, interface, direction, &layout, &amount);
     }
     0
+}
+
+#[inline(always)]
+fn is_received(direction: Direction) -> bool {
+    direction as u32 == Direction::Rx as u32
 }
 
 /// Says where a malformed packet came by. The loader sets the log level in a read-only global, so that this is not in the

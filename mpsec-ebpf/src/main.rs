@@ -6,6 +6,7 @@
 #![expect(internal_features, reason = "core's stable atomics are not there for this target")]
 
 mod classify;
+mod ipsec;
 mod iter;
 mod kernel;
 mod packet;

@@ -56,8 +56,10 @@ pub fn called_back(ops: *mut bpf_sock_ops) -> Option<()> {
         op::TIMEOUT | op::RETRANSMIT | op::STATE | op::ROUND_TRIP if !is_ours(ops) => {}
         // Only subflows were asked for these.
         op::RETRANSMIT | op::ROUND_TRIP => {
-            let info = subflows::info(subflows::find(Tuple::of(ops).tag())?)?;
-            tell(ops, &TcpSock::of(ops)?, info);
+            let slot = subflows::find(Tuple::of(ops).tag())?;
+            let (info, tcp) = (subflows::info(slot)?, TcpSock::of(ops)?);
+            tell(ops, &tcp, info);
+            subflows::told_interface(slot, tcp.rx_ifindex());
             if op == op::ROUND_TRIP {
                 // SAFETY: the map returned a pointer to a whole value, which only this socket's callbacks write.
                 unsafe { (*info).rtt_reports += 1 };
@@ -255,8 +257,9 @@ fn state_changed(ops: *mut bpf_sock_ops) -> Option<()> {
     if !matches!(new, state::CLOSE | state::FIN_WAIT1 | state::CLOSE_WAIT) {
         return None;
     }
-    let info = subflows::info(subflows::find(Tuple::of(ops).tag())?)?;
-    let tcp = TcpSock::of(ops)?;
+    let slot = subflows::find(Tuple::of(ops).tag())?;
+    let (info, tcp) = (subflows::info(slot)?, TcpSock::of(ops)?);
+    subflows::told_interface(slot, tcp.rx_ifindex());
     ending(&tcp, new, info);
     if new != state::CLOSE {
         return None;

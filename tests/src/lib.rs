@@ -11,7 +11,8 @@
 //! | make several paths, and talk MPTCP over them | [`paths`], [`mptcp`], [`crowd`] |
 //! | make long lines that fail, and time a stream over them | [`wan`], [`stream`] |
 //! | run the part of the agent that acts on that | [`keeper`] |
-//! | know what crossed a path, and what the kernel says of it | [`wire`], [`ss`] |
+//! | know what crossed a path, and what the kernel says of it | [`wire`], [`tally`], [`sniffer`], [`ss`] |
+//! | encrypt what crosses it | [`xfrm`], [`charon`] |
 //! | know how often the kernel enters a function | [`kprobe`] |
 //! | open MPTCP sockets | [`mptcp_socket`] |
 //! | run the agent and read its metrics | [`agent`], [`http`], [`tls`], [`exposition`], [`counted`] |
@@ -24,6 +25,7 @@ pub mod agent;
 pub mod bpf;
 pub mod bulk;
 pub mod capture;
+pub mod charon;
 pub mod counted;
 pub mod crowd;
 pub mod exposition;
@@ -45,8 +47,10 @@ pub mod prometheus;
 pub mod pty;
 pub mod screen;
 pub mod send;
+pub mod sniffer;
 pub mod ss;
 pub mod stream;
+pub mod tally;
 pub mod tls;
 pub mod topology;
 pub mod trial;
@@ -54,3 +58,4 @@ pub mod tuntap;
 pub mod wait;
 pub mod wan;
 pub mod wire;
+pub mod xfrm;

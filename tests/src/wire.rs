@@ -1,33 +1,16 @@
 //! What crosses a device, counted for each TCP connection from the packets themselves: the judge of whoever else counts.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::mem::{size_of, size_of_val, zeroed};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::AddAssign;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::Result;
 
-use crate::netns::{Netns, check};
-use crate::packet_socket::PacketSocket;
+use crate::netns::Netns;
+use crate::sniffer::{self, Sniffer, VNET_HEADER};
 
 /// Bytes of an Ethernet header.
 const ETHERNET: usize = 14;
-/// `struct virtio_net_hdr` (include/uapi/linux/virtio_net.h) before each packet: how it is kept together.
-const VNET_HEADER: usize = 10;
-/// Room for the longest headers.
-const SNAP: usize = VNET_HEADER + ETHERNET + 60 + 60;
-/// Room for packets that wait to be counted.
-const QUEUE_BYTES: libc::c_int = 128 << 20;
-/// How often the thread looks whether it shall end.
-const TURN: Duration = Duration::from_millis(20);
-/// Nothing is on its way when nothing has come for so long: longer than an acknowledgement is delayed (TCP_DELACK_MAX in
-/// include/net/tcp.h, Linux 6.18: 200 ms).
-const QUIET: Duration = Duration::from_millis(260);
 
 /// What passed in one direction.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -74,67 +57,29 @@ pub struct Flow {
 
 /// Counts on a device from the moment that it is made.
 #[derive(Debug)]
-pub struct Wire {
-    flows: Arc<Mutex<BTreeMap<Tuple, Flow>>>,
-    stop: Arc<AtomicBool>,
-    worker: Option<JoinHandle<Result<()>>>,
-    socket: Arc<PacketSocket>,
-}
+pub struct Wire(Sniffer<BTreeMap<Tuple, Flow>>);
 
 impl Wire {
     /// Begins to count.
     pub fn watch(netns: &Netns, device: &str) -> Result<Self> {
-        let socket = Arc::new(PacketSocket::receiver(netns, device)?);
-        socket.set(libc::PACKET_VNET_HDR, 1 as libc::c_int)?;
-        let (size, len) = (QUEUE_BYTES, size_of::<libc::c_int>() as libc::socklen_t);
-        let (from, fd) = ((&raw const size).cast(), socket.fd());
-        // SAFETY: the pointer and the length are those of `size`.
-        check(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, from, len) })
-            .context("SO_RCVBUFFORCE")?;
-        let (flows, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
-        let worker = {
-            let (flows, stop, socket) = (Arc::clone(&flows), Arc::clone(&stop), Arc::clone(&socket));
-            thread::Builder::new().name("wire".into()).spawn(move || count(&socket, &flows, &stop))?
+        let count = |flows: &mut BTreeMap<Tuple, Flow>, bytes: &[u8], len, outgoing| {
+            if let Some(packet) = Packet::parse(bytes, len) {
+                let tuple = if outgoing { (packet.from, packet.to) } else { (packet.to, packet.from) };
+                flows.entry(tuple).or_default().add(&packet, outgoing);
+            }
         };
-        Ok(Self { flows, stop, worker: Some(worker), socket })
+        Sniffer::watch(netns, device, count).map(Self)
     }
 
     /// What has passed so far. An error if packets were missed.
     pub fn flows(&self) -> Result<BTreeMap<Tuple, Flow>> {
-        // SAFETY: all zeros is a value of this structure of integers.
-        let mut stats: libc::tpacket_stats = unsafe { zeroed() };
-        let mut len = size_of_val(&stats) as libc::socklen_t;
-        let (fd, to) = (self.socket.fd(), (&raw mut stats).cast());
-        // SAFETY: `stats` has room for `len` bytes.
-        check(unsafe { libc::getsockopt(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS, to, &raw mut len) })?;
-        ensure!(stats.tp_drops == 0, "the capture missed {} packets", stats.tp_drops);
-        ensure!(self.worker.as_ref().is_some_and(|worker| !worker.is_finished()), "the capture has ended");
-        Ok(self.flows.lock().map_err(|_| anyhow!("the capture panicked"))?.clone())
-    }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(worker) = self.worker.take() {
-            let _ = worker.join();
-        }
+        self.0.seen()
     }
 }
 
 /// What has passed on each device when nothing more comes.
 pub fn settled<'a>(wires: impl Iterator<Item = &'a Wire> + Clone) -> Result<Vec<BTreeMap<Tuple, Flow>>> {
-    let read = || wires.clone().map(Wire::flows).collect::<Result<Vec<_>>>();
-    let (start, mut last, mut since) = (Instant::now(), read()?, Instant::now());
-    while since.elapsed() < QUIET {
-        ensure!(start.elapsed() < Duration::from_secs(20), "traffic that does not end");
-        thread::sleep(TURN);
-        let now = read()?;
-        if now != last {
-            (last, since) = (now, Instant::now());
-        }
-    }
-    Ok(last)
+    sniffer::settled(|| wires.clone().map(Wire::flows).collect())
 }
 
 /// Everything together, received and sent.
@@ -145,45 +90,6 @@ pub fn total<'a>(flows: impl IntoIterator<Item = &'a Flow>) -> (Sum, Sum) {
         tx += flow.tx;
     }
     (rx, tx)
-}
-
-fn count(socket: &PacketSocket, flows: &Mutex<BTreeMap<Tuple, Flow>>, stop: &AtomicBool) -> Result<()> {
-    let mut buffer = [0; SNAP];
-    while !stop.load(Ordering::Relaxed) {
-        let mut poll = libc::pollfd { fd: socket.fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one pollfd, as the count says.
-        if unsafe { libc::poll(&raw mut poll, 1, i32::try_from(TURN.as_millis())?) } <= 0 {
-            continue;
-        }
-        // One turn at the lock takes what there is, so that reading packets stays quick.
-        let mut flows = flows.lock().map_err(|_| anyhow!("a reader panicked"))?;
-        for _ in 0..256 {
-            let Some((len, outgoing)) = receive(socket, &mut buffer)? else { break };
-            if let Some(packet) = Packet::parse(&buffer[..len.min(SNAP)], len) {
-                let tuple = if outgoing { (packet.from, packet.to) } else { (packet.to, packet.from) };
-                flows.entry(tuple).or_default().add(&packet, outgoing);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The length of the next packet, the header before it included, and whether the host sends it.
-fn receive(socket: &PacketSocket, buffer: &mut [u8; SNAP]) -> Result<Option<(usize, bool)>> {
-    // SAFETY: all zeros is a value of this structure of integers.
-    let mut from: libc::sockaddr_ll = unsafe { zeroed() };
-    let mut len = size_of_val(&from) as libc::socklen_t;
-    let (fd, to, name) = (socket.fd(), buffer.as_mut_ptr().cast(), (&raw mut from).cast());
-    // SAFETY: the buffer has SNAP bytes and `from` has `len`.
-    let got = unsafe { libc::recvfrom(fd, to, SNAP, libc::MSG_DONTWAIT | libc::MSG_TRUNC, name, &raw mut len) };
-    match usize::try_from(got) {
-        Ok(got) => Ok(Some((got, from.sll_pkttype == libc::PACKET_OUTGOING))),
-        Err(_) => match io::Error::last_os_error() {
-            // ENETDOWN is told once when the device goes down, and packets come again when it is up.
-            error if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENETDOWN)) => Ok(None),
-            error => bail!("capture: {error}"),
-        },
-    }
 }
 
 /// What of a TCP packet is of use here.

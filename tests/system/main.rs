@@ -12,6 +12,7 @@ mod flood;
 mod harness;
 mod hotplug;
 mod http;
+mod ipsec;
 mod lab;
 mod laboratory;
 mod mptcp_life;
@@ -51,6 +52,7 @@ fn main() {
         classes::trials(),
         devices::trials(),
         bulk::trials(),
+        ipsec::trials(),
         hotplug::trials(),
         overflow::trials(),
         survive::trials(),

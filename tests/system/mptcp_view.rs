@@ -127,9 +127,11 @@ pub(crate) fn number(value: &Value) -> Result<u64> {
 }
 
 pub(crate) fn sum(value: &Value) -> Result<Sum> {
+    // Where no packet was seen, nothing is said of them.
+    let seen = |name: &str| if value[name].is_null() { Ok(0) } else { number(&value[name]) };
     Ok(Sum {
-        packets: number(&value["packets"])?,
-        bytes: number(&value["bytes"])?,
+        packets: seen("packets")?,
+        bytes: seen("bytes")?,
         payload: number(&value["payload_bytes"])?,
         retransmitted: number(&value["retransmitted_bytes"])?,
     })

@@ -8,6 +8,12 @@ pub fn of(protection: Protection) -> String {
     names(|class| class.protection() == protection)
 }
 
+/// Classes that are in no judgement of what is encrypted: what must be in clear, and what is counted once more where it crosses
+/// the wire.
+pub fn not_judged() -> String {
+    names(|class| matches!(class.protection(), Protection::Exempt | Protection::Inner))
+}
+
 /// Classes of which an agent knows for sure that they are not in clear. What is unlike these is a leak: so is a class
 /// that is younger than the query.
 pub fn not_cleartext() -> String {

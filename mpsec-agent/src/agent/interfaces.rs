@@ -367,8 +367,14 @@ fn entry_of(interface: &link::Interface, first_counter: u32) -> InterfaceSlot {
         first_counter,
         link: interface.link() as u8,
         uncounted: interface.uncounted(),
-        flags: if interface.holds_ip { interface_flags::COUNTS_SUBFLOWS } else { 0 },
+        flags: flags(interface),
     }
+}
+
+fn flags(interface: &link::Interface) -> u8 {
+    let flag = |is_set, flag| if is_set { flag } else { 0 };
+    flag(interface.holds_ip, interface_flags::COUNTS_SUBFLOWS)
+        | flag(interface.is_inside_ipsec(), interface_flags::INSIDE_IPSEC)
 }
 
 /// Whether the kernel side sees both alike. The type of an interface can change (TUNSETLINK, and bonds of InfiniBand), and it

@@ -85,6 +85,7 @@ impl Namespace {
         let list = link::list().context("cannot list the interfaces")?;
         let max_interfaces = u16::try_from(config.interfaces.max_interfaces).context("max_interfaces")?;
         let mut interfaces = Interfaces::new(kernel, attacher, config.interfaces.filter.clone(), max_interfaces);
+        interfaces.kernel.look_for_ipsec();
         interfaces.remove_stale(&list);
         interfaces.replace(list);
         let mptcp = Mptcp::open(config.paths.clone(), sockets);
@@ -172,6 +173,7 @@ impl Namespace {
                 tracing::warn!(netns = this.name, error, "cannot read the table of subflows");
             }
             this.mptcp.beat(this.interfaces.kernel.subflows.as_mut().ok());
+            this.interfaces.kernel.look_for_ipsec();
         });
     }
 

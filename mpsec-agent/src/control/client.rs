@@ -181,7 +181,10 @@ fn rows(text: &mut String, interface: &Value) {
             let (Some(packets), Some(bytes)) = (counter["packets"].as_u64(), counter["bytes"].as_u64()) else {
                 continue;
             };
-            let note = if class.protection() == Protection::Encrypted { "encrypted" } else { "" };
+            let note = match class.protection() {
+                protection @ (Protection::Encrypted | Protection::Inner) => protection.name(),
+                Protection::Cleartext | Protection::Exempt => "",
+            };
             let (direction, class) = (direction.name(), class.name());
             let line = format!("{name:<16} {direction:<3} {class:<20} {packets:>14} {bytes:>18}  {note}");
             writeln!(text, "{}", line.trim_end()).expect(MEMORY);

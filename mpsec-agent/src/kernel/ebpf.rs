@@ -1,5 +1,6 @@
 //! Loading the eBPF object that is embedded in the agent.
 
+mod ipsec;
 mod offsets;
 
 use std::io;
@@ -11,8 +12,8 @@ use aya::programs::{CgroupAttachMode, ProgramError, SchedClassifier, SockOps};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use mpsec_common::maps::{
-    Event, InterfaceSlot, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_HANDSHAKES, MAP_INTERFACES, MAP_POLICIES,
-    MAP_SUBFLOW_COUNTERS, MAP_SUBFLOW_FREE, MAP_SUBFLOW_TAGS, MAP_SUBFLOWS, MAP_TIMEOUTS, PROGRAM_EGRESS,
+    Event, InterfaceSlot, LAYOUT_SYMBOL, MAP_COUNTERS, MAP_EVENTS, MAP_HANDSHAKES, MAP_INTERFACES, MAP_IPSEC_IN_USE,
+    MAP_POLICIES, MAP_SUBFLOW_COUNTERS, MAP_SUBFLOW_FREE, MAP_SUBFLOW_TAGS, MAP_SUBFLOWS, MAP_TIMEOUTS, PROGRAM_EGRESS,
     PROGRAM_INGRESS, PROGRAM_PORTS, PROGRAM_SOCKOPS, WIREGUARD_PORTS,
 };
 use mpsec_common::mptcp::{HANDSHAKES, free, sets_for, slots_for};
@@ -28,6 +29,7 @@ use super::policy::{Policies, Timeouts};
 use super::probes::{self, Probes, Ways};
 use super::sockets_iter::{self, SocketsIter};
 use super::subflows::{self, Maps, Shape, Subflows};
+use ipsec::Ipsec;
 use offsets::Offsets;
 
 /// The object, as `cargo xtask ebpf` built it.
@@ -97,6 +99,7 @@ pub struct Kernel {
     pub counters: Counters,
     interfaces: Array<MapData, Slot>,
     events: PerCpuArray<MapData, u64>,
+    ipsec: Ipsec,
     capacities: Vec<MapCapacity>,
     /// The MPTCP subflows, or why they are not counted.
     pub subflows: Result<Subflows, String>,
@@ -197,13 +200,15 @@ impl Kernel {
         let counter_entries = slots * cpus * 2;
         let port_filter = port_filter(&settings.wireguard_ports);
         let subflows = SubflowGlobals::new(settings, cpus, &btf);
+        let xfrm_state = u32::from(ipsec::can_ask());
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
             .map_max_entries(MAP_COUNTERS, counter_entries)
             .override_global(LAYOUT_SYMBOL, &LAYOUT_VERSION, true)
             .override_global("WIREGUARD", &settings.wireguard_ports, true)
-            .override_global("PORT_FILTER", &port_filter, true);
+            .override_global("PORT_FILTER", &port_filter, true)
+            .override_global("XFRM_STATE", &xfrm_state, true);
         for (name, value) in offsets.globals() {
             loader.override_global(name, value, true);
         }
@@ -242,6 +247,7 @@ impl Kernel {
             counters: Counters::new(counters, cpus, slots).map_err(other)?,
             interfaces: take(&mut object, MAP_INTERFACES)?.try_into().map_err(other)?,
             events: take(&mut object, MAP_EVENTS)?.try_into().map_err(other)?,
+            ipsec: Ipsec::new(take(&mut object, MAP_IPSEC_IN_USE)?, xfrm_state != 0).map_err(other)?,
             capacities,
             policies: Policies::new(take(&mut object, MAP_POLICIES)?).map_err(other)?,
             timeouts: Some(Timeouts::new(take(&mut object, MAP_TIMEOUTS)?).map_err(other)?),
@@ -255,6 +261,11 @@ impl Kernel {
     /// The program for a direction.
     pub fn program(&self, direction: Direction) -> BorrowedFd<'_> {
         self.programs[direction as usize].as_fd()
+    }
+
+    /// Has the programs ask for what was decrypted as soon as this network namespace has an IPsec state.
+    pub fn look_for_ipsec(&mut self) {
+        self.ipsec.look();
     }
 
     /// What the programs log, if they were told to.

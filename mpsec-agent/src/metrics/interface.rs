@@ -72,8 +72,9 @@ pub const INTERFACE: &[Metric] = &[
     },
     Metric {
         name: "mpsec_class_info",
-        help: "What each traffic class means for confidentiality: encrypted, cleartext, or exempt (must be in clear for the \
-               link or tunnel to work). Always 1; for joins.",
+        help: "What each traffic class means for confidentiality: encrypted, cleartext, exempt (must be in clear for the \
+               link or tunnel to work), or inner (inside an IPsec tunnel of this host, whose packets are counted once more). \
+               Always 1; for joins.",
         kind: Kind::Gauge,
         unit: Unit::None,
         labels: &["class", "protection"],

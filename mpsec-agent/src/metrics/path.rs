@@ -13,11 +13,12 @@ const FLOW_LABELS: &[&str] = &["netns", "interface", "family", "remote", "direct
 pub const PATH: &[Metric] = &[
     Metric {
         name: "mpsec_path_bytes",
-        help: "Bytes on the wire of all subflows that ever took the path, link header included.",
+        help: "Bytes on the wire of all subflows that ever took the path, link header included. Absent where no packet was ever \
+               seen, because IPsec hides the ports: the payload is there, by the sockets.",
         kind: Kind::Counter,
         unit: Unit::Bytes,
         labels: FLOW_LABELS,
-        samples: |snapshot, sample| traffic(snapshot, sample, |traffic| traffic.bytes),
+        samples: |snapshot, sample| on_wire(snapshot, sample, |traffic| traffic.bytes),
     },
     Metric {
         name: "mpsec_path_packets",
@@ -26,7 +27,7 @@ pub const PATH: &[Metric] = &[
         kind: Kind::Counter,
         unit: Unit::None,
         labels: FLOW_LABELS,
-        samples: |snapshot, sample| traffic(snapshot, sample, |traffic| traffic.packets),
+        samples: |snapshot, sample| on_wire(snapshot, sample, |traffic| traffic.packets),
     },
     Metric {
         name: "mpsec_path_payload_bytes",
@@ -128,7 +129,21 @@ fn each<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>, value: fn(&'a Path) 
 }
 
 fn traffic<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>, value: fn(&SubflowTraffic) -> u64) {
-    for (netns, path) in paths(snapshot) {
+    of_paths(snapshot, sample, value, |_| true);
+}
+
+/// What packets tell: nothing of a path of which none was ever seen.
+fn on_wire<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>, value: fn(&SubflowTraffic) -> u64) {
+    of_paths(snapshot, sample, value, |path| path.rx.packets + path.tx.packets > 0);
+}
+
+fn of_paths<'a>(
+    snapshot: &'a Snapshot,
+    sample: Sample<'_, 'a>,
+    value: fn(&SubflowTraffic) -> u64,
+    wanted: fn(&Path) -> bool,
+) {
+    for (netns, path) in paths(snapshot).filter(|(_, path)| wanted(path)) {
         for (direction, traffic) in [("rx", &path.rx), ("tx", &path.tx)] {
             let labels = [netns, &path.interface, &path.family, &path.remote, direction];
             sample(&labels, Value::Integer(value(traffic)));

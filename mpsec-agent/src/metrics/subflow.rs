@@ -14,11 +14,12 @@ pub const SUBFLOW: &[Metric] = &[
         name: "mpsec_subflow_bytes",
         help: "Bytes on the wire, link header included, of the largest subflows (max_subflow_series). token, local, remote and \
                interface are _other for what all others carried while they had no series of their own: that never falls, \
-               and keeps what a subflow carried before it became one of the largest.",
+               and keeps what a subflow carried before it became one of the largest. Absent of a subflow of which no packet was \
+               seen, because IPsec hides its ports: its payload is there, by its socket.",
         kind: Kind::Counter,
         unit: Unit::Bytes,
         labels: FLOW_LABELS,
-        samples: |snapshot, sample| traffic(snapshot, sample, |traffic| traffic.bytes),
+        samples: |snapshot, sample| on_wire(snapshot, sample, |traffic| traffic.bytes),
     },
     Metric {
         name: "mpsec_subflow_packets",
@@ -26,7 +27,7 @@ pub const SUBFLOW: &[Metric] = &[
         kind: Kind::Counter,
         unit: Unit::None,
         labels: FLOW_LABELS,
-        samples: |snapshot, sample| traffic(snapshot, sample, |traffic| traffic.packets),
+        samples: |snapshot, sample| on_wire(snapshot, sample, |traffic| traffic.packets),
     },
     Metric {
         name: "mpsec_subflow_payload_bytes",
@@ -95,8 +96,22 @@ fn each<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>, value: fn(&Series) -
 }
 
 fn traffic<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>, value: fn(&SubflowTraffic) -> u64) {
+    of_subflows(snapshot, sample, value, |_| true);
+}
+
+/// What packets tell: nothing of a subflow of which none was ever seen.
+fn on_wire<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>, value: fn(&SubflowTraffic) -> u64) {
+    of_subflows(snapshot, sample, value, |series| series.rx.packets + series.tx.packets > 0);
+}
+
+fn of_subflows<'a>(
+    snapshot: &'a Snapshot,
+    sample: Sample<'_, 'a>,
+    value: fn(&SubflowTraffic) -> u64,
+    wanted: fn(&Series) -> bool,
+) {
     let Some(PerSubflow { chosen, other, .. }) = &snapshot.per_subflow else { return };
-    for series in chosen {
+    for series in chosen.iter().filter(|series| wanted(series)) {
         for (direction, traffic) in [("rx", &series.rx), ("tx", &series.tx)] {
             let Series { netns, token, local, remote, interface, .. } = series;
             sample(&[netns, token, local, remote, interface, direction], Value::Integer(value(traffic)));

@@ -234,17 +234,36 @@ pub struct Subflow {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SubflowTraffic {
-    /// Packets on the wire; a super-packet counts as the segments that it stands for.
+    /// Packets on the wire; a super-packet counts as the segments that it stands for. Absent where none was seen: encryption
+    /// hides of some what they are part of.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub packets: u64,
-    /// Bytes on the wire, link header included.
+    /// Bytes on the wire, link header included; absent likewise.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub bytes: u64,
-    /// TCP payload bytes, retransmissions included.
+    /// TCP payload bytes, retransmissions included; by the socket where that knows of more than was seen.
     pub payload_bytes: u64,
     /// TCP payload bytes that had been sent before.
     pub retransmitted_bytes: u64,
 }
 
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 impl SubflowTraffic {
+    /// Bytes on the wire; payload where no packet was seen.
+    pub const fn carried_bytes(&self) -> u64 {
+        if self.packets > 0 { self.bytes } else { self.payload_bytes }
+    }
+
+    /// Takes the socket's word for payload of which less was seen.
+    pub const fn at_least(&mut self, payload_bytes: u64) {
+        if self.payload_bytes < payload_bytes {
+            self.payload_bytes = payload_bytes;
+        }
+    }
+
     /// Adds `other`.
     pub const fn add(&mut self, other: &SubflowTraffic) {
         self.packets += other.packets;

@@ -122,8 +122,10 @@ impl Folding {
         let mut candidates = Vec::new();
         for namespace in namespaces {
             for connection in &namespace.connections {
-                // What is not counted has no series: one that is counted later would begin below what TCP says of it now.
-                let counted = |subflow: &&Subflow| subflow.rx.packets + subflow.tx.packets > 0;
+                // What is not in the book, and so on no interface, has no series: one that is counted later would begin below
+                // what TCP says of it now.
+                let counted =
+                    |subflow: &&Subflow| subflow.rx.packets + subflow.tx.packets > 0 || subflow.interface.is_some();
                 for subflow in connection.subflows.iter().filter(counted) {
                     let mut candidate = Candidate { netns: &namespace.netns, connection, subflow, was_chosen: false };
                     candidate.was_chosen = self.seen(&candidate).is_some_and(|seen| seen.chosen);
@@ -138,7 +140,10 @@ impl Folding {
     /// another one that is new.
     fn seen(&self, candidate: &Candidate<'_>) -> Option<Seen> {
         let seen = self.namespaces.get(candidate.netns)?.live.get(&candidate.key())?;
-        let continues = seen.rx.bytes <= candidate.subflow.rx.bytes && seen.tx.bytes <= candidate.subflow.tx.bytes;
+        let grown = |before: &SubflowTraffic, now: &SubflowTraffic| {
+            before.bytes <= now.bytes && before.payload_bytes <= now.payload_bytes
+        };
+        let continues = grown(&seen.rx, &candidate.subflow.rx) && grown(&seen.tx, &candidate.subflow.tx);
         continues.then_some(*seen)
     }
 
@@ -171,7 +176,7 @@ impl Candidate<'_> {
     }
 
     fn bytes(&self) -> u64 {
-        self.subflow.rx.bytes + self.subflow.tx.bytes
+        self.subflow.rx.carried_bytes() + self.subflow.tx.carried_bytes()
     }
 
     fn series(&self) -> Series {

@@ -133,7 +133,7 @@ impl Row {
             state: format!("{}{backup}", short(subflow.state)),
             rx_bytes_per_second: Some(subflow.rx_bytes_per_second),
             tx_bytes_per_second: Some(subflow.tx_bytes_per_second),
-            total_bytes: subflow.rx.bytes + subflow.tx.bytes,
+            total_bytes: subflow.rx.carried_bytes() + subflow.tx.carried_bytes(),
             rtt_us: tcp.map(|tcp| f64::from(tcp.srtt_us)),
             scheduler_share: subflow.scheduler_share,
             retransmitted: part(subflow.tx.retransmitted_bytes, subflow.tx.payload_bytes),
@@ -147,7 +147,7 @@ impl Row {
 
     /// A path; `before` is what it was, and how many seconds ago.
     pub fn path(netns: &str, path: &Path, before: Option<(&Path, f64)>) -> Row {
-        let (rx, tx) = rates((path.rx.bytes, path.tx.bytes), before.map(|(p, s)| ((p.rx.bytes, p.tx.bytes), s)));
+        let (rx, tx) = rates(carried(path), before.map(|(before, seconds)| (carried(before), seconds)));
         let name = format!("{} {} {}", path.interface, path.family, path.remote);
         let counts = path.subflows;
         let state = match (&path.silent, counts.active + counts.backup + counts.connecting) {
@@ -163,7 +163,7 @@ impl Row {
             is_wrong: path.silent.is_some(),
             rx_bytes_per_second: rx,
             tx_bytes_per_second: tx,
-            total_bytes: path.rx.bytes + path.tx.bytes,
+            total_bytes: path.rx.carried_bytes() + path.tx.carried_bytes(),
             rtt_us: median(&path.rtt_seconds, RTT_BOUNDS).map(|seconds| seconds * 1e6),
             retransmitted: part(path.tx.retransmitted_bytes, path.tx.payload_bytes),
             active: Some(counts.active),
@@ -275,6 +275,11 @@ fn median(histogram: &Histogram, bounds: &[f64]) -> Option<f64> {
         below += count;
     }
     None
+}
+
+/// What a path has received and sent.
+fn carried(path: &Path) -> (u64, u64) {
+    (path.rx.carried_bytes(), path.tx.carried_bytes())
 }
 
 #[cfg(test)]

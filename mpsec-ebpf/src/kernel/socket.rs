@@ -29,6 +29,8 @@ places! {
     TCP_BYTES_SENT;
     /// `tcp_sock.bytes_retrans`
     TCP_BYTES_RETRANS;
+    /// `sock.sk_rx_dst_ifindex`
+    SOCK_RX_IFINDEX;
     /// `mptcp_subflow_context.token`
     SUBFLOW_TOKEN;
     /// `mptcp_subflow_context.mp_capable`
@@ -99,6 +101,12 @@ impl TcpSock {
     #[inline(always)]
     pub fn bytes_retrans(&self) -> u64 {
         read(self.0, &TCP_BYTES_RETRANS).unwrap_or(0)
+    }
+
+    /// Index of the interface that its last packets came in by, as far as the kernel tells; 0 for none.
+    #[inline(always)]
+    pub fn rx_ifindex(&self) -> u32 {
+        read(self.0, &SOCK_RX_IFINDEX).unwrap_or(0)
     }
 
     /// What makes it a subflow.

@@ -262,6 +262,19 @@ fn counter(slot: u32, cpu: u32, direction: Direction) -> Option<*mut SubflowCoun
     Some(unsafe { (&raw mut (*counters).directions).cast::<SubflowCounter>().add(direction as usize) })
 }
 
+/// Takes the socket's word for the interface where no packet has told: of one whose ports are encrypted none ever does.
+#[inline(always)]
+pub fn told_interface(slot: u32, ifindex: u32) {
+    let is_untold = |direction| {
+        counter(slot, this_cpu(), direction)
+            // SAFETY: the map returned a pointer to a whole value; volatile, because others write it.
+            .is_some_and(|counter| unsafe { (&raw const (*counter).ifindex).read_volatile() } == 0)
+    };
+    if ifindex != 0 && is_untold(Direction::Rx) && is_untold(Direction::Tx) {
+        mpsec_subflow_moved(slot, Direction::Rx as u32, ifindex);
+    }
+}
+
 /// Notes down for all CPUs which interface a subflow's packets come by on. It hardly ever changes. A global function, so that
 /// the verifier follows it once.
 #[unsafe(no_mangle)]

@@ -122,7 +122,7 @@ fn protected(metric: &Metric, protection: Protection) -> Select {
 
 /// encrypted / (encrypted + cleartext).
 fn coverage(by: &[&str]) -> Expr {
-    let judged = shown(BYTES).unlike("class", &class::of(Protection::Exempt)).rate(WINDOW).sum_by(by);
+    let judged = shown(BYTES).unlike("class", &class::not_judged()).rate(WINDOW).sum_by(by);
     share(protected(BYTES, Protection::Encrypted).rate(WINDOW).sum_by(by), judged)
 }
 

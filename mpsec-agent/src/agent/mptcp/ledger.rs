@@ -88,7 +88,7 @@ impl Ledger {
     }
 
     /// Takes note of one subflow, at a look at the whole table.
-    pub fn observe(&mut self, seen: Observation, now: Instant) {
+    pub fn observe(&mut self, mut seen: Observation, now: Instant) {
         let slot = seen.slot;
         if self.subflows.get(slot).is_none_or(|tracked| tracked.seen.incarnation != seen.incarnation) {
             self.close_entry(slot, now);
@@ -97,6 +97,10 @@ impl Ledger {
         let Some(tracked) = self.subflows.get_mut(slot) else { return };
         if !std::mem::replace(&mut tracked.moving, true) {
             self.moving.push(slot);
+        }
+        for (seen, known) in seen.traffic.iter_mut().zip(&tracked.seen.traffic) {
+            // Its socket may have told more already.
+            seen.at_least(known.payload_bytes);
         }
         tracked.listen(&seen, now);
         self.sends_again |= seen.traffic[1].retransmitted_bytes > tracked.seen.traffic[1].retransmitted_bytes;
@@ -137,6 +141,14 @@ impl Ledger {
         for tracked in self.subflows.values_mut().filter(|tracked| tracked.seen.phase != Phase::Closed) {
             let Some(told) = told(tracked.seen.slot) else { continue };
             tracked.backup_now = told.backup.or(tracked.backup_now);
+            if let (true, Some(payload_bytes)) = (tracked.is_hidden(), told.payload_bytes) {
+                let mut seen = tracked.seen.clone();
+                seen.traffic.iter_mut().zip(payload_bytes).for_each(|(traffic, bytes)| traffic.at_least(bytes));
+                if let Some(id) = tracked.path {
+                    credit(self.paths.get_mut(id), tracked, &seen);
+                    tracked.seen = seen;
+                }
+            }
             tracked.stuck = match (told.waits, tracked.stuck) {
                 (false, _) => None,
                 (true, Some((acked, since))) if acked == told.acked_bytes => Some((acked, since)),
@@ -149,6 +161,11 @@ impl Ledger {
     /// Whether something that was sent may not arrive: then it is worth while to ask the sockets.
     pub fn has_suspects(&self) -> bool {
         self.sends_again || self.live().any(|tracked| tracked.stuck.is_some() || tracked.unheard_since.is_some())
+    }
+
+    /// Whether there are subflows of which the sockets alone know how much they carry.
+    pub fn has_hidden(&self) -> bool {
+        self.live().any(Tracked::is_hidden)
     }
 
     /// Takes a subflow for closed whose socket went without a word.
@@ -196,7 +213,7 @@ impl Ledger {
     /// The same for one subflow. False if it has come to rest, and the next beat need not look at it.
     fn beat_one(&mut self, slot: u32, seconds: f64) -> bool {
         let Some(tracked) = self.subflows.get_mut(slot) else { return false };
-        let bytes = tracked.seen.traffic.map(|traffic| traffic.bytes);
+        let bytes = tracked.seen.traffic.map(|traffic| traffic.carried_bytes());
         let payload = tracked.seen.traffic[1].payload_bytes;
         let rate = |i: usize| bytes[i].saturating_sub(tracked.base_bytes[i]) as f64 / seconds;
         let rates = if seconds > 0.0 { [rate(0), rate(1)] } else { [0.0; 2] };

@@ -247,7 +247,7 @@ impl Mptcp {
         reports: &mut Vec<Collector>,
     ) -> Namespace {
         let now = Instant::now();
-        let listed = subflows || self.ledger.has_suspects();
+        let listed = subflows || self.ledger.has_suspects() || self.ledger.has_hidden();
         let mib = timed(reports, "mptcp_mib", mib::read).unwrap_or_default();
         let established = mib.mptcp.iter().find(|(name, _)| name == lister::ESTABLISHED).map(|(_, count)| *count);
         let mut sockets = None;

@@ -72,7 +72,14 @@ impl SubflowSocket {
             backup: self.told_flags.map(SubflowFlags::backup),
             acked_bytes: self.details.acked_bytes.unwrap_or(0),
             waits: self.details.unacked_segments > 0,
+            payload_bytes: self.payload_bytes(),
         }
+    }
+
+    /// The kernel counts a FIN that was received for a byte, so that there is nothing to be told from then on.
+    fn payload_bytes(&self) -> Option<[u64; 2]> {
+        let is_open = matches!(self.state, TcpState::Established | TcpState::FinWait1 | TcpState::FinWait2);
+        is_open.then_some([self.details.received_bytes?, self.details.sent_bytes?])
     }
 
     /// Flags, none where they are not told.

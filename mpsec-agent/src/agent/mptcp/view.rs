@@ -163,7 +163,7 @@ fn counted(tracked: &Tracked, socket: Option<&mut SubflowSocket>, connection_sen
 }
 
 /// A subflow that is in no book, because packets are not counted or there was no room. TCP knows its payload and its
-/// segments; what they took of the wire is not known, and shown as 0.
+/// segments; what they took of the wire is not known.
 fn uncounted(socket: &mut SubflowSocket) -> Subflow {
     let (local, remote) = socket.ends;
     let details = &socket.details;

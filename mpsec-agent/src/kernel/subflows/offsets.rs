@@ -30,9 +30,10 @@ impl Offsets {
             ("SUBFLOW_MP_JOIN", place(CONTEXT, &["mp_join"])?),
             ("SUBFLOW_REQUEST_JOIN", place(CONTEXT, &["request_join"])?),
         ];
-        let optional: [(&str, &str, &[&str]); 6] = [
+        let optional: [(&str, &str, &[&str]); 7] = [
             ("TCP_BYTES_SENT", "tcp_sock", &["bytes_sent"]),
             ("TCP_BYTES_RETRANS", "tcp_sock", &["bytes_retrans"]),
+            ("SOCK_RX_IFINDEX", "sock", &["sk_rx_dst_ifindex"]),
             ("SUBFLOW_LOCAL_ID", CONTEXT, &["local_id"]),
             ("SUBFLOW_REMOTE_ID", CONTEXT, &["remote_id"]),
             ("SUBFLOW_BACKUP", CONTEXT, &["backup"]),

@@ -36,6 +36,8 @@ pub struct Mark {
     pub packets: [u64; 2],
     /// Bytes sent again, which the socket counts.
     pub retransmitted_bytes: u64,
+    /// Payload received and sent, likewise.
+    pub payload_bytes: [u64; 2],
 }
 
 /// What tells a connection from the others in the book: its token; or, of one that was plain TCP before it had any, the place
@@ -76,6 +78,8 @@ pub struct Observation {
     pub phase: Phase,
     /// It was established, whatever it is doing now.
     pub opened: bool,
+    /// It is older than the agent, so that packets of before are missing.
+    pub is_adopted: bool,
     /// It came by MP_JOIN.
     pub joined: bool,
     /// It is for when nothing else is left.
@@ -136,6 +140,8 @@ pub struct Told {
     pub acked_bytes: u64,
     /// Something that was sent is not acknowledged yet.
     pub waits: bool,
+    /// Payload bytes received and sent, while no end of the peer's is counted among them.
+    pub payload_bytes: Option<[u64; 2]>,
 }
 
 impl Tracked {
@@ -144,10 +150,17 @@ impl Tracked {
         self.backup_now.unwrap_or(self.seen.backup)
     }
 
+    /// Whether it is established and no packet of it was ever seen: IPsec hides them.
+    pub(super) fn is_hidden(&self) -> bool {
+        let is_known = self.seen.phase == Phase::Established && !self.seen.is_adopted;
+        is_known && self.seen.traffic.iter().all(|traffic| traffic.packets == 0)
+    }
+
     /// Takes note of whether what it sends is answered. A bare acknowledgement is not, and need not be.
     pub(super) fn listen(&mut self, seen: &Observation, now: Instant) {
         let [rx, tx] = [0, 1].map(|i| seen.traffic[i].since(&self.seen.traffic[i]));
-        if rx.packets > 0 {
+        // Where no packet can be told, the socket hears: round trips are measured by what comes back.
+        if rx.packets > 0 || rx.payload_bytes > 0 || seen.srtt_us.1 != self.seen.srtt_us.1 {
             self.unheard_since = None;
         } else if tx.payload_bytes > 0 || (tx.packets > 0 && seen.phase == Phase::Connecting) {
             self.unheard_since.get_or_insert(now);

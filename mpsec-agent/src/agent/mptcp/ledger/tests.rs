@@ -24,6 +24,7 @@ fn subflow(slot: u32, incarnation: u32, bytes: u64) -> Observation {
         ids: [0, 0],
         phase: Phase::Established,
         opened: true,
+        is_adopted: false,
         joined: false,
         backup: false,
         fell_back: false,
@@ -241,7 +242,7 @@ fn a_path_on_which_nothing_is_acknowledged_is_silent_though_packets_come() {
     let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
     let seconds = |n| now + Duration::from_secs(n);
     let silent = |ledger: &mut Ledger, n| ledger.paths(|_| None, seconds(n))[0].silent.is_some();
-    let told = |acked_bytes, waits| Some(Told { backup: None, acked_bytes, waits });
+    let told = |acked_bytes, waits| Some(Told { backup: None, acked_bytes, waits, payload_bytes: None });
     ledger.observe(subflow(0, 1, 1000), now);
     ledger.note_sockets(|_| told(5, true), seconds(1));
     ledger.observe(Observation { traffic: [subflow(0, 1, 500).traffic[1]; 2], ..subflow(0, 1, 1000) }, seconds(2));

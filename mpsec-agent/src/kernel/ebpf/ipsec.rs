@@ -1,0 +1,74 @@
+//! Whether the programs ask for what IPsec decrypted: as soon as there is something to ask for, because it costs each packet
+//! that is received a call.
+
+use std::path::Path;
+
+use aya::maps::{Array, Map, MapData, MapError};
+use aya::programs::ProgramType;
+use aya::sys::{BpfHelper, is_helper_supported};
+
+use crate::kernel::features;
+use crate::kernel::netlink::{Client, NetlinkError, Request, attribute, u32_at};
+
+/// Messages and attributes of include/uapi/linux/xfrm.h.
+const XFRM_MSG_NEWSADINFO: u16 = 0x22;
+const XFRM_MSG_GETSADINFO: u16 = 0x23;
+const XFRMA_SAD_CNT: u16 = 1;
+/// The flags that the message begins with.
+const HEADER: [u8; 4] = [0xff; 4];
+
+/// Whether this kernel lets programs ask by which state a packet was decrypted. One that cannot tell does not; then what was
+/// decrypted counts by what it is, and so as cleartext.
+pub(super) fn can_ask() -> bool {
+    is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_skb_get_xfrm_state).unwrap_or(false)
+}
+
+/// The switch that the programs turn on themselves with the first packet of ESP.
+pub(super) struct Ipsec {
+    in_use: Array<MapData, u32>,
+    /// The kernel's interface to IPsec is a module: to ask before it is there would load it.
+    is_module: bool,
+    /// Nothing more is to be done.
+    is_settled: bool,
+}
+
+/// The module, as modprobe(8) and /sys/module name it.
+const MODULE: &str = "xfrm_user";
+
+impl Ipsec {
+    pub(super) fn new(map: Map, can_ask: bool) -> Result<Ipsec, MapError> {
+        Ok(Ipsec { in_use: map.try_into()?, is_module: features::module_installed(MODULE), is_settled: !can_ask })
+    }
+
+    /// Turns it on if there is a state: where a device or GRO decrypts, the programs see no packet of ESP.
+    pub(super) fn look(&mut self) {
+        let is_loaded = || Path::new("/sys/module").join(MODULE).exists();
+        if self.is_settled || (self.is_module && !is_loaded()) {
+            return;
+        }
+        match states() {
+            Ok(0) => {}
+            Ok(_) => match self.in_use.set(0, 1, 0) {
+                Ok(()) => self.is_settled = true,
+                Err(error) => tracing::warn!(%error, "what IPsec decrypts may be taken for cleartext"),
+            },
+            // This kernel has no such interface, or does not tell: then only ESP that comes by does.
+            Err(error) => {
+                tracing::debug!(%error, "states of IPsec cannot be counted");
+                self.is_settled = true;
+            }
+        }
+    }
+}
+
+/// How many states this network namespace has.
+fn states() -> Result<u32, NetlinkError> {
+    let mut count = None;
+    let mut client = Client::open(libc::NETLINK_XFRM as isize)?;
+    client.ask(Request::new(XFRM_MSG_GETSADINFO, 0, &HEADER), |message| {
+        if let (XFRM_MSG_NEWSADINFO, Some(attributes)) = (message.kind, message.payload.get(HEADER.len()..)) {
+            count = attribute(attributes, XFRMA_SAD_CNT).and_then(|value| u32_at(value, 0));
+        }
+    })?;
+    count.ok_or(NetlinkError::Truncated)
+}

@@ -1,0 +1,138 @@
+//! Each mode of IPsec as `ip xfrm` sets it up.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+use mpsec_tests::counted::Counted;
+use mpsec_tests::frames::{self, class};
+use mpsec_tests::link::Offload;
+use mpsec_tests::paths::Family;
+use mpsec_tests::send::{Buffer, Sender};
+use mpsec_tests::trial::trial;
+use mpsec_tests::xfrm::{End, Mode, Tunnel, interface};
+use mpsec_tests::{bulk, need, tally};
+
+use super::line::{DECRYPTED, DEVICES, Line, Watched, inner, outer};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const BULK: u64 = 2_000_000;
+/// Payloads of datagrams: none, odd, and as much as fits with room for every mode.
+pub(super) const SIZES: &[usize] = &[0, 1, 13, 64, 511, 1300];
+pub(super) const NUMBER: u32 = 7;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let (mut trials, limit) = (Vec::new(), need::patience(LIMIT));
+    for mode in Mode::ALL {
+        for family in Family::ALL {
+            let name = format!("ipsec::by_hand_{}_{family}", mode.name());
+            trials.push(trial(&name, limit, move || each(mode, family)));
+        }
+    }
+    for offload in [Offload::Software, Offload::Full] {
+        let kind = format!("{offload:?}").to_lowercase();
+        for mode in [Mode::Transport, Mode::Tunnel, Mode::UdpTunnel] {
+            let name = format!("ipsec::by_hand_{}_bulk_{kind}", mode.name());
+            trials.push(trial(&name, limit, move || bulk_is_exact(mode, offload)));
+        }
+    }
+    trials
+}
+
+/// Two hosts with IPsec between them, and what an address inside is for each.
+pub(super) fn laid<'a>(line: &'a Line, mode: Mode, family: Family) -> Tunnel<'a> {
+    let end = |host: usize| End {
+        netns: &line.hosts[host],
+        device: DEVICES[host],
+        outer: outer(family, host),
+        inner: if mode.has_inside() { inner(family, host) } else { outer(family, host) },
+    };
+    Tunnel { mode, number: NUMBER, ends: [end(0), end(1)] }
+}
+
+fn each(mode: Mode, family: Family) -> Result<()> {
+    mode.needed(family)?;
+    let line = Line::new(Offload::Off)?;
+    let tunnel = laid(&line, mode, family);
+    let _sockets = tunnel.lay()?;
+    let watched = line.watched()?;
+    let target = tunnel.ends[1].inner;
+    bulk::datagrams(&line.hosts[0], &line.hosts[1], target, SIZES)?;
+    let seen = watched.agrees()?;
+    let encrypted = if mode.is_in_udp() { class::ESP_UDP } else { class::ESP };
+    let count = SIZES.len() as u64;
+    ensure!(tally::of(&seen[0].wire[1], encrypted).packets == count, "{:?}", seen[0].wire);
+    ensure!(seen.iter().all(|seen| seen.wire.iter().flatten().count() == 1), "something else crossed the wire");
+    // Inside it is a datagram as the program sent it, behind the link header that the device has.
+    let sizes = SIZES.iter().map(|size| *size as u64 + 8 + family.header_bytes()).sum();
+    let shown = mode.has_inside() && !mode.has_interface();
+    let expected = if shown { Counted::new(count, sizes, 14) } else { Counted::default() };
+    ensure!(seen[1].decrypted == expected, "decrypted {:?} instead of {expected:?}", seen[1].decrypted);
+    if mode.has_interface() {
+        both_ways_inside(&watched, &tunnel, family)?;
+    }
+    bulk::tcp(&line.hosts[0], &line.hosts[1], target, BULK)?;
+    let seen = watched.agrees()?;
+    ensure!(seen.iter().all(|seen| seen.clear(0).packets + seen.clear(1).packets == 0), "something leaked");
+    leak_is_found(&line, &watched)
+}
+
+/// On the interface of a tunnel everything is inside, whichever way it goes.
+fn both_ways_inside(watched: &Watched<'_>, tunnel: &Tunnel<'_>, family: Family) -> Result<()> {
+    let name: &'static str = Box::leak(interface(NUMBER).into_boxed_str());
+    let watches = [watched.watch(0, name)?, watched.watch(1, name)?];
+    let [left, right] = &tunnel.ends;
+    bulk::datagrams(left.netns, right.netns, right.inner, SIZES)?;
+    let count = SIZES.len() as u64;
+    let sizes: u64 = SIZES.iter().map(|size| *size as u64 + 8 + family.header_bytes()).sum();
+    let sent = Counted::new(count, sizes, 0);
+    watches[0].equals(DECRYPTED, Counted::default(), sent)?;
+    watches[1].equals(DECRYPTED, sent, Counted::default())?;
+    for watch in &watches {
+        watch.equals_device(count)?;
+        let (rx, tx) = watch.counted()?;
+        let only = |classes: &mpsec_tests::counted::Classes| classes.0.keys().all(|class| class == DECRYPTED);
+        ensure!(only(&rx) && only(&tx), "{rx:?}, {tx:?}");
+    }
+    Ok(())
+}
+
+/// What is put on the wire beside the tunnel, both ways, is counted as what it is, to the byte.
+fn leak_is_found(line: &Line, watched: &Watched<'_>) -> Result<()> {
+    let before = watched.seen()?;
+    let is_leak = |case: &frames::Case| case.link_len == 14 && [class::TCP, class::UDP].contains(&case.class);
+    let leaks: Vec<_> = frames::all().into_iter().filter(is_leak).collect();
+    let expected = leaks.iter().fold(Counted::default(), |sum, case| sum + Counted::of(case));
+    for (host, device) in DEVICES.iter().enumerate() {
+        let mut sender = Sender::new(&line.hosts[host], device, Buffer::Linear)?;
+        leaks.iter().try_for_each(|case| sender.send(&case.bytes))?;
+    }
+    let after = watched.seen()?;
+    for (host, (before, after)) in before.iter().zip(&after).enumerate() {
+        ensure!(before.decrypted == after.decrypted, "a leak was decrypted");
+        let metrics = watched.agents[host].scrape()?;
+        for direction in ["rx", "tx"] {
+            let counted = mpsec_tests::counted::Classes::read(&metrics, DEVICES[host], direction)?;
+            let clear = [class::TCP, class::UDP].map(|class| counted.get(class));
+            ensure!(clear[0] + clear[1] == expected, "{direction} of {host}: {clear:?} instead of {expected:?}");
+        }
+    }
+    Ok(())
+}
+
+fn bulk_is_exact(mode: Mode, offload: Offload) -> Result<()> {
+    mode.needed(Family::V4)?;
+    let line = Line::new(offload)?;
+    line.hosts.iter().try_for_each(|host| bulk::plain_tcp(host))?;
+    let tunnel = laid(&line, mode, Family::V4);
+    let _sockets = tunnel.lay()?;
+    let watched = line.watched()?;
+    let transfer = bulk::tcp(&line.hosts[0], &line.hosts[1], tunnel.ends[1].inner, BULK)?;
+    let seen = watched.agrees()?;
+    if mode.has_inside() {
+        let up = Counted::new(transfer.up.segments, transfer.up.l3_bytes(20) + transfer.options, 14);
+        ensure!(seen[1].decrypted == up, "decrypted {:?} instead of {up:?}", seen[1].decrypted);
+    }
+    ensure!(seen.iter().all(|seen| seen.clear(0).packets + seen.clear(1).packets == 0), "something leaked");
+    Ok(())
+}
