@@ -250,7 +250,7 @@ fn collect(pipe: impl std::io::Read, log: &Mutex<String>) {
 }
 
 /// Ends a child when the thread that started it ends. For `pre_exec`.
-pub(crate) fn die_with_parent() -> std::io::Result<()> {
+pub fn die_with_parent() -> std::io::Result<()> {
     // SAFETY: prctl with this option takes a signal number and no pointers.
     match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
         0 => Ok(()),

@@ -8,6 +8,7 @@ mod control_api;
 mod devices;
 mod doctor;
 mod failover;
+mod fleet;
 mod flood;
 mod harness;
 mod hotplug;
@@ -64,6 +65,7 @@ fn main() {
         api::trials(),
         control_api::trials(),
         top::trials(),
+        fleet::trials(),
         flood::trials(),
         prometheus::trials(),
         multipath::trials(),

@@ -8,6 +8,7 @@ pub mod check;
 pub mod dashboards;
 pub mod dist;
 pub mod ebpf;
+pub mod fleet;
 pub mod lab;
 pub mod run;
 pub mod service;

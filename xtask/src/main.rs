@@ -3,7 +3,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, check, dashboards, dist, ebpf, lab, run, rustc, service, test, vm};
+use xtask::{bench, check, dashboards, dist, ebpf, fleet, lab, run, rustc, service, test, vm};
 
 /// MPSec's build, test and measurement commands.
 #[derive(Parser)]
@@ -35,6 +35,8 @@ enum Command {
     Dist(dist::Args),
     /// Try the packaged service under a real systemd, in virtual machines with Debian
     Service(service::Args),
+    /// Try the plays in fleet/ on four hosts with systemd, in namespaces of this machine (as root)
+    Fleet(fleet::Args),
 }
 
 fn main() -> ExitCode {
@@ -60,5 +62,6 @@ fn dispatch() -> Result<ExitCode> {
         Command::Bench(args) => bench::main(&root, &args),
         Command::Dist(args) => dist::main(&root, &args),
         Command::Service(args) => service::main(&root, &args),
+        Command::Fleet(args) => fleet::main(&root, &args),
     }
 }

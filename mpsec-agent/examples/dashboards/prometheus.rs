@@ -8,8 +8,8 @@ pub fn config(rule_files: &[&str]) -> String {
     format!(
         "# Made by `cargo xtask dashboards`: a whole configuration, or parts for one that is there already.
 #
-# Agents on other hosts: list their addresses as targets, and give each agent a web configuration with TLS and a
-# password (its settings listen and web_config), or a firewall.
+# Agents on other hosts: list their addresses as targets, or let the fleet's play write targets/mpsec-fleet.json, and give
+# each agent a web configuration with TLS and a password (its settings listen and web_config), or a firewall.
 global:
   scrape_interval: 15s
   evaluation_interval: 15s
@@ -22,6 +22,10 @@ scrape_configs:
     static_configs:
       - targets:
           - 127.0.0.1:9475
+    # Lists that others write, such as the play of a fleet; what is new in them is scraped at once.
+    file_sd_configs:
+      - files:
+          - targets/mpsec-*.json
 "
     )
 }
