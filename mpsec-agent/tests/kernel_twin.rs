@@ -312,7 +312,9 @@ impl Twin {
     }
 
     fn came_upon_every_class(&self) -> Result<()> {
-        let missing: Vec<_> = Class::ALL.iter().filter(|class| !self.classes.contains_key(class)).collect();
+        // What IPsec has decrypted is told by the buffer's security path, which no test run can give it.
+        let of_bytes = Class::ALL.iter().filter(|class| **class != Class::Decrypted);
+        let missing: Vec<_> = of_bytes.filter(|class| !self.classes.contains_key(class)).collect();
         ensure!(missing.is_empty(), "no frame was of {missing:?}");
         let frames: u64 = self.classes.values().sum();
         ensure!(frames > 3000, "the kernel took {frames} frames only");
