@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use mpsec_agent::kernel::ebpf::Kernel;
-use mpsec_common::Direction;
+use mpsec_common::{Class, Direction};
 
 use crate::frames::{self, Frame};
 use crate::measure::{cpus, interleave, median, pairs, pin};
@@ -21,6 +21,8 @@ const EVERYDAY: (&[&str], f64, f64) =
 const LONGER: (&[&str], f64) = (&["vlan tcp", "qinq tcp", "ipv6 extensions tcp"], 1.25);
 /// What is run on two CPUs at once.
 const ON_TWO_CPUS: &[&str] = &["tcp", "udp", "esp", "esp_udp", "ipv6 tcp"];
+/// What is received in clear on a host with IPsec, too, where every packet is asked whether it was decrypted.
+const BESIDE_IPSEC: &[&str] = &["tcp", "udp", "ipv6 tcp", "mptcp dss"];
 /// Copies of the programs, which take turns round by round: what a program costs depends on where the kernel puts it.
 const LOADS: usize = 5;
 /// The loopback interface of a network namespace: what BPF_PROG_TEST_RUN takes a frame to be of.
@@ -32,11 +34,15 @@ pub fn run(options: &Options) -> Result<Vec<Section>> {
     let subject = Subject::load()?;
     let frames = frames::all();
     for (frame, direction) in frames.iter().flat_map(|frame| Direction::ALL.map(|direction| (frame, direction))) {
-        let mut kernels = subject.kernels.iter();
+        let mut kernels = subject.for_frame(frame).iter();
         kernels.try_for_each(|kernel| prove(kernel, direction, &frame.bytes, frame.class)).context(frame.name)?;
     }
     let cpus = cpus();
-    let mut sections = vec![one_cpu(options, &subject, &frames)?, beside(options, &subject, &frames)?];
+    let mut sections = vec![
+        one_cpu(options, &subject, &frames)?,
+        where_ipsec_is_in_use(options, &subject, &frames)?,
+        beside(options, &subject, &frames)?,
+    ];
     match cpus.as_slice() {
         [first, second, ..] => sections.push(two_cpus(options, &subject, &frames, [*first, *second])?),
         _ => sections[0].rows.push(Row::skipped("two CPUs at once", "there is one CPU")),
@@ -46,18 +52,27 @@ pub fn run(options: &Options) -> Result<Vec<Section>> {
 
 /// What is measured, and what it is measured beside.
 struct Subject {
+    /// Programs that never see a packet of ESP, and so ask none whether it was decrypted.
     kernels: Vec<Kernel>,
+    /// Programs that have seen ESP.
+    ipsec: Vec<Kernel>,
     anchors: Vec<Anchors>,
 }
 
 impl Subject {
     fn load() -> Result<Subject> {
-        let kernels = (0..LOADS).map(|_| load_agent(&[LOOPBACK])).collect::<Result<_>>()?;
-        Ok(Subject { kernels, anchors: (0..LOADS).map(|_| Anchors::load()).collect::<Result<_>>()? })
+        let kernels = || (0..LOADS).map(|_| load_agent(&[LOOPBACK])).collect::<Result<_>>();
+        let anchors = (0..LOADS).map(|_| Anchors::load()).collect::<Result<_>>()?;
+        Ok(Subject { kernels: kernels()?, ipsec: kernels()?, anchors })
     }
 
-    fn ours(&self, round: usize, direction: Direction) -> BorrowedFd<'_> {
-        self.kernels[round % LOADS].program(direction)
+    /// The programs that a frame is for.
+    fn for_frame(&self, frame: &Frame) -> &[Kernel] {
+        if matches!(frame.class, Class::Esp | Class::EspUdp) { &self.ipsec } else { &self.kernels }
+    }
+
+    fn ours(&self, round: usize, frame: &Frame, direction: Direction) -> BorrowedFd<'_> {
+        self.for_frame(frame)[round % LOADS].program(direction)
     }
 
     fn anchors(&self, round: usize) -> &Anchors {
@@ -67,7 +82,7 @@ impl Subject {
     /// Packets that all copies have counted as what they are.
     fn counted(&self, cases: &[(&Frame, Direction)]) -> u64 {
         let of = |kernel| cases.iter().map(move |(frame, direction)| counted(kernel, *direction, frame.class));
-        self.kernels.iter().flat_map(of).sum()
+        self.kernels.iter().chain(&self.ipsec).flat_map(of).sum()
     }
 }
 
@@ -87,7 +102,7 @@ fn one_cpu(options: &Options, subject: &Subject, frames: &[Frame]) -> Result<Sec
     let runs = |round: usize, run: usize| {
         let (frame, direction) = cases[run / 2];
         let program =
-            if run.is_multiple_of(2) { subject.anchors(round).empty() } else { subject.ours(round, direction) };
+            if run.is_multiple_of(2) { subject.anchors(round).empty() } else { subject.ours(round, frame, direction) };
         per_packet(program, frame, repeat(options))
     };
     let times = interleave(options.rounds, 2 * cases.len(), runs)?;
@@ -104,6 +119,33 @@ fn one_cpu(options: &Options, subject: &Subject, frames: &[Frame]) -> Result<Sec
         bench: "classify",
         title: "CPU time of the classifier per packet".into(),
         method: METHOD.into(),
+        unit: "ns net",
+        against: "empty program",
+        rows: rows.collect(),
+    })
+}
+
+/// The same frames by programs that have seen ESP and by others that have not.
+fn where_ipsec_is_in_use(options: &Options, subject: &Subject, frames: &[Frame]) -> Result<Section> {
+    let frames: Vec<&Frame> = frames.iter().filter(|frame| BESIDE_IPSEC.contains(&frame.name)).collect();
+    let times = interleave(options.rounds, 3 * frames.len(), |round, run| {
+        let program = match run % 3 {
+            0 => subject.anchors(round).empty(),
+            1 => subject.kernels[round % LOADS].program(Direction::Rx),
+            _ => subject.ipsec[round % LOADS].program(Direction::Rx),
+        };
+        per_packet(program, frames[run / 3], repeat(options))
+    })?;
+    let rows = frames.iter().zip(times.chunks(3)).flat_map(|(frame, times)| {
+        [("before any ESP", 1), ("after it", 2)]
+            .map(|(when, program)| row(&format!("{} rx, {when}", frame.name), &times[program], &times[0]))
+    });
+    Ok(Section {
+        bench: "classify",
+        title: "CPU time of the classifier per packet where IPsec is in use".into(),
+        method: "As above, in one run: programs that have seen no ESP, and others that have, and so ask the kernel of every \
+            packet that is received whether it was decrypted. Nothing is asked on the way out."
+            .into(),
         unit: "ns net",
         against: "empty program",
         rows: rows.collect(),
@@ -137,7 +179,7 @@ fn two_cpus(options: &Options, subject: &Subject, frames: &[Frame], cpus: [usize
     let runs = 2 * frames.len() + 2;
     let program = |round: usize, run: usize| match (run / 2 < frames.len(), run % 2) {
         (_, 0) => subject.anchors(round).empty(),
-        (true, _) => subject.ours(round, Direction::Rx),
+        (true, _) => subject.ours(round, frames[run / 2], Direction::Rx),
         (false, _) => subject.anchors(round).hash(),
     };
     let barrier = Barrier::new(2);
@@ -213,14 +255,12 @@ fn goals(case: &str, row: Row) -> Row {
 
 #[cfg(test)]
 mod tests {
-    use mpsec_common::Class;
-
     use super::*;
 
     #[test]
     fn every_goal_has_its_frame() {
         let frames = frames::all();
-        for name in EVERYDAY.0.iter().chain(LONGER.0).chain(ON_TWO_CPUS) {
+        for name in EVERYDAY.0.iter().chain(LONGER.0).chain(ON_TWO_CPUS).chain(BESIDE_IPSEC) {
             assert!(frames.iter().any(|frame| frame.name == *name), "{name}");
         }
         assert!(frames.iter().any(|frame| frame.class == Class::Wireguard));

@@ -45,20 +45,13 @@ pub fn note(class: Class) {
 }
 const _: () = assert!(Class::Esp as u32 == 0 && Class::EspUdp as u32 == 1, "`note` compares once");
 
-/// Whether a packet that was received has been decrypted on this host.
+/// Whether a packet that was received has been decrypted on this host. Inlined: a call would cost as much as the question, and
+/// the structure has room on the stacks of both callers.
 #[inline(always)]
 pub fn has_decrypted(skb: *mut __sk_buff) -> bool {
-    mpsec_has_decrypted(skb) != 0
-}
-
-/// [`has_decrypted`]. A global function, so that the structure lies on its own stack: those of all callers together must not
-/// be larger than 512 bytes.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn mpsec_has_decrypted(skb: *mut __sk_buff) -> i32 {
     let mut state = MaybeUninit::<bpf_xfrm_state>::uninit();
     // SAFETY: the helper takes the context, and fills all of the structure or clears it.
     let result =
         unsafe { bpf_skb_get_xfrm_state(skb.cast(), 0, state.as_mut_ptr(), size_of::<bpf_xfrm_state>() as u32, 0) };
-    (result == 0) as i32
+    result == 0
 }

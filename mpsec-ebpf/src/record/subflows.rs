@@ -43,6 +43,12 @@ static SUBFLOW_COUNTERS: Array<SubflowCounters> = Array::with_max_entries(WAYS a
 #[map]
 static HANDSHAKES: LruHashMap<u64, Handshake> = LruHashMap::with_max_entries(HANDSHAKE_ENTRIES, 0);
 
+/// What an entry of [`HANDSHAKES`] begins as: not on the stack, of which the longest chain of calls has little left.
+static NO_HANDSHAKE: Handshake = {
+    let nothing = HandshakeCounter { packets: 0, bytes: 0, payload_bytes: 0, ifindex: 0, reserved: 0 };
+    Handshake { directions: [nothing, nothing], next_sequence: 0 }
+};
+
 /// How many subflows have which ports, by [`port_entry`]. No map, so that a packet that is of none costs a single load: its
 /// address is known when the program is loaded. The agent writes it through [`mpsec_ports`](crate::mpsec_ports).
 static mut SUBFLOW_PORTS: [u32; PORT_ENTRIES as usize] = [0; PORT_ENTRIES as usize];
@@ -353,12 +359,14 @@ pub extern "C" fn mpsec_subflow_unknown(tag: u64, amount: u64, packets: u64, seg
     let mut entry = HANDSHAKES.get_ptr_mut(tag);
     // SAFETY: the map returned a pointer to a whole value.
     if first && entry.is_none_or(|entry| unsafe { (*entry).next_sequence } != next) {
-        let empty = HandshakeCounter { packets: 0, bytes: 0, payload_bytes: 0, ifindex: 0, reserved: 0 };
-        let handshake = Handshake { directions: [empty, empty], next_sequence: next };
-        if HANDSHAKES.insert(tag, handshake, 0).is_err() {
+        if HANDSHAKES.insert(tag, &NO_HANDSHAKE, 0).is_err() {
             return 0;
         }
         entry = HANDSHAKES.get_ptr_mut(tag);
+        if let Some(entry) = entry {
+            // SAFETY: as above.
+            unsafe { (&raw mut (*entry).next_sequence).write_volatile(next) };
+        }
     }
     let Some(entry) = entry else { return 0 };
     // SAFETY: as above, and the array has an element for each direction.
