@@ -1,5 +1,5 @@
-//! docs/kernels.md: on which kernels MPSec was tested, what works on each, and how long each is supported. It is made from
-//! docs/kernels.json, which runs of `cargo xtask vm --report` write.
+//! docs/kernels.md: on which kernels MPSec was tested, what works on each, and how long each is supported; in short in the
+//! readme, too. It is made from docs/kernels.json, which runs of `cargo xtask vm --report` write.
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
@@ -16,6 +16,9 @@ use super::trials::Trials;
 const RESULTS: &str = "docs/kernels.json";
 /// What people read.
 const PAGE: &str = "docs/kernels.md";
+/// What they read first, and between which lines the short form of the page stands there.
+const README: &str = "README.md";
+const MARKS: [&str; 2] = ["<!-- made by cargo xtask vm --report -->\n", "<!-- end -->\n"];
 /// Until when a series gets corrections: those that kernel.org calls longterm, as its page of active releases
 /// (www.kernel.org/category/releases.html) says in November 2026.
 const SUPPORT: &[(&str, &str)] = &[("6.1", "December 2027"), ("6.12", "December 2028"), ("6.18", "December 2028")];
@@ -101,13 +104,44 @@ pub fn features(json: &str) -> Result<Vec<Feature>> {
     Ok(doctor.features)
 }
 
-/// Adds what was seen and writes both files anew.
+/// Adds what was seen and writes all files anew.
 pub fn write(root: &Path, seen: Vec<(String, OfKernel)>) -> Result<()> {
     let mut results = read(root)?;
     seen.into_iter().for_each(|(series, kernel)| results.add(series, kernel));
     let text = serde_json::to_string_pretty(&results)? + "\n";
     fs::write(root.join(RESULTS), text).with_context(|| format!("writing {RESULTS}"))?;
-    fs::write(root.join(PAGE), page(&results)).with_context(|| format!("writing {PAGE}"))
+    pages(root, &results)?
+        .into_iter()
+        .try_for_each(|(name, text)| fs::write(root.join(name), text).with_context(|| format!("writing {name}")))
+}
+
+/// What people read of these results, by the file that it lies in.
+pub fn pages(root: &Path, results: &Results) -> Result<[(&'static str, String); 2]> {
+    let readme = fs::read_to_string(root.join(README)).with_context(|| format!("reading {README}"))?;
+    Ok([(PAGE, page(results)), (README, with_table(&readme, results)?)])
+}
+
+/// The readme, with the short form of these results in its place.
+fn with_table(readme: &str, results: &Results) -> Result<String> {
+    let [begin, end] = MARKS;
+    let place = readme.split_once(begin).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
+    let (before, after) = place.with_context(|| format!("{README} has no lines {begin:?} and {end:?}"))?;
+    let kernels = results.in_order();
+    let of =
+        |cell: fn(&str, &OfKernel) -> String| kernels.iter().map(|(series, kernel)| cell(series, kernel)).collect();
+    let mut rows = vec![
+        ("release tested".to_owned(), of(|_, kernel| kernel.release.split('-').next().unwrap_or_default().to_owned())),
+        ("supported until".to_owned(), of(|series, _| supported_until(series).to_owned())),
+    ];
+    rows.extend(tested(&kernels, &mut Notes::default()));
+    // The notes are on the page.
+    let bare = |cell: &String| cell.split(" [").next().unwrap_or_default().to_owned();
+    rows.iter_mut().for_each(|(_, cells)| *cells = cells.iter().map(bare).collect());
+    Ok(format!("{before}{begin}{}{end}{after}", table("tests that passed", &kernels, &rows)))
+}
+
+fn supported_until(series: &str) -> &'static str {
+    SUPPORT.iter().find(|(name, _)| *name == series).map_or(SHORT, |(_, until)| *until)
 }
 
 /// What is known so far.
@@ -171,7 +205,7 @@ fn summary(kernels: &[(&str, &OfKernel)]) -> String {
         .to_owned();
     for (series, kernel) in kernels {
         let OfKernel { release, day, trials, .. } = kernel;
-        let until = SUPPORT.iter().find(|(name, _)| name == series).map_or(SHORT, |(_, until)| *until);
+        let until = supported_until(series);
         let [passed, failed, skipped] = [trials.passed.len(), trials.failed.len(), trials.skipped.len()];
         // A text in memory takes everything.
         let _ = writeln!(text, "| {series} | {release} | {day} | {until} | {passed} | {failed} | {skipped} |");
@@ -312,6 +346,24 @@ mod tests {
         ] {
             assert!(page.lines().any(|have| have == line), "{line}\n{page}");
         }
+    }
+
+    #[test]
+    fn the_readme_has_the_table_and_keeps_the_rest() {
+        let mut results = Results::default();
+        results.add("6.12".into(), kernel("6.12.1-cloud"));
+        let [begin, end] = MARKS;
+        let made = with_table(&format!("# A\n{begin}old\n{end}B\n"), &results).unwrap();
+        assert!(made.starts_with("# A\n") && made.ends_with("B\n") && !made.contains("old"), "{made}");
+        for line in [
+            "| release tested | 6.12.1 |",
+            "| supported until | December 2028 |",
+            "| classes of crafted frames, by TCX and by clsact | 1 of 2 |",
+        ] {
+            assert!(made.lines().any(|have| have == line), "{line}\n{made}");
+        }
+        assert_eq!(with_table(&made, &results).unwrap(), made);
+        assert!(with_table("# A\n", &results).is_err());
     }
 
     #[test]
