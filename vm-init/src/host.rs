@@ -3,7 +3,7 @@ use std::{
     ffi::CString,
     fs::{self, OpenOptions},
     io,
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::symlink},
     path::Path,
 };
 
@@ -33,9 +33,17 @@ pub fn mount_all() {
             eprintln!("vm-init: {kind} on {place}: {error}");
         }
     }
-    for folder in ["/run/netns", "/run/lock", "/var/lib", "/var/run"] {
+    for folder in ["/run/netns", "/run/lock", "/var/lib"] {
         let _ = fs::create_dir_all(folder);
     }
+    // Debian's link (package base-files): what is kept in the one place is looked for in the other.
+    if let Err(error) = symlink("/run", "/var/run").or_else(exists_already) {
+        eprintln!("vm-init: /var/run: {error}");
+    }
+}
+
+fn exists_already(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
 }
 
 fn mount(kind: &str, place: &str, data: &str) -> io::Result<()> {
