@@ -114,6 +114,17 @@ impl Scene {
         Ok(talk)
     }
 
+    /// A conversation from its first packet to its last, of which no path shows anything.
+    fn hides_a_talk(&self, family: Family) -> Result<()> {
+        self.talk(family)?.close()?;
+        self.agrees()?;
+        for path in 0..PATHS {
+            let clear = self.clear(path)?;
+            ensure!(clear == Counted::default(), "{clear:?} in clear on path {path}");
+        }
+        Ok(())
+    }
+
     /// The subflows of a host carried what its program sent and received, as their sockets say; of packets nothing is said.
     fn carried(&self, host: usize, program: [u64; 2]) -> Result<()> {
         let view = view(&self.agents[host])?;
@@ -182,15 +193,7 @@ fn by_hand(mode: Mode, family: Family) -> Result<()> {
     mode.needed(family)?;
     let paths = Paths::new(Plan::wires(PATHS))?;
     (0..PATHS).try_for_each(|path| laid(&paths, mode, family, path, "required"))?;
-    let scene = Scene::new(paths)?;
-    let talk = scene.talk(family)?;
-    talk.close()?;
-    scene.agrees()?;
-    for path in 0..PATHS {
-        let clear = scene.clear(path)?;
-        ensure!(clear == Counted::default(), "{clear:?} in clear on path {path}");
-    }
-    Ok(())
+    Scene::new(paths)?.hides_a_talk(family)
 }
 
 fn negotiated(mode: Mode) -> Result<()> {
@@ -213,14 +216,7 @@ fn negotiated(mode: Mode) -> Result<()> {
     let charons = [start(0)?, start(1)?];
     let scene = Scene::new(paths)?;
     connections.iter().try_for_each(|connection| charons[0].initiate(&connection.name))?;
-    let talk = scene.talk(Family::V4)?;
-    talk.close()?;
-    scene.agrees()?;
-    for path in 0..PATHS {
-        let clear = scene.clear(path)?;
-        ensure!(clear == Counted::default(), "{clear:?} in clear on path {path}");
-    }
-    Ok(())
+    scene.hides_a_talk(Family::V4)
 }
 
 /// A state that is missing on the second path, where the policy lets packets through without: found there, to the byte, and not
