@@ -4,7 +4,7 @@
 //! kernel keeps with it by which states it came (`sec_path`; xfrm_input, net/xfrm/xfrm_input.c, 6.1 to 6.18), which nobody
 //! on the network can bring about. On egress a packet that is passed on still has it, and leaves in clear: it says nothing there.
 //!
-//! Most hosts never see such a packet, so it is asked for only where IPsec is in use: from the first packet of ESP on, which
+//! Most hosts never see such a packet, so it is asked for only where IPsec is in use: from the first packet of ESP or AH on, which
 //! comes by before anything that was in it, or when the agent finds states ([`MAP_IPSEC_IN_USE`]), because where a device or
 //! GRO takes ESP off (esp4_gro_receive, net/ipv4/esp4_offload.c) no packet of it ever comes by here.
 //!
@@ -34,16 +34,17 @@ pub fn in_use() -> bool {
     XFRM_STATE.load() != 0 && unsafe { (&raw const IPSEC_IN_USE).read_volatile() != 0 }
 }
 
-/// Takes note of a packet's class: from ESP on, it is asked for what was decrypted.
+/// Takes note of a packet's class: from ESP or AH on, it is asked for what was decrypted.
 #[inline(always)]
 pub fn note(class: Class) {
     // One comparison for nearly all packets, before anything is loaded.
-    if class as u32 <= Class::EspUdp as u32 && XFRM_STATE.load() != 0 && !in_use() {
+    if class as u32 <= Class::Ah as u32 && XFRM_STATE.load() != 0 && !in_use() {
         // SAFETY: as in `in_use`; all that is ever written is 1.
         unsafe { (&raw mut IPSEC_IN_USE).write_volatile(1) };
     }
 }
-const _: () = assert!(Class::Esp as u32 == 0 && Class::EspUdp as u32 == 1, "`note` compares once");
+const _: () =
+    assert!(Class::Esp as u32 == 0 && Class::EspUdp as u32 == 1 && Class::Ah as u32 == 2, "`note` compares once");
 
 /// Whether a packet that was received has been decrypted on this host. Inlined: a call would cost as much as the question, and
 /// the structure has room on the stacks of both callers.
