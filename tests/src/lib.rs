@@ -12,7 +12,7 @@
 //! | make long lines that fail, and time a stream over them | [`wan`], [`stream`] |
 //! | run the part of the agent that acts on that | [`keeper`] |
 //! | know what crossed a path, and what the kernel says of it | [`wire`], [`tally`], [`sniffer`], [`ss`] |
-//! | encrypt what crosses it | [`xfrm`], [`charon`] |
+//! | encrypt what crosses it | [`xfrm`], [`layers`], [`charon`] |
 //! | know how often the kernel enters a function | [`kprobe`] |
 //! | open MPTCP sockets | [`mptcp_socket`] |
 //! | run the agent and read its metrics | [`agent`], [`http`], [`tls`], [`exposition`], [`counted`] |
@@ -35,6 +35,7 @@ pub mod hooks;
 pub mod http;
 pub mod keeper;
 pub mod kprobe;
+pub mod layers;
 pub mod link;
 pub mod mptcp;
 pub mod mptcp_socket;

@@ -46,6 +46,7 @@ fn read(bytes: &[u8], len: usize) -> Option<(&'static str, Counted)> {
     let frame = bytes.get(VNET_HEADER..)?;
     let (l3_len, packet) = (len - VNET_HEADER - ETHERNET, frame.get(ETHERNET..)?);
     let (class, headers) = match (frame[12], frame[13]) {
+        (0x08, 0x00) if is_later_fragment(packet) => (later_fragment(*packet.get(9)?), 0),
         (0x08, 0x00) => transport(*packet.get(9)?, packet, usize::from(packet.first()? & 15) * 4)?,
         (0x86, 0xdd) => transport(*packet.get(6)?, packet, 40)?,
         (0x08, 0x06) => (class::ARP, 0),
@@ -56,12 +57,28 @@ fn read(bytes: &[u8], len: usize) -> Option<(&'static str, Counted)> {
     Some((class, Counted::new(packets as u64, l3_bytes as u64, ETHERNET as u64)))
 }
 
+/// Whether a packet of IPv4 is a fragment behind the first one.
+fn is_later_fragment(packet: &[u8]) -> bool {
+    packet.get(6).is_some_and(|high| high & 0x1f != 0) || packet.get(7).is_some_and(|low| *low != 0)
+}
+
+/// Such a fragment has no header but that of IP, and no ports.
+fn later_fragment(protocol: u8) -> &'static str {
+    match protocol {
+        6 => class::TCP,
+        17 => class::UDP,
+        50 => class::ESP,
+        _ => class::OTHER_IP,
+    }
+}
+
 /// The class of an IP packet by its protocol, and the length of its headers, of which those of IP have `at` bytes.
 fn transport(protocol: u8, packet: &[u8], at: usize) -> Option<(&'static str, usize)> {
     let header = packet.get(at..)?;
     Some(match protocol {
         50 => (class::ESP, at),
-        51 => (class::AH, at),
+        // What is encrypted stays that behind an authentication header.
+        51 => (if header.first() == Some(&50) { class::ESP } else { class::AH }, at),
         1 => (class::ICMP, at),
         58 if (133..=137).contains(header.first()?) => (class::NEIGHBOR_DISCOVERY, at),
         58 => (class::ICMP, at),

@@ -107,7 +107,7 @@ pub fn esp() -> Result<()> {
     made.map(drop).map_err(|error| Skip::because(format!("this kernel has no ESP: {}", error.root_cause())))
 }
 
-fn cipher() -> String {
+pub(crate) fn cipher() -> String {
     format!("aead rfc4106(gcm(aes)) {KEY} 128")
 }
 
@@ -188,12 +188,6 @@ impl Tunnel<'_> {
     /// The policies of a host. `level` is what becomes of a packet for which there is no state: dropped if it is `required`,
     /// sent and taken in clear if it is `use`.
     pub fn policies(&self, here: &End<'_>, there: &End<'_>, level: &str) -> Result<()> {
-        let more = match self.mode {
-            Mode::Interface => format!("if_id {}", self.number),
-            Mode::Vti => format!("mark {} mask 0xffffffff", self.number),
-            _ => String::new(),
-        };
-        let (mode, reqid) = (self.mode.of_the_kernel(), self.number);
         for (direction, from, to) in [("out", here, there), ("in", there, here)] {
             if self.mode.is_in_udp() {
                 // What this one is in must not need another one.
@@ -202,12 +196,28 @@ impl Tunnel<'_> {
                     from.outer, to.outer
                 ))?;
             }
-            here.netns.ip(&format!(
-                "xfrm policy update src {} dst {} dir {direction} priority 100 {more} \
-                 tmpl src {} dst {} proto esp reqid {reqid} mode {mode} level {level}",
-                from.inner, to.inner, from.outer, to.outer
-            ))?;
+            self.policy(here.netns, direction, [from, to], level)?;
         }
+        Ok(())
+    }
+
+    /// The policy by which a host passes on what came out of the tunnel.
+    pub fn forwarding(&self, here: &End<'_>, there: &End<'_>) -> Result<()> {
+        self.policy(here.netns, "fwd", [there, here], "required")
+    }
+
+    fn policy(&self, netns: &Netns, direction: &str, [from, to]: [&End<'_>; 2], level: &str) -> Result<()> {
+        let more = match self.mode {
+            Mode::Interface => format!("if_id {}", self.number),
+            Mode::Vti => format!("mark {} mask 0xffffffff", self.number),
+            _ => String::new(),
+        };
+        let (mode, reqid) = (self.mode.of_the_kernel(), self.number);
+        netns.ip(&format!(
+            "xfrm policy update src {} dst {} dir {direction} priority 100 {more} \
+             tmpl src {} dst {} proto esp reqid {reqid} mode {mode} level {level}",
+            from.inner, to.inner, from.outer, to.outer
+        ))?;
         Ok(())
     }
 

@@ -36,6 +36,14 @@ pub(crate) fn trials() -> Vec<Trial> {
             trials.push(trial(&name, limit, move || bulk_is_exact(mode, offload)));
         }
     }
+    for mode in [Mode::Transport, Mode::Tunnel] {
+        let name = format!("ipsec::by_hand_{}_is_lost", mode.name());
+        trials.push(trial(&name, limit, move || is_lost(mode)));
+    }
+    for mode in [Mode::Tunnel, Mode::UdpTunnel] {
+        let name = format!("ipsec::by_hand_{}_in_fragments", mode.name());
+        trials.push(trial(&name, limit, move || in_fragments(mode)));
+    }
     trials
 }
 
@@ -134,5 +142,69 @@ fn bulk_is_exact(mode: Mode, offload: Offload) -> Result<()> {
         ensure!(seen[1].decrypted == up, "decrypted {:?} instead of {up:?}", seen[1].decrypted);
     }
     ensure!(seen.iter().all(|seen| seen.clear(0).packets + seen.clear(1).packets == 0), "something leaked");
+    Ok(())
+}
+
+/// States are lost whose policies let packets through without, or policies, without which there is no tunnel: what is then sent
+/// in clear is found, to the byte, and nothing more once they are there again.
+fn is_lost(mode: Mode) -> Result<()> {
+    mode.needed(Family::V4)?;
+    let line = Line::new(Offload::Off)?;
+    let tunnel = laid(&line, mode, Family::V4);
+    let [left, right] = &tunnel.ends;
+    let policies = || {
+        // Of what leaves in a tunnel, no kernel may be told that it can do without.
+        let level = if mode.has_inside() { "required" } else { "use" };
+        tunnel.policies(left, right, level).and_then(|()| tunnel.policies(right, left, level))
+    };
+    let states = || tunnel.ends.iter().try_for_each(|end| tunnel.states(end.netns));
+    states()?;
+    policies()?;
+    tunnel.addresses()?;
+    let watched = line.watched()?;
+    let talk = || bulk::datagrams(left.netns, right.netns, right.inner, SIZES);
+    let count = SIZES.len() as u64;
+    let once = Counted::new(count, SIZES.iter().map(|size| *size as u64 + 28).sum(), 14);
+    let agrees = |encrypted: u64, clear: Counted| -> Result<()> {
+        let seen = watched.agrees()?;
+        let wire = &seen[0].wire[1];
+        ensure!(tally::of(wire, class::ESP).packets == encrypted && seen[0].clear(1) == clear, "{wire:?}");
+        let again = if mode.has_inside() { encrypted } else { 0 };
+        ensure!(seen[1].decrypted.packets == again, "decrypted {:?}", seen[1].decrypted);
+        Ok(())
+    };
+    talk()?;
+    agrees(count, Counted::default())?;
+    for end in &tunnel.ends {
+        if mode.has_inside() {
+            end.netns.ip("xfrm policy deleteall")?;
+        } else {
+            [0, 1].into_iter().try_for_each(|from| tunnel.delete_state(end.netns, from))?;
+        }
+    }
+    talk()?;
+    agrees(count, once)?;
+    if mode.has_inside() { policies() } else { states() }?;
+    talk()?;
+    agrees(2 * count, once)
+}
+
+/// What is too long for the wire crosses it in pieces, of which only the first shows the ports of UDP. What comes out is one
+/// packet.
+fn in_fragments(mode: Mode) -> Result<()> {
+    const SIZE: usize = 3000;
+    const PIECES: u64 = 3;
+    mode.needed(Family::V4)?;
+    let line = Line::new(Offload::Off)?;
+    let tunnel = laid(&line, mode, Family::V4);
+    let _sockets = tunnel.lay()?;
+    let watched = line.watched()?;
+    bulk::datagrams(&line.hosts[0], &line.hosts[1], tunnel.ends[1].inner, &[SIZE])?;
+    let seen = watched.agrees()?;
+    let wire = &seen[0].wire[1];
+    let packets = [class::ESP, class::ESP_UDP, class::UDP].map(|class| tally::of(wire, class).packets);
+    ensure!(packets == if mode.is_in_udp() { [0, 1, PIECES - 1] } else { [PIECES, 0, 0] }, "{wire:?}");
+    let expected = Counted::new(1, SIZE as u64 + 28, 14);
+    ensure!(seen[1].decrypted == expected, "decrypted {:?} instead of {expected:?}", seen[1].decrypted);
     Ok(())
 }

@@ -65,6 +65,11 @@ impl Line {
         Ok(line)
     }
 
+    /// Has the hosts' devices gather what they receive: a veth does where its peer sends no super-packets.
+    pub(crate) fn receives_by_gro(&self) -> Result<()> {
+        PORTS.iter().try_for_each(|port| Offload::Off.set(&self.middle, port))
+    }
+
     /// Agents on both hosts, and captures on the wire and on the hosts' devices, all from now on.
     pub(crate) fn watched(&self) -> Result<Watched<'_>> {
         let agents = [Agent::start(&self.hosts[0])?, Agent::start(&self.hosts[1])?];
@@ -83,6 +88,7 @@ pub(crate) struct Watched<'a> {
 }
 
 /// What a host's device has seen, as the captures have it, received and sent.
+#[derive(Debug)]
 pub(crate) struct Seen {
     /// What crossed the wire, by class.
     pub(crate) wire: Sums,

@@ -2,12 +2,16 @@
 //! what crosses it is on, and of the hosts' own devices, where what was decrypted comes by a second time.
 
 mod by_hand;
+mod gateway;
+mod layered;
 mod line;
 mod multipath;
+mod offload;
 mod strongswan;
 
 use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    [by_hand::trials(), strongswan::trials(), multipath::trials()].into_iter().flatten().collect()
+    let by_hand = [by_hand::trials(), layered::trials(), gateway::trials(), offload::trials()];
+    by_hand.into_iter().chain([strongswan::trials(), multipath::trials()]).flatten().collect()
 }
