@@ -359,7 +359,9 @@ pub extern "C" fn mpsec_subflow_unknown(tag: u64, amount: u64, packets: u64, seg
     let mut entry = HANDSHAKES.get_ptr_mut(tag);
     // SAFETY: the map returned a pointer to a whole value.
     if first && entry.is_none_or(|entry| unsafe { (*entry).next_sequence } != next) {
-        if HANDSHAKES.insert(tag, &NO_HANDSHAKE, 0).is_err() {
+        #[expect(clippy::needless_borrows_for_generic_args, reason = "the value itself would be copied to the stack")]
+        let inserted = HANDSHAKES.insert(tag, &NO_HANDSHAKE, 0);
+        if inserted.is_err() {
             return 0;
         }
         entry = HANDSHAKES.get_ptr_mut(tag);
