@@ -18,6 +18,7 @@ use crate::kernel::policy::{self, Timeout, Timeouts};
 use crate::kernel::readable::Readable;
 use crate::kernel::{cgroup, link};
 use crate::pm;
+use crate::snapshot::control::ForcedSockets;
 
 use super::failover;
 use super::failover::driver::{self, Driver};
@@ -27,6 +28,8 @@ use super::failover::driver::{self, Driver};
 pub struct Agency {
     daemon: Option<(Daemon, pm::Daemon)>,
     force: Option<Forcing>,
+    /// What those counted that are no more; nothing where there was none.
+    forced_before: Option<ForcedSockets>,
     policies: BTreeMap<IpAddr, Policy>,
     failover: Option<Driver>,
     /// Reports of subflows that hear nothing; taken from the kernel side when they are needed first.
@@ -164,6 +167,25 @@ impl Agency {
         missing.chain(paused).collect()
     }
 
+    /// How many sockets were made MPTCP since the agent started; nothing where that was never done.
+    pub fn forced_sockets(&self) -> Option<ForcedSockets> {
+        let counted = self.force.as_ref().map(|force| force.force.sockets());
+        let counted = counted.and_then(|counted| {
+            counted.inspect_err(|error| tracing::warn!(%error, "MPTCP for TCP programs is not counted")).ok()
+        });
+        match (self.forced_before, counted) {
+            (before, None) => before,
+            (before, Some(now)) => {
+                let before = before.unwrap_or_default();
+                Some(ForcedSockets {
+                    clients: before.clients + now.clients,
+                    servers: before.servers + now.servers,
+                    both: before.both + now.both,
+                })
+            }
+        }
+    }
+
     fn manage(&mut self, to: Option<Daemon>) -> Result<(), String> {
         let Some(Daemon::Ndiffports(subflows)) = to else {
             self.daemon = None;
@@ -191,7 +213,7 @@ impl Agency {
 
     fn force(&mut self, to: &Forced) -> Result<(), String> {
         if to.is_empty() {
-            self.force = None;
+            self.set_force(None);
             return Ok(());
         }
         let mut cgroups: BTreeMap<PathBuf, u32> = BTreeMap::new();
@@ -203,8 +225,15 @@ impl Agency {
         let cgroups: Vec<(PathBuf, u32)> = cgroups.into_iter().collect();
         let cookie = cgroup::netns_cookie().map_err(|error| error.to_string())?;
         let force = Force::load(cookie, &cgroups).map_err(|error| format!("{error}; {}", error.remedy()))?;
-        self.force = Some(Forcing::new(to.clone(), force));
+        self.set_force(Some(Forcing::new(to.clone(), force)));
+        self.waiting().iter().for_each(|waiting| tracing::info!("waiting: {waiting}"));
         Ok(())
+    }
+
+    /// The counts of the one before go on.
+    fn set_force(&mut self, force: Option<Forcing>) {
+        self.forced_before = self.forced_sockets();
+        self.force = force;
     }
 }
 

@@ -254,7 +254,11 @@ impl Agent {
             // The series of single subflows have figures of TCP.
             subflows: asked == Some(Depth::Full) || mptcp.subflow_series,
         };
-        let mut control = Control { audit_errors_total: self.audit.errors(), ..self.keeper.control() };
+        let mut control = Control {
+            audit_errors_total: self.audit.errors(),
+            forced_sockets: self.agency.forced_sockets(),
+            ..self.keeper.control()
+        };
         control.waiting.extend(self.agency.waiting());
         let snapshot = Arc::new(Snapshot { control, ..self.sources.collect(&mut self.namespaces, wanted) });
         if snapshot.connections() > LARGE {
@@ -312,8 +316,9 @@ impl Agent {
         match ask {
             Ask::Plan(settings) => keeper.plan(settings, &mut acting),
             Ask::Apply(settings) => {
-                let (answer, config) = keeper.apply(settings, &mut acting)?;
+                let (mut answer, config) = keeper.apply(settings, &mut acting)?;
                 self.agency.look_anew();
+                answer.outcome.waiting.extend(self.agency.waiting());
                 if let Some(config) = config {
                     self.adopt(config).map_err(|error| AskError::Failed(format!("{error:#}")))?;
                 }

@@ -232,7 +232,8 @@ fn control(text: &mut String, control: &Value) {
     let lines = |name: &str| control[name].as_array().cloned().unwrap_or_default();
     let (failures, waiting) = (lines("failures"), lines("waiting"));
     let (owned, released) = (control["owned"].as_u64().unwrap_or_default(), control["released"] == Value::Bool(true));
-    if failures.is_empty() && waiting.is_empty() && owned == 0 && !released {
+    let forced = control["forced_sockets"].as_object();
+    if failures.is_empty() && waiting.is_empty() && owned == 0 && !released && forced.is_none() {
         return;
     }
     let state = match (released, failures.len()) {
@@ -245,6 +246,13 @@ fn control(text: &mut String, control: &Value) {
         for line in all.iter().filter_map(Value::as_str) {
             writeln!(text, "  {sign} {}", plain(line)).expect(MEMORY);
         }
+    }
+    if let Some(forced) = forced {
+        let count = |listed: &str| forced.get(listed).and_then(Value::as_u64).unwrap_or_default();
+        let counts = ["clients", "servers", "both"].map(count);
+        let [clients, servers, both] = counts;
+        let counts = format!("clients {clients}, servers {servers}, both {both}");
+        writeln!(text, "  TCP sockets made MPTCP, by what their control group is listed for: {counts}").expect(MEMORY);
     }
 }
 
@@ -337,6 +345,9 @@ mod tests {
         assert!(table(&status).contains("Host: released"));
         status["control"] = serde_json::json!({"owned": 0, "failures": []});
         assert!(!table(&status).contains("Host: "));
+        status["control"] = serde_json::json!({"forced_sockets": {"clients": 3, "servers": 0, "both": 1}});
+        let forced = "made MPTCP, by what their control group is listed for: clients 3, servers 0, both 1\n";
+        assert!(table(&status).contains(forced), "{}", table(&status));
     }
 
     #[test]

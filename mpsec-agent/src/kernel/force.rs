@@ -1,5 +1,5 @@
 //! MPTCP for programs that do not ask for it: TCP sockets of programs in listed control groups are made MPTCP ones when the
-//! program makes them, by a program on the kernel's `update_socket_protocol` (net/socket.c, Linux 6.6 to 6.18).
+//! program makes them, by a program on the kernel's `update_socket_protocol` (net/socket.c, Linux 6.6 to 7.3).
 //!
 //! Which end a socket is going to be is not known then, and nothing can change its protocol later. So a list of clients and one
 //! of servers both mean every TCP socket that is made in their control groups. Little is lost by that: an MPTCP socket that

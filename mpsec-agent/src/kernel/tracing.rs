@@ -3,7 +3,7 @@
 //! bpf(2) here. Its programs are in sections that are named for fexit, which aya-obj knows.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
@@ -15,6 +15,9 @@ use super::features::syscall::{call, call_for_fd, empty};
 
 /// Room for what the verifier says.
 const LOG_LEN: usize = 1 << 16;
+
+/// Bytes of a program's name, without its end (BPF_OBJ_NAME_LEN, include/uapi/linux/bpf.h).
+const NAME_LEN: usize = 15;
 
 /// Why the program is not in force.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +84,7 @@ impl Loaded {
         object.relocate_calls(&called).map_err(unusable)?;
         let program = object.programs.get(name).ok_or_else(|| unusable(format!("it has no program {name}")))?;
         let instructions = &object.functions[&program.function_key()].instructions;
-        Ok(Loaded { program: load(instructions, &object.license, function)?, maps })
+        Ok(Loaded { program: load(name, instructions, &object.license, function)?, maps })
     }
 
     /// Takes a map out, to be read and written.
@@ -144,7 +147,7 @@ fn element(map: BorrowedFd<'_>) -> bpf_attr {
 }
 
 /// BPF_PROG_LOAD without type information of the program, which only programs of several functions need.
-fn load(instructions: &[bpf_insn], license: &CStr, function: u32) -> Result<OwnedFd, TracingError> {
+fn load(name: &str, instructions: &[bpf_insn], license: &CStr, function: u32) -> Result<OwnedFd, TracingError> {
     let mut log = vec![0_u8; LOG_LEN];
     let mut attr = empty();
     // SAFETY: `attr` is all zeroes, which every member of the union accepts.
@@ -155,6 +158,10 @@ fn load(instructions: &[bpf_insn], license: &CStr, function: u32) -> Result<Owne
     program.insns = instructions.as_ptr() as u64;
     program.insn_cnt = instructions.len() as u32;
     program.license = license.as_ptr() as u64;
+    // What bpftool shows; the last byte stays zero.
+    for (to, from) in program.prog_name.iter_mut().take(NAME_LEN).zip(name.bytes()) {
+        *to = from as c_char;
+    }
     (program.log_buf, program.log_size, program.log_level) = (log.as_mut_ptr() as u64, log.len() as u32, 1);
     // SAFETY: instructions, license and log outlive the call, and their lengths are those given; the command gives a
     // descriptor.

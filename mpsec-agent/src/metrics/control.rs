@@ -74,6 +74,20 @@ pub const CONTROL: &[Metric] = &[
         labels: &[],
         samples: |snapshot, sample| sample(&[], Value::Integer(snapshot.control.audit_errors_total)),
     },
+    Metric {
+        name: "mpsec_control_forced_sockets",
+        help: "TCP sockets of programs in listed control groups that were made MPTCP ones (mptcp.force), by what the control \
+               group is listed for: clients, servers, both.",
+        kind: Kind::Counter,
+        unit: Unit::None,
+        labels: &["listed"],
+        samples: |snapshot, sample| {
+            let Some(sockets) = &snapshot.control.forced_sockets else { return };
+            sample(&["clients"], Value::Integer(sockets.clients));
+            sample(&["servers"], Value::Integer(sockets.servers));
+            sample(&["both"], Value::Integer(sockets.both));
+        },
+    },
 ];
 
 #[cfg(test)]
@@ -82,7 +96,7 @@ mod tests {
 
     use super::*;
     use crate::snapshot::Snapshot;
-    use crate::snapshot::control::Control;
+    use crate::snapshot::control::{Control, ForcedSockets};
 
     #[test]
     fn each_metric_has_its_own_value() {
@@ -98,6 +112,7 @@ mod tests {
             failed_total: 7,
             undone_total: 8,
             audit_errors_total: 9,
+            forced_sockets: Some(ForcedSockets { clients: 10, servers: 11, both: 12 }),
         };
         let snapshot = Snapshot { control, ..Snapshot::empty() };
         let mut found = BTreeMap::new();
@@ -120,6 +135,9 @@ mod tests {
             ("changes failed", 7),
             ("changes undone", 8),
             ("audit_errors", 9),
+            ("forced_sockets clients", 10),
+            ("forced_sockets servers", 11),
+            ("forced_sockets both", 12),
         ];
         assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value)).into());
     }

@@ -27,4 +27,19 @@ pub struct Control {
     /// Entries that could not be written into the log of changes.
     #[serde(default)]
     pub audit_errors_total: u64,
+    /// TCP sockets that were made MPTCP ones for programs that do not ask for it; nothing where that was never done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced_sockets: Option<ForcedSockets>,
+}
+
+/// Sockets that were made MPTCP, by what their control group is listed for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ForcedSockets {
+    /// For clients alone.
+    pub clients: u64,
+    /// For servers alone.
+    pub servers: u64,
+    /// For both.
+    pub both: u64,
 }
