@@ -105,6 +105,17 @@ pub struct Bottleneck {
     pub queue_bytes: u32,
 }
 
+/// What a queueing discipline has counted.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Passed {
+    /// Packets that it let go, what it made of one packet each by itself.
+    pub packets: u64,
+    /// Their bytes, Ethernet header included.
+    pub bytes: u64,
+    /// Packets that it dropped.
+    pub dropped: u64,
+}
+
 /// The two hosts with their paths. Everything is gone when this is dropped and the sockets in it are closed.
 #[derive(Debug)]
 pub struct Paths {
@@ -272,10 +283,25 @@ impl Paths {
 
     /// Has netem, in the place of a bottleneck, handle what goes to a host by a path: `how` is in the words of tc-netem(8).
     pub fn shape(&self, path: usize, to: Host, how: &str) -> Result<()> {
-        let middle = self.middle.as_ref().context("no place for it: the plan has no bottleneck")?;
-        let port = if to == Host::Client { format!("near{path}") } else { format!("far{path}") };
+        let (middle, port) = self.port(path, to)?;
         middle.tc(&format!("qdisc delete dev {port} root"))?;
         middle.tc(&format!("qdisc add dev {port} root netem {how}")).map(drop)
+    }
+
+    /// What the bottleneck, or netem in its place, says of what went to a host by a path since it is there.
+    pub fn passed(&self, path: usize, to: Host) -> Result<Passed> {
+        let (middle, port) = self.port(path, to)?;
+        let text = middle.tc(&format!("-s -j qdisc show dev {port}"))?;
+        let all: Vec<serde_json::Value> = serde_json::from_str(&text)?;
+        let root = all.iter().find(|one| one["root"] == true).with_context(|| format!("no root in {text}"))?;
+        let number = |name: &str| root[name].as_u64().with_context(|| format!("no {name} in {text}"));
+        Ok(Passed { packets: number("packets")?, bytes: number("bytes")?, dropped: number("drops")? })
+    }
+
+    /// Where a bottleneck sends to a host by a path.
+    fn port(&self, path: usize, to: Host) -> Result<(&Netns, String)> {
+        let middle = self.middle.as_ref().context("no place for it: the plan has no bottleneck")?;
+        Ok((middle, if to == Host::Client { format!("near{path}") } else { format!("far{path}") }))
     }
 
     /// Packets that the bottlenecks dropped. An error where there are none.

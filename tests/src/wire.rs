@@ -21,7 +21,7 @@ pub struct Sum {
     pub bytes: u64,
     /// TCP payload, repeated bytes included.
     pub payload: u64,
-    /// TCP payload below the highest sequence number that was seen before.
+    /// TCP payload below the end of the furthest payload that was seen before.
     pub retransmitted: u64,
 }
 
@@ -168,7 +168,8 @@ impl Flow {
         let highest = *next.get_or_insert(begin);
         let below = highest.wrapping_sub(begin).cast_signed();
         sum.retransmitted = u64::try_from(below).unwrap_or(0).min(sum.payload);
-        if end.wrapping_sub(highest).cast_signed() > 0 {
+        // A bare acknowledgement that overtakes data tells where that will end, and brings none of it.
+        if sum.payload > 0 && end.wrapping_sub(highest).cast_signed() > 0 {
             *next = Some(end);
         }
         if outgoing {

@@ -23,6 +23,7 @@ mod mptcp_view;
 mod mptcp_wrong;
 mod multipath;
 mod names;
+mod netem;
 mod netns;
 mod overflow;
 mod prometheus;
@@ -69,6 +70,7 @@ fn main() {
         flood::trials(),
         prometheus::trials(),
         multipath::trials(),
+        netem::trials(),
         netns::trials(),
         doctor::trials(),
     ];
