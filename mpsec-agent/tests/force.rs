@@ -3,20 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Arguments;
 use mpsec_agent::kernel::cgroup::netns_cookie;
-use mpsec_agent::kernel::features::Features;
 use mpsec_agent::kernel::force::{Force, ForceError, Sockets};
 use mpsec_agent::kernel::mib;
 use mpsec_common::force::flags;
+use mpsec_tests::cgroup::{self, Group};
 use mpsec_tests::mptcp_socket::{Protocol, protocol_of};
 use mpsec_tests::need;
 use mpsec_tests::netns::Netns;
@@ -53,47 +53,27 @@ fn ordinary() -> Result<()> {
     println!("listener {}\nclient {}", protocol_of(&listener)?, protocol_of(&client)?);
     println!("accepted {}\nipv6 {}", protocol_of(&accepted)?, protocol_of(&ipv6)?);
     println!("datagrams {}\nlocal {}", protocol_of(&datagrams)?, protocol_of(&local)?);
+    for (name, kind, protocol) in [("raw", libc::SOCK_RAW, TCP), ("sctp", libc::SOCK_STREAM, libc::IPPROTO_SCTP)] {
+        // Not every kernel has all of them.
+        if let Some(socket) = socket(kind, protocol) {
+            println!("{name} {}", protocol_of(&socket)?);
+        }
+    }
     Ok(())
 }
 
-/// A control group of this test's own, gone on drop with those below.
-struct Group(PathBuf);
-
-impl Group {
-    fn make(name: &str) -> Result<Group> {
-        let root = Features::probe().cgroup_root().map(Path::to_owned);
-        let root = root.ok_or_else(|| Skip::because("no cgroup2 file system is mounted"))?;
-        let group = Group(root.join(format!("mpsec-test-{}-{name}", std::process::id())));
-        fs::create_dir(&group.0).map_err(|error| Skip::because(format!("no control group can be made: {error}")))?;
-        Ok(group)
-    }
-
-    fn below(&self, name: &str) -> Result<PathBuf> {
-        let path = self.0.join(name);
-        fs::create_dir(&path)?;
-        Ok(path)
-    }
-
-    /// As it is listed.
-    fn name(&self) -> PathBuf {
-        self.0.file_name().expect("it was given one").into()
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
-            let _ = fs::remove_dir(entry.path());
-        }
-        let _ = fs::remove_dir(&self.0);
-    }
+fn socket(kind: i32, protocol: i32) -> Option<OwnedFd> {
+    // SAFETY: socket takes any numbers.
+    let socket = unsafe { libc::socket(libc::AF_INET, kind | libc::SOCK_CLOEXEC, protocol) };
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    (socket >= 0).then(|| unsafe { OwnedFd::from_raw_fd(socket) })
 }
 
 /// What the sockets of an ordinary program are that is started in a control group of a namespace.
 fn sockets_in(netns: &Netns, group: Option<&Path>) -> Result<BTreeMap<String, i32>> {
-    let procs = group.map_or_else(|| "/dev/null".into(), |group| group.join("cgroup.procs"));
-    let mut program = Command::new("sh");
-    program.args(["-c", "echo 0 >\"$0\" && exec \"$1\""]).arg(procs).arg(env::current_exe()?).env(ORDINARY, "1");
+    let this = env::current_exe()?;
+    let mut program = cgroup::command(group, &[this.to_str().context("a path that is text")?]);
+    program.env(ORDINARY, "1");
     let output = netns.run(move || program.output())?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout)?;
@@ -101,6 +81,8 @@ fn sockets_in(netns: &Netns, group: Option<&Path>) -> Result<BTreeMap<String, i3
     let sockets: BTreeMap<String, i32> = text.lines().filter_map(line).collect();
     let others = ["datagrams", "local"].map(|name| sockets.get(name).copied());
     ensure!(others == [Some(libc::IPPROTO_UDP), Some(0)], "{sockets:?}");
+    ensure!(sockets.get("raw") == Some(&TCP), "{sockets:?}");
+    ensure!(sockets.get("sctp").is_none_or(|protocol| *protocol == libc::IPPROTO_SCTP), "{sockets:?}");
     Ok(sockets)
 }
 
@@ -133,10 +115,10 @@ fn scope() -> Result<()> {
         &[(servers.name(), flags::SERVERS), (clients.name(), flags::CLIENTS), (servers.name().join("spared"), 0)],
     )?;
     expect(&netns, None, TCP, "outside")?;
-    expect(&netns, Some(&clients.0), MPTCP, "a listed control group")?;
+    expect(&netns, Some(clients.path()), MPTCP, "a listed control group")?;
     expect(&netns, Some(&deep), MPTCP, "below a listed control group")?;
     expect(&netns, Some(&spared), TCP, "one that is spared, below a listed one")?;
-    expect(&other, Some(&clients.0), TCP, "another network namespace")?;
+    expect(&other, Some(clients.path()), TCP, "another network namespace")?;
     // What is accepted is made by the kernel.
     let counted = force.sockets()?;
     ensure!(counted == Sockets { clients: 3, servers: 3, both: 0 }, "{counted:?}");
@@ -151,7 +133,7 @@ fn foreign() -> Result<()> {
     let group = Group::make("foreign")?;
     let _force = load(&netns, &[(group.name(), flags::ALL)])?;
     let script = "busybox nc -l -p 5000 >/dev/null </dev/null & sleep 1; echo x | busybox nc -w 5 127.0.0.1 5000; wait";
-    let inside = format!("echo 0 >{}/cgroup.procs; {script}", group.0.display());
+    let inside = format!("echo 0 >{}/cgroup.procs; {script}", group.path().display());
     for (script, handshakes, case) in [(script, 0, "outside"), (&inside, 1, "inside")] {
         netns.output("busybox", &["sh", "-c", script])?;
         let mib = netns.run(mib::read)?.mptcp;
@@ -167,9 +149,9 @@ fn revert() -> Result<()> {
     let group = Group::make("revert")?;
     for _ in 0..2 {
         let force = load(&netns, &[(group.name(), flags::ALL)])?;
-        expect(&netns, Some(&group.0), MPTCP, "while it is there")?;
+        expect(&netns, Some(group.path()), MPTCP, "while it is there")?;
         drop(force);
-        expect(&netns, Some(&group.0), TCP, "afterwards")?;
+        expect(&netns, Some(group.path()), TCP, "afterwards")?;
     }
     Ok(())
 }
@@ -197,11 +179,11 @@ fn pause() -> Result<()> {
     let group = Group::make("pause")?;
     let mut force = load(&netns, &[(group.name(), flags::ALL)])?;
     netns.sysctl("net/mptcp/enabled", "0")?;
-    ensure!(sockets_in(&netns, Some(&group.0)).is_err(), "the kernel makes no MPTCP sockets, and there are some");
+    ensure!(sockets_in(&netns, Some(group.path())).is_err(), "the kernel makes no MPTCP sockets, and there are some");
     netns.run(|| force.refresh())?;
     ensure!(force.paused().is_some());
-    expect(&netns, Some(&group.0), TCP, "MPTCP is switched off")?;
+    expect(&netns, Some(group.path()), TCP, "MPTCP is switched off")?;
     netns.sysctl("net/mptcp/enabled", "1")?;
     netns.run(|| force.refresh())?;
-    expect(&netns, Some(&group.0), MPTCP, "MPTCP is switched on again")
+    expect(&netns, Some(group.path()), MPTCP, "MPTCP is switched on again")
 }

@@ -15,6 +15,7 @@
 //! | encrypt what crosses it | [`xfrm`], [`layers`], [`charon`] |
 //! | know how often the kernel enters a function | [`kprobe`] |
 //! | open MPTCP sockets | [`mptcp_socket`] |
+//! | run others' programs in control groups | [`cgroup`] |
 //! | run the agent and read its metrics | [`agent`], [`http`], [`tls`], [`exposition`], [`counted`] |
 //! | see and disturb what is attached to a device | [`hooks`], [`bpf`] |
 //! | let Prometheus scrape it, and read dashboards as Grafana does | [`prometheus`], [`grafana`] |
@@ -25,6 +26,7 @@ pub mod agent;
 pub mod bpf;
 pub mod bulk;
 pub mod capture;
+pub mod cgroup;
 pub mod charon;
 pub mod counted;
 pub mod crowd;

@@ -10,6 +10,7 @@ mod doctor;
 mod failover;
 mod fleet;
 mod flood;
+mod force;
 mod harness;
 mod hotplug;
 mod http;
@@ -51,6 +52,7 @@ fn main() {
         ways::trials(),
         mptcp_wrong::trials(),
         act::trials(),
+        force::trials(),
         classes::trials(),
         devices::trials(),
         bulk::trials(),

@@ -47,6 +47,7 @@ const SUBJECTS: &[(&str, &str)] = &[
     ("pm", "the path manager in user space: ndiffports, fullmesh"),
     ("system::failover", "failover of a path"),
     ("force", "MPTCP for programs that ask for TCP"),
+    ("system::force", "the same for curl, a web server and iperf3, by the agent's file"),
     ("system::lab", "the tests' own oracles agree"),
     ("system::laboratory", "scenarios of `mpsec lab`"),
     ("system::ipsec", "IPsec"),
