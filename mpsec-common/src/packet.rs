@@ -13,7 +13,7 @@ mod options;
 mod slice;
 mod usual;
 use options::options;
-pub use options::{OPTION_BYTES, scan};
+pub use options::{OPTION_BYTES, reset_reason, scan};
 pub use slice::{Slice, classify_slice};
 pub use usual::classify_usual;
 

@@ -19,11 +19,13 @@ shared! {
         pub sent_resets: KernelReasons,
         /// Resets sent, by the reason that MP_TCPRST gives, 0 for none in particular; where the kernel has no other.
         pub sent_resets_by_option: [u64; OPTION_REASONS],
+        /// Those of them without MP_TCPRST, as the subflow has become plain TCP.
+        pub sent_resets_without_option: u64,
         /// Resets received, by the reason that MP_TCPRST gives.
         pub received_resets: [u64; OPTION_REASONS],
         /// Resets received without MP_TCPRST.
         pub received_resets_without_option: u64,
-        /// Resets received by subflows that are not followed, so that it is not known what they said.
+        /// Resets received of which it is not known what they said: the kernel did not look, or the subflow is not followed.
         pub received_resets_unknown: u64,
         /// How often MPTCP's own timer ran out while data was not acknowledged.
         pub data_timeouts: u64,

@@ -11,7 +11,7 @@ use mpsec_common::mptcp::{flags, tag};
 use mpsec_common::probes::{CA_STATES, Closer, KERNEL_REASONS, OPTION_REASONS};
 
 use crate::kernel::registers::argument;
-use crate::kernel::sock::{Sock, segments};
+use crate::kernel::sock::{Said, Sock, said_by_reset, segments};
 use crate::kernel::socket::TcpSock;
 use crate::record::probes::{add, closed_by, marks, reset_received};
 use crate::record::subflows;
@@ -63,7 +63,7 @@ fn retransmitted(sock: *const u8, skb: *const u8, most: u32) -> Option<()> {
 /// (net/ipv4/{tcp_ipv4,tcp_output}.c, net/ipv6/tcp_ipv6.c).
 #[btf_tracepoint(function = "tcp_send_reset")]
 pub fn mpsec_reset_sent_tp(context: BtfTracePointContext) -> Option<()> {
-    let reason = if RESET_TELLS_REASON.load() != 0 { Some(context.arg::<u32>(2)) } else { None };
+    let reason = if RESET_TELLS_REASON.load() != 0 { context.arg(2) } else { NO_REASON };
     sent_reset(context.arg(0), reason)
 }
 
@@ -71,32 +71,37 @@ pub fn mpsec_reset_sent_tp(context: BtfTracePointContext) -> Option<()> {
 /// some kernels leaves the argument before it out, and then it is not where it should be.
 #[fentry(function = "tcp_send_active_reset")]
 pub fn mpsec_reset_sent_fe(context: FEntryContext) -> Option<()> {
-    sent_reset(context.arg(0), None)
+    sent_reset(context.arg(0), NO_REASON)
 }
 
 /// As [`mpsec_reset_sent_fe`].
 #[kprobe]
 pub fn mpsec_reset_sent_kp(context: ProbeContext) -> Option<()> {
-    sent_reset(argument(context.as_ptr(), 0)? as _, None)
+    sent_reset(argument(context.as_ptr(), 0)? as _, NO_REASON)
 }
 
+/// Where the kernel gives none. No `Option`: what lies in one that is empty would be kept in a register that nobody has written,
+/// which the verifier refuses.
+const NO_REASON: u32 = u32::MAX;
+
 #[inline(always)]
-fn sent_reset(sock: *const u8, reason: Option<u32>) -> Option<()> {
+fn sent_reset(sock: *const u8, reason: u32) -> Option<()> {
     let tcp = subflow(sock)?;
-    match reason {
-        Some(reason) => {
-            let last = KERNEL_REASONS as u32 - 1;
-            let reason = if reason < last { reason } else { last } as usize & (KERNEL_REASONS - 1);
-            // SAFETY: the index is masked to the length of both halves together, which lie one behind the other.
-            add(1, |counts| unsafe { (&raw mut (*counts).sent_resets).cast::<u64>().add(reason) });
-        }
-        None => {
-            let reason = tcp.subflow()?.reset_reason() as usize & (OPTION_REASONS - 1);
-            // SAFETY: the index is masked to the array's length.
-            add(1, |counts| unsafe { (&raw mut (*counts).sent_resets_by_option).cast::<u64>().add(reason) });
-        }
+    let info = slot(&tcp).and_then(subflows::info);
+    if reason != NO_REASON {
+        let last = KERNEL_REASONS as u32 - 1;
+        let reason = if reason < last { reason } else { last } as usize & (KERNEL_REASONS - 1);
+        // SAFETY: the index is masked to the length of both halves together, which lie one behind the other.
+        add(1, |counts| unsafe { (&raw mut (*counts).sent_resets).cast::<u64>().add(reason) });
+    } else if info.is_some_and(|info| marks(info) & flags::FELL_BACK != 0) {
+        // SAFETY: the pointer is to a whole value.
+        add(1, |counts| unsafe { &raw mut (*counts).sent_resets_without_option });
+    } else {
+        let reason = tcp.subflow()?.reset_reason() as usize & (OPTION_REASONS - 1);
+        // SAFETY: the index is masked to the array's length.
+        add(1, |counts| unsafe { (&raw mut (*counts).sent_resets_by_option).cast::<u64>().add(reason) });
     }
-    closed_by(subflows::info(slot(&tcp)?)?, Closer::ResetSent);
+    closed_by(info?, Closer::ResetSent);
     Some(())
 }
 
@@ -106,16 +111,17 @@ pub fn mpsec_reset_received_tp(context: BtfTracePointContext) -> Option<()> {
     received_reset(context.arg(0))
 }
 
-/// `tcp_reset(sk, skb)`.
+/// `tcp_reset(sk, skb)`: with the packet, so that it is known what the reset says even where the kernel does not look.
 #[fentry(function = "tcp_reset")]
 pub fn mpsec_reset_received_fe(context: FEntryContext) -> Option<()> {
-    received_reset(context.arg(0))
+    read_reset(context.arg(0), context.arg(1))
 }
 
 /// As [`mpsec_reset_received_fe`].
 #[kprobe]
 pub fn mpsec_reset_received_kp(context: ProbeContext) -> Option<()> {
-    received_reset(argument(context.as_ptr(), 0)? as _)
+    let context = context.as_ptr();
+    read_reset(argument(context, 0)? as _, argument(context, 1)? as _)
 }
 
 /// Notes down that a reset was received: what it says is known, and counted, when the socket is closed on account of it
@@ -130,6 +136,28 @@ fn received_reset(sock: *const u8) -> Option<()> {
     if info.is_none_or(|info| marks(info) & flags::ADOPTED != 0) {
         // SAFETY: the pointer is to a whole value.
         add(1, |counts| unsafe { &raw mut (*counts).received_resets_unknown });
+    }
+    Some(())
+}
+
+/// Counts a reset that was received, by what it says.
+#[inline(always)]
+fn read_reset(sock: *const u8, skb: *const u8) -> Option<()> {
+    let tcp = subflow(sock)?;
+    if let Some(info) = slot(&tcp).and_then(subflows::info) {
+        closed_by(info, Closer::ResetReceived);
+    }
+    match said_by_reset(skb) {
+        Some(Said::Reason(reason)) => {
+            let last = OPTION_REASONS as u8 - 1;
+            let reason = if reason < last { reason } else { last } as usize & (OPTION_REASONS - 1);
+            // SAFETY: the index is masked to the array's length.
+            add(1, |counts| unsafe { (&raw mut (*counts).received_resets).cast::<u64>().add(reason) });
+        }
+        // SAFETY: the pointer is to a whole value.
+        Some(Said::Nothing) => add(1, |counts| unsafe { &raw mut (*counts).received_resets_without_option }),
+        // SAFETY: as above.
+        None => add(1, |counts| unsafe { &raw mut (*counts).received_resets_unknown }),
     }
     Some(())
 }

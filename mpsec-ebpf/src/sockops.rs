@@ -46,7 +46,10 @@ pub fn called_back(ops: *mut bpf_sock_ops) -> Option<()> {
     match op {
         op::CONNECT | op::ACTIVE_ESTABLISHED | op::PASSIVE_ESTABLISHED => {
             let tcp = TcpSock::of(ops)?;
-            if tcp.is_mptcp() && is_ours(ops) {
+            // A join whose SYN is answered without MP_JOIN is reset before this callback (subflow_finish_connect,
+            // net/mptcp/subflow.c, 6.1 to 6.18): its socket has made its last one.
+            let is_over = op == op::ACTIVE_ESTABLISHED && tcp.sock().state() == state::CLOSE;
+            if tcp.is_mptcp() && is_ours(ops) && !is_over {
                 let joined = tcp.subflow().is_some_and(|subflow| subflow.joined());
                 policy::apply(ops, Tuple::of(ops).local, op == op::CONNECT, joined);
                 opened(ops, op, &tcp)?;
@@ -288,21 +291,25 @@ fn ending(tcp: &TcpSock, new: u8, info: *mut SubflowInfo) {
             if probes::marks(info) & flags::RESET_RECEIVED != 0
                 && let Some(subflow) = tcp.subflow()
             {
-                count_received_reset(&subflow);
+                count_received_reset(&subflow, info);
             }
         }
     }
 }
 
+/// Counts a reset of which nothing but the socket is at hand, by what the kernel has read of it.
 #[inline(always)]
-fn count_received_reset(subflow: &Subflow) {
+fn count_received_reset(subflow: &Subflow, info: *mut SubflowInfo) {
     if subflow.reset_seen() {
         let reason = subflow.reset_reason() as usize & (OPTION_REASONS - 1);
         // SAFETY: the index is masked to the array's length.
         probes::add(1, |counts| unsafe { (&raw mut (*counts).received_resets).cast::<u64>().add(reason) });
-    } else {
+    } else if subflow.is_fully_established() || probes::marks(info) & flags::FELL_BACK != 0 {
         // SAFETY: the pointer is to a whole value.
         probes::add(1, |counts| unsafe { &raw mut (*counts).received_resets_without_option });
+    } else {
+        // SAFETY: as above.
+        probes::add(1, |counts| unsafe { &raw mut (*counts).received_resets_unknown });
     }
 }
 

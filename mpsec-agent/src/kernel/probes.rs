@@ -9,8 +9,10 @@
 //! | `close` | who began to end a subflow | the socket's callbacks (sock_ops) | |
 //!
 //! The tracepoints are in every kernel since 6.1 that has BPF events, so the functions beside them are for kernels that were
-//! built without; they tell a little less, as is said in mpsec-ebpf/src/probes.rs. `tcp_retransmit_skb` tells since 6.18 of
-//! failures too, and `tcp_send_reset` since 6.10 of reasons (include/trace/events/tcp.h).
+//! built without; they tell a little less, as is said in mpsec-ebpf/src/probes.rs. But `tcp_reset` tells more and is tried
+//! first: it has the packet, while the kernel does not read what a reset says that answers a SYN or the third ACK of a join.
+//! `tcp_retransmit_skb` tells since 6.18 of failures too, and `tcp_send_reset` since 6.10 of reasons
+//! (include/trace/events/tcp.h).
 //!
 //! No tracepoint is in MPTCP's own retransmission: `mptcp_sendmsg_frag` runs for every segment and does not tell old data from
 //! new. What is sent again after a timeout, if a subflow is fit for it, the kernel counts itself (`MPTCPRetrans`).
@@ -109,9 +111,10 @@ const TABLE: &[Row] = &[
     Row {
         name: RESET_RECEIVED,
         entries: &[
-            (Entry::TpBtf, "tcp_receive_reset", "mpsec_reset_received_tp"),
+            // The function has the packet, the tracepoint no more than the socket.
             (Entry::Fentry, "tcp_reset", "mpsec_reset_received_fe"),
             (Entry::Kprobe, "tcp_reset", "mpsec_reset_received_kp"),
+            (Entry::TpBtf, "tcp_receive_reset", "mpsec_reset_received_tp"),
         ],
     },
     Row {
@@ -233,6 +236,8 @@ impl Probes {
             for (code, count) in sum(|counts| &counts.sent_resets_by_option).into_iter().enumerate() {
                 probed.add_reset("sent", &by_option(code), count);
             }
+            let bare = one(|counts| std::slice::from_ref(&counts.sent_resets_without_option));
+            probed.add_reset("sent", "without_option", bare);
         }
         if self.has(RESET_RECEIVED) {
             for (code, count) in sum(|counts| &counts.received_resets).into_iter().enumerate() {

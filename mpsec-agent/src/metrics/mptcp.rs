@@ -129,8 +129,9 @@ pub const MPTCP: &[Metric] = &[
     Metric {
         name: "mpsec_mptcp_subflow_resets",
         help: "Resets of subflows, by direction (sent, received) and reason: that of MP_TCPRST (RFC 8684 section 3.6) or, of those \
-               sent since Linux 6.10, the kernel's own. A received one is without_option if it had no MP_TCPRST, as from \
-               something on the way, and unknown if the subflow is older than the agent.",
+               sent since Linux 6.10, the kernel's own. It is without_option if there was no MP_TCPRST, as from something on \
+               the way or when MPTCP was given up. A received one is unknown if the subflow is older than the agent, or the reset \
+               answered a SYN or the third ACK of a join, where no function of the kernel can be probed.",
         kind: Kind::Counter,
         unit: Unit::None,
         labels: &["netns", "direction", "reason"],
@@ -146,7 +147,7 @@ pub const MPTCP: &[Metric] = &[
     total(
         "mpsec_mptcp_data_timeouts",
         "How often MPTCP's own timer ran out while data was not acknowledged. What it then sends again, if a subflow is fit for \
-         it, is counted by mpsec_mptcp_mib_retrans_total. Only where functions of the kernel can be probed.",
+         it, is counted by mpsec_mptcp_mib_mptcp_retrans_total. Only where functions of the kernel can be probed.",
         |snapshot, sample| each(snapshot, sample, |namespace| namespace.probed.data_timeouts),
     ),
     Metric {

@@ -13,6 +13,10 @@ const KIND_END: u8 = 0;
 const KIND_NO_OPERATION: u8 = 1;
 /// Option kind of MPTCP (RFC 8684 section 3).
 const KIND_MPTCP: u8 = 30;
+/// Subtype of MP_TCPRST, in the upper half of its byte (RFC 8684 section 3.6).
+const SUBTYPE_RESET: u8 = 8 << 4;
+/// Length of MP_TCPRST.
+const RESET_LEN: i32 = 4;
 
 /// Looks for option 30 among `len` bytes of options. The usual shapes are told from two loads; the rest is walked over.
 #[inline(always)]
@@ -63,4 +67,63 @@ pub fn scan(options: &[u8; OPTION_BYTES], len: u32) -> Options {
         }
     }
     Options::Plain
+}
+
+/// The reason that MP_TCPRST gives (RFC 8684 section 3.6), if it is among the first `len` bytes (up to 40) of a reset's options.
+/// Others of MPTCP may come before it. Walks as [`scan`] does.
+#[inline(always)]
+pub fn reset_reason(options: &[u8; OPTION_BYTES], len: u32) -> Option<u8> {
+    let mut next = 0u32;
+    for _ in 0..40 {
+        let at = core::hint::black_box(next);
+        let remaining = len.wrapping_sub(at) as i32;
+        if remaining <= 0 {
+            break;
+        }
+        let byte = |index: u32| options[at.wrapping_add(index) as usize & (OPTION_BYTES - 1)];
+        let (kind, option_len) = (byte(0), byte(1) as i32);
+        if kind == KIND_END {
+            break;
+        }
+        if kind == KIND_NO_OPERATION {
+            next = at.wrapping_add(1);
+            continue;
+        }
+        if option_len < 2 || remaining.wrapping_sub(option_len) < 0 {
+            break;
+        }
+        if kind == KIND_MPTCP && option_len == RESET_LEN && byte(2) & 0xf0 == SUBTYPE_RESET {
+            return Some(byte(3));
+        }
+        next = at.wrapping_add(option_len as u32);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(options: &[u8]) -> Option<u8> {
+        let mut padded = [0xff; OPTION_BYTES];
+        padded[..options.len()].copy_from_slice(options);
+        reset_reason(&padded, options.len() as u32)
+    }
+
+    #[test]
+    fn a_reset_says_its_reason_wherever_the_option_is() {
+        const RESET: [u8; 4] = [30, 4, 0x81, 3];
+        const FASTCLOSE: [u8; 12] = [30, 12, 0x70, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+        const TIMESTAMP: [u8; 12] = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
+        assert_eq!(reason(&RESET), Some(3));
+        assert_eq!(reason(&[&TIMESTAMP[..], &FASTCLOSE, &RESET].concat()), Some(3));
+        assert_eq!(reason(&[&[1; 36][..], &RESET].concat()), Some(3));
+        assert_eq!(reason(&[&TIMESTAMP[..], &FASTCLOSE].concat()), None);
+        assert_eq!(reason(&[]), None);
+        // Behind the end of the list, cut short, of another length, and after an option that has none.
+        assert_eq!(reason(&[&[0][..], &RESET].concat()), None);
+        assert_eq!(reason(&RESET[..3]), None);
+        assert_eq!(reason(&[30, 5, 0x80, 3, 0]), None);
+        assert_eq!(reason(&[&[8, 0][..], &RESET].concat()), None);
+    }
 }

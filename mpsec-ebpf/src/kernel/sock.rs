@@ -2,9 +2,10 @@
 
 use aya_ebpf::Global;
 use mpsec_common::mptcp::mapped_halves;
+use mpsec_common::packet::{OPTION_BYTES, reset_reason};
 
 use super::ABSENT;
-use super::socket::{Place, bits, places, read};
+use super::socket::{Place, bits, load, places, read};
 
 places! {
     /// `sock_common.skc_family`
@@ -33,6 +34,10 @@ places! {
     TCP_CA_STATE;
     /// `tcp_skb_cb.tcp_gso_segs`, within `sk_buff.cb`.
     SKB_TCP_SEGMENTS;
+    /// `sk_buff.head`
+    SKB_HEAD;
+    /// `sk_buff.transport_header`: from the buffer's head, in bytes.
+    SKB_TRANSPORT;
     /// `mptcp_sock.rtx_queue`
     MPTCP_RTX_QUEUE;
 }
@@ -135,4 +140,31 @@ pub struct Tuple {
 #[inline(always)]
 pub fn segments(skb: *const u8) -> u32 {
     read::<u16>(skb, &SKB_TCP_SEGMENTS).unwrap_or(1) as u32
+}
+
+/// What a received reset says.
+pub enum Said {
+    /// MP_TCPRST with this reason (RFC 8684 section 3.6).
+    Reason(u8),
+    /// No MP_TCPRST.
+    Nothing,
+}
+
+/// What the reset in a packet of TCP says; its header is in the linear part when TCP handles it.
+#[inline(always)]
+pub fn said_by_reset(skb: *const u8) -> Option<Said> {
+    const HEADER: usize = 20;
+    const LENGTH_AT: usize = 12;
+    let head: u64 = read(skb, &SKB_HEAD)?;
+    let header = (head as *const u8).wrapping_add(read::<u16>(skb, &SKB_TRANSPORT)? as usize);
+    let words = load::<u8>(header.wrapping_add(LENGTH_AT))? >> 4;
+    // What follows the options is in the same buffer, which ends with a structure of the kernel that is longer than they can be.
+    let options: [u64; OPTION_BYTES / 8] = load(header.wrapping_add(HEADER))?;
+    let len = (words as u32 * 4).wrapping_sub(HEADER as u32);
+    // SAFETY: eight words are sixty-four bytes.
+    let options = unsafe { &*(&raw const options).cast::<[u8; OPTION_BYTES]>() };
+    Some(match reset_reason(options, len) {
+        Some(reason) => Said::Reason(reason),
+        None => Said::Nothing,
+    })
 }

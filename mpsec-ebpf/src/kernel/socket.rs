@@ -47,6 +47,8 @@ places! {
     SUBFLOW_BACKUP;
     /// `mptcp_subflow_context.request_bkup`
     SUBFLOW_REQUEST_BACKUP;
+    /// `mptcp_subflow_context.fully_established`
+    SUBFLOW_FULLY_ESTABLISHED;
     /// `mptcp_subflow_context.reset_seen`
     SUBFLOW_RESET_SEEN;
     /// `mptcp_subflow_context.reset_reason`
@@ -153,6 +155,13 @@ impl Subflow {
         bit(self.0, &SUBFLOW_RESET_SEEN)
     }
 
+    /// Whether it is known to be established at both ends. Before, as when the SYN or the third ACK of a join is answered with a
+    /// reset, the kernel does not look at what a reset says (check_fully_established, net/mptcp/options.c, 6.1 to 6.18).
+    #[inline(always)]
+    pub fn is_fully_established(&self) -> bool {
+        bit(self.0, &SUBFLOW_FULLY_ESTABLISHED)
+    }
+
     /// The reason that this MP_TCPRST gives, or that one that is sent will.
     #[inline(always)]
     pub fn reset_reason(&self) -> u8 {
@@ -198,14 +207,14 @@ fn bit(structure: *const u8, place: &Place) -> bool {
 #[inline(always)]
 pub(super) fn read<T: Copy + Default>(structure: *const u8, place: &Place) -> Option<T> {
     let offset = place.load()[0];
-    if offset == ABSENT {
-        return None;
-    }
+    if offset == ABSENT { None } else { load(structure.wrapping_add(offset as usize)) }
+}
+
+/// What is at an address of the kernel.
+#[inline(always)]
+pub(super) fn load<T: Copy + Default>(address: *const u8) -> Option<T> {
     let mut value = T::default();
     // SAFETY: the helper checks the address itself and fills all of `value` or fails.
-    let result = unsafe {
-        let address = structure.wrapping_add(offset as usize);
-        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, address.cast())
-    };
+    let result = unsafe { bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, address.cast()) };
     (result == 0).then_some(value)
 }
