@@ -77,9 +77,9 @@ pub const PATH: &[Metric] = &[
     Metric {
         name: "mpsec_path_subflows_closed",
         help: "Subflows on the path that ended, by reason: what the path manager said (a reset's reason of RFC 8684, or an error \
-               such as timed_out), else who began to end it: application, peer (by FIN), path_manager (while the connection \
-               went on), reset_received, reset_sent. fin_unanswered, vanished, not_established: what it sounds like; fin, \
-               reset: nobody was seen to begin.",
+               that tells more, such as timed_out), else who began to end it: application, peer (by FIN), path_manager (while \
+               the connection went on), reset_received, reset_sent. fin_unanswered, vanished, not_established: what it sounds \
+               like; fin, reset: nobody was seen to begin.",
         kind: Kind::Counter,
         unit: Unit::None,
         labels: &["netns", "interface", "family", "remote", "reason"],

@@ -23,6 +23,8 @@ use subflow::{count, reason_by_socket};
 /// For how long a closed subflow keeps its entry: its last packets come by after its socket is closed, and the path manager
 /// says why it was closed.
 const LINGER: Duration = Duration::from_secs(2);
+/// Reasons of the path manager's that tell less than who began to end a subflow: errors of its socket.
+const VAGUE: [&str; 3] = ["reset", "broken_pipe", "error"];
 /// For how long it is remembered why a subflow was closed.
 const REMEMBERED: Duration = Duration::from_secs(10);
 /// A path whose subflows send and hear nothing for so long is said to carry nothing.
@@ -320,6 +322,7 @@ impl Ledger {
         self.totals.subflows_closed += u64::from(tracked.seen.opened);
         if let Some(id) = tracked.path {
             let told = self.reasons.remove(&(tracked.seen.local, tracked.seen.remote)).map(|(reason, _)| reason);
+            let told = told.filter(|told| tracked.seen.closer.is_none() || !VAGUE.contains(&told.as_str()));
             let reason = told.unwrap_or_else(|| reason_by_socket(&tracked).to_owned());
             *self.paths.get_mut(id).closed_total.entry(reason).or_default() += 1;
             self.paths.leave(id, now);

@@ -74,16 +74,19 @@ fn who_began_to_end_a_subflow_is_the_reason_unless_an_event_says_more() {
     };
     let told = by(3, "reset_received", TcpState::Established);
     ledger.note_reason((told.local, told.remote), "lack_of_resources".into(), now);
+    // An error that does not say whose reset it was.
+    let vague = by(4, "reset_sent", TcpState::Established);
+    ledger.note_reason((vague.local, vague.remote), "error".into(), now);
     let others = [
         by(0, "peer", TcpState::LastAck),
         by(1, "path_manager", TcpState::FinWait2),
         by(2, "application", TcpState::FinWait1),
     ];
-    others.into_iter().chain([told]).for_each(|seen| ledger.observe(seen, now));
+    others.into_iter().chain([told, vague]).for_each(|seen| ledger.observe(seen, now));
     ledger.settle(now + LINGER);
     let closed = &ledger.paths(|_| None, now)[0].closed_total;
     let reasons: Vec<&str> = closed.keys().map(String::as_str).collect();
-    assert_eq!(reasons, ["fin_unanswered", "lack_of_resources", "path_manager", "peer"]);
+    assert_eq!(reasons, ["fin_unanswered", "lack_of_resources", "path_manager", "peer", "reset_sent"]);
 }
 
 #[test]
