@@ -12,6 +12,7 @@
 //! | make long lines that fail, and time a stream over them | [`wan`], [`stream`] |
 //! | run the part of the agent that acts on that | [`keeper`] |
 //! | know what crossed a path, and what the kernel says of it | [`wire`], [`tally`], [`sniffer`], [`ss`] |
+//! | know what resets say, and reset what others talk | [`resets`] |
 //! | encrypt what crosses it | [`xfrm`], [`layers`], [`charon`] |
 //! | know how often the kernel enters a function | [`kprobe`] |
 //! | open MPTCP sockets | [`mptcp_socket`] |
@@ -48,6 +49,7 @@ pub mod paths;
 pub mod privilege;
 pub mod prometheus;
 pub mod pty;
+pub mod resets;
 pub mod screen;
 pub mod send;
 pub mod sniffer;

@@ -156,7 +156,20 @@ impl Conversation {
 
     /// The server's program resets the connection.
     pub fn reset(self) -> Result<()> {
-        reset(self.server.stream)
+        self.reset_by_server().map(drop)
+    }
+
+    /// The server's program resets the connection, and goes on listening. Gives what is left: the client's end, and what the server
+    /// listens with.
+    pub fn reset_by_server(self) -> Result<(End, TcpListener)> {
+        let Self { client, server, listener } = self;
+        reset(server.stream)?;
+        Ok((client, listener))
+    }
+
+    /// The client's program resets the connection.
+    pub fn reset_by_client(self) -> Result<()> {
+        reset(self.client.stream)
     }
 }
 

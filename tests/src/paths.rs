@@ -258,10 +258,16 @@ impl Paths {
     /// Drops, without a word, what arrives at a host by a path, after TC and captures have seen it. `which` is what a rule
     /// of nft selects packets by; empty for all of them.
     pub fn drop_arriving(&self, host: Host, path: usize, which: &str) -> Result<()> {
+        self.handle_arriving(host, path, &format!("{which} drop"))
+    }
+
+    /// Has a rule of nft handle what arrives at a host by a path, after TC and captures have seen it. What it changes of a packet
+    /// its receiver takes for what was sent: a veth leaves the checksum of TCP for a device to fill in.
+    pub fn handle_arriving(&self, host: Host, path: usize, rule: &str) -> Result<()> {
         let (netns, device) = (self.netns(host), device(host, path));
         let hook = format!("{{ type filter hook ingress device {device} priority 0; }}");
         netns.output("nft", &["add", "chain", "netdev", "lab", &device, &hook])?;
-        let rule = format!("add rule netdev lab {device} {which} drop");
+        let rule = format!("add rule netdev lab {device} {rule}");
         netns.output("nft", &rule.split_whitespace().collect::<Vec<_>>()).map(drop)
     }
 

@@ -93,23 +93,29 @@ pub fn total<'a>(flows: impl IntoIterator<Item = &'a Flow>) -> (Sum, Sum) {
 }
 
 /// What of a TCP packet is of use here.
-struct Packet {
-    from: SocketAddr,
-    to: SocketAddr,
-    sequence: u32,
-    flags: u8,
+pub(crate) struct Packet {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) sequence: u32,
+    pub(crate) flags: u8,
     joins: bool,
-    sum: Sum,
+    /// The reason of MP_TCPRST.
+    pub(crate) reason: Option<u8>,
+    pub(crate) sum: Sum,
 }
 
-const FIN: u8 = 1;
-const SYN: u8 = 2;
-const RST: u8 = 4;
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
 const ACK: u8 = 16;
+
+/// Subtypes of MPTCP's option (RFC 8684 section 8.1).
+const MP_JOIN: u8 = 1;
+const MP_TCPRST: u8 = 8;
 
 impl Packet {
     /// Reads a packet of `len` bytes whose beginning is `bytes`; `None` for what is not TCP.
-    fn parse(bytes: &[u8], len: usize) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8], len: usize) -> Option<Self> {
         let half = |at: usize| Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
         let gso_size = usize::from(u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?));
         let ip = VNET_HEADER + ETHERNET;
@@ -130,33 +136,35 @@ impl Packet {
         let packets = if gso_size == 0 { 1 } else { payload.div_ceil(gso_size).max(1) };
         let headers = data - VNET_HEADER;
         let on_wire = len - VNET_HEADER + (packets - 1) * headers;
+        let options = bytes.get(tcp + 20..data)?;
         Some(Self {
             from: (addresses[0], half(tcp)?).into(),
             to: (addresses[1], half(tcp + 2)?).into(),
             sequence: u32::from_be_bytes(bytes.get(tcp + 4..tcp + 8)?.try_into().ok()?),
             flags: *bytes.get(tcp + 13)?,
-            joins: joins(bytes.get(tcp + 20..data)?),
+            joins: mptcp_option(options, MP_JOIN).is_some(),
+            // Behind the flags, which share a byte with the subtype.
+            reason: mptcp_option(options, MP_TCPRST).and_then(|option| option.get(1).copied()),
             sum: Sum { packets: packets as u64, bytes: on_wire as u64, payload: payload as u64, retransmitted: 0 },
         })
     }
 }
 
-/// Whether there is an MP_JOIN (RFC 8684 section 3.2) among the options of TCP.
-fn joins(mut options: &[u8]) -> bool {
-    while let Some((&kind, rest)) = options.split_first() {
-        match (kind, rest.first()) {
-            (0, _) | (_, None) => return false,
-            (1, _) => options = rest,
-            (30, _) => {
-                if rest.get(1).is_some_and(|subtype| subtype >> 4 == 1) {
-                    return true;
+/// What of MPTCP's option of this subtype, if there is one among TCP's, follows its length (RFC 8684 section 3).
+fn mptcp_option(mut options: &[u8], wanted: u8) -> Option<&[u8]> {
+    loop {
+        match *options {
+            [1, ref rest @ ..] => options = rest,
+            [0, ..] | [] | [_] => return None,
+            [kind, len, ..] => {
+                let (option, rest) = options.split_at_checked(usize::from(len).max(2))?;
+                match option {
+                    [_, _, subtype, ..] if kind == 30 && subtype >> 4 == wanted => return Some(&option[2..]),
+                    _ => options = rest,
                 }
-                options = rest.get(usize::from(rest[0]).max(2) - 1..).unwrap_or_default();
             }
-            (_, Some(&len)) => options = rest.get(usize::from(len).max(2) - 1..).unwrap_or_default(),
         }
     }
-    false
 }
 
 impl Flow {

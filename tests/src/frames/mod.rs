@@ -131,7 +131,7 @@ pub fn all() -> Vec<Case> {
 
 /// The one's complement sum of RFC 1071, complemented, over `parts` as if they were one; all but the last are of even
 /// length.
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+pub(crate) fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let words = parts.iter().flat_map(|part| part.chunks(2));
     let sum: u32 = words.map(|word| u32::from(word[0]) << 8 | u32::from(word.get(1).copied().unwrap_or(0))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);

@@ -57,6 +57,16 @@ impl Bounds {
             failed: count(&ext, "TCPRetransFail") + count(&ext, "TCPSpuriousRtxHostQueues"),
         })
     }
+
+    /// What has been counted since: before, programs have asked the agents over the loopback device, which may send again, too.
+    fn since(netns: &Netns, before: &Bounds) -> Result<Bounds> {
+        let now = Bounds::read(netns)?;
+        Ok(Bounds {
+            sent_again: now.sent_again - before.sent_again,
+            tail_probes: now.tail_probes - before.tail_probes,
+            failed: now.failed - before.failed,
+        })
+    }
 }
 
 /// By state, and all together, against each socket's own count and the kernel's.
@@ -64,6 +74,7 @@ fn sent_again(way: &str, plan: Plan, lose: fn(&Paths) -> Result<()>) -> Result<(
     let lab = Lab::new(plan)?;
     let paths = &lab.paths;
     let agents = Both::start(&paths.client, way, &["retransmit"])?;
+    let before = Bounds::read(&paths.client)?;
     paths.add_endpoints(Family::V4)?;
     let mut talk = Conversation::open(paths, Family::V4)?;
     talk.joined(2)?;
@@ -74,7 +85,7 @@ fn sent_again(way: &str, plan: Plan, lose: fn(&Paths) -> Result<()>) -> Result<(
         for socket in ss::subflows(&paths.client)? {
             by_sockets += socket.number("retrans")?;
         }
-        let bounds = Bounds::read(&paths.client)?;
+        let bounds = Bounds::since(&paths.client, &before)?;
         ensure!(by_sockets > 10 && by_sockets == bounds.sent_again, "{by_sockets} by ss, {} in all", bounds.sent_again);
         let [tracepoints, tried] = [&agents.tracepoints, &agents.tried].map(states);
         let (tracepoints, tried) = (tracepoints?, tried?);

@@ -3,7 +3,10 @@
 //! Two agents look at a host at the same time, one through BTF tracepoints, the other through the way that is tried; what differs
 //! between them must be what mpsec-ebpf/src/probes.rs says that it is.
 
+mod closers;
+mod ends;
 mod losses;
+mod retrans;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +30,7 @@ const FUNCTIONS: [&str; 2] = ["fentry", "kprobe"];
 const SECOND: &str = "127.0.0.1:9476";
 
 pub(crate) fn trials() -> Vec<Trial> {
-    losses::trials()
+    [losses::trials(), retrans::trials(), ends::trials(), closers::trials()].into_iter().flatten().collect()
 }
 
 /// Two agents on one host.
@@ -73,6 +76,8 @@ fn need_probes(agent: &Agent, probes: &[&str]) -> Result<()> {
     for name in probes {
         let (entry, error) = entries.get(*name).with_context(|| format!("no probe {name}: {entries:?}"))?;
         if entry == "none" {
+            // What the kernel has, and the program does not please its verifier, is no reason to look away.
+            ensure!(!error.contains("the verifier refuses"), "the probe {name}: {error}");
             return Err(Skip::because(format!("the probe {name} has no such way into this kernel: {error}")));
         }
     }
