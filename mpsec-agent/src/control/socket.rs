@@ -6,7 +6,7 @@
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use super::ask::{Ask, AskError};
 use super::request::{Allowed, Peer, Request};
 use super::{Commands, Depth};
+use crate::kernel::open_itself;
 
 /// A longer request than this is none, in bytes.
 const MAX_REQUEST: u64 = 64 * 1024;
@@ -114,7 +115,7 @@ fn listen(path: &Path, allowed: &Allowed) -> io::Result<UnixListener> {
     // At once: another agent would take it for one that nobody listens on.
     let listener = socket.listen(BACKLOG)?;
     // Whatever has the name by now, this is about the file that was found to be a socket, and no other.
-    let found = File::options().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
+    let found = open_itself(path)?;
     if !found.metadata()?.file_type().is_socket() {
         return Err(io::Error::other("somebody else has put something in its place"));
     }

@@ -63,7 +63,9 @@ fn is_cgroup2(file: &File) -> bool {
     // SAFETY: the descriptor is open, and the pointer is to room for a whole `statfs`.
     let result = unsafe { libc::fstatfs(file.as_raw_fd(), about.as_mut_ptr()) };
     // SAFETY: on success the kernel has filled all of it.
-    result == 0 && unsafe { about.assume_init() }.f_type == libc::CGROUP2_SUPER_MAGIC
+    let kind = || unsafe { about.assume_init() }.f_type;
+    // C libraries do not agree on the sign.
+    result == 0 && u64::try_from(kind()) == Ok(libc::CGROUP2_SUPER_MAGIC as u64)
 }
 
 /// Where a line of mountinfo says that the root of a cgroup2 file system is mounted (proc_pid_mountinfo(5)).

@@ -2,8 +2,12 @@
 //!
 //! Each module is one source or one means, and may fail alone; what they return is plain data.
 
+use std::ffi::CString;
+use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 pub mod address;
@@ -45,10 +49,7 @@ pub mod tracing;
 
 /// Makes reads on a socket fail with `EAGAIN` after `timeout`.
 fn set_receive_timeout(socket: &netlink_sys::Socket, timeout: Duration) -> io::Result<()> {
-    let value = libc::timeval {
-        tv_sec: timeout.as_secs() as libc::time_t,
-        tv_usec: timeout.subsec_micros() as libc::suseconds_t,
-    };
+    let value = libc::timeval { tv_sec: timeout.as_secs() as _, tv_usec: timeout.subsec_micros() as _ };
     // SAFETY: the option takes a `timeval`.
     unsafe { set_option(socket, libc::SO_RCVTIMEO, &value) }
 }
@@ -109,6 +110,22 @@ pub fn raise_descriptor_limit() -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Opens what a path names, whatever it is, to look at it and to change its owner or mode (O_PATH, open(2)). Not through
+/// [`File::options`]: musl counts O_PATH among the access modes, which Rust takes out of flags.
+///
+/// # Errors
+/// Those of open(2); `ELOOP` never, as a symbolic link is opened itself.
+pub fn open_itself(path: &Path) -> io::Result<File> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the path is a C string that outlives the call.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 /// Has large pieces of memory come from the kernel, and go back there as soon as they are free. Without this the C library

@@ -14,8 +14,7 @@ const INTERRUPTED: libc::c_int = 128 + libc::SIGINT;
 pub fn wait_readable(descriptors: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<()> {
     let one = |fd: &BorrowedFd<'_>| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let mut all: Vec<_> = descriptors.iter().map(one).collect();
-    let timeout =
-        libc::timespec { tv_sec: timeout.as_secs() as libc::time_t, tv_nsec: timeout.subsec_nanos() as libc::c_long };
+    let timeout = libc::timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos() as _ };
     // SAFETY: the pointer and the length are those of `all`, and the timeout outlives the call; no mask is given.
     let ready =
         unsafe { libc::ppoll(all.as_mut_ptr(), all.len() as libc::nfds_t, &raw const timeout, std::ptr::null()) };
@@ -33,9 +32,11 @@ pub fn wait_readable(descriptors: &[BorrowedFd<'_>], timeout: Duration) -> io::R
 /// # Errors
 /// `EPERM` without CAP_SYS_NICE or in a control group without real time; the thread then runs as before.
 pub fn become_urgent() -> io::Result<()> {
-    let parameters = libc::sched_param { sched_priority: 1 };
-    // SAFETY: 0 is the calling thread, and the parameters outlive the call.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const parameters) } < 0 {
+    // The kernel's `struct sched_param`: one number.
+    let priority: libc::c_int = 1;
+    // SAFETY: 0 is the calling thread, and the parameter outlives the call. The system call itself, because musl's function
+    // does nothing: to POSIX it is about processes.
+    if unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_RR, &raw const priority) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

@@ -2,6 +2,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -10,14 +11,14 @@ use object::{
     read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _},
 };
 
-use crate::{command, run};
+use crate::{command, run, vm::debian};
 
-/// Named although it is this machine's own: build scripts and procedural macros are then built without the flags below,
-/// with which they cannot be loaded.
-pub(super) const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// With musl, whose licence asks for no more than its notice: a static program holds its C library.
+pub(super) const TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// Builds `mpsec`, and makes sure that it is linked statically.
 pub fn build(root: &Path, dev: bool) -> Result<PathBuf> {
+    add_target()?;
     let profile = if dev { "dev" } else { "release" };
     if !dev {
         eprintln!("xtask: building the agent as released, linked statically (the first build takes minutes)");
@@ -25,13 +26,44 @@ pub fn build(root: &Path, dev: bool) -> Result<PathBuf> {
     let mut cargo = command::cargo(root);
     cargo.args(["build", "--locked", "--package", "mpsec-agent", "--bin", "mpsec", "--profile", profile]);
     cargo.args(["--target", TARGET, "--message-format=json-render-diagnostics"]);
-    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
-    let messages = command::stdout(cargo.stdout(std::process::Stdio::piped()))?;
+    cargo.envs(c_compiler());
+    let messages = command::stdout(cargo.stdout(Stdio::piped()))?;
     let program = run::executable(&messages, "mpsec").context("cargo built no program named mpsec")?;
     let bytes = fs::read(&program).with_context(|| format!("reading {}", program.display()))?;
     let needs = needs(&bytes).with_context(|| format!("reading {}", program.display()))?;
     ensure!(needs.is_empty(), "{} is not linked statically: it needs {}", program.display(), needs.join(", "));
     Ok(program)
+}
+
+/// Rust's standard library for the target, installed by rustup where it is missing.
+fn add_target() -> Result<()> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let library = command::stdout(
+        Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]).stdout(Stdio::piped()),
+    )?;
+    if Path::new(library.trim()).is_dir() {
+        return Ok(());
+    }
+    eprintln!("xtask: rustup target add {TARGET}");
+    let added = Command::new("rustup").args(["target", "add", TARGET]).stdin(Stdio::null()).status();
+    ensure!(
+        added.is_ok_and(|status| status.success()),
+        "Rust's standard library for {TARGET} is not installed, and rustup could not install it: \
+         run `rustup target add {TARGET}`, or install your distribution's package of it"
+    );
+    Ok(())
+}
+
+/// What compiles the little C that crates bring along: musl-gcc if it is there, else the machine's own compiler, whose headers
+/// do as long as they put no checks of glibc's into the code.
+fn c_compiler() -> Vec<(String, &'static str)> {
+    let target = TARGET.replace('-', "_");
+    let (compiler, flags) = (format!("CC_{target}"), format!("CFLAGS_{target}"));
+    let is_chosen = std::env::var_os(&compiler).is_some() || std::env::var_os("TARGET_CC").is_some();
+    if is_chosen || debian::is_here("musl-gcc") {
+        return Vec::new();
+    }
+    vec![(compiler, "cc"), (flags, "-U_FORTIFY_SOURCE")]
 }
 
 /// What else has to be on the host for this program to start: the loader, and libraries.
