@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -17,7 +16,7 @@ use mpsec_agent::kernel::force::{Force, ForceError, Sockets};
 use mpsec_agent::kernel::mib;
 use mpsec_common::force::flags;
 use mpsec_tests::cgroup::{self, Group};
-use mpsec_tests::mptcp_socket::{Protocol, protocol_of};
+use mpsec_tests::mptcp_socket::{Protocol, ipv4_socket, protocol_of};
 use mpsec_tests::need;
 use mpsec_tests::netns::Netns;
 use mpsec_tests::trial::{Skip, trial};
@@ -55,18 +54,11 @@ fn ordinary() -> Result<()> {
     println!("datagrams {}\nlocal {}", protocol_of(&datagrams)?, protocol_of(&local)?);
     for (name, kind, protocol) in [("raw", libc::SOCK_RAW, TCP), ("sctp", libc::SOCK_STREAM, libc::IPPROTO_SCTP)] {
         // Not every kernel has all of them.
-        if let Some(socket) = socket(kind, protocol) {
+        if let Ok(socket) = ipv4_socket(kind, protocol) {
             println!("{name} {}", protocol_of(&socket)?);
         }
     }
     Ok(())
-}
-
-fn socket(kind: i32, protocol: i32) -> Option<OwnedFd> {
-    // SAFETY: socket takes any numbers.
-    let socket = unsafe { libc::socket(libc::AF_INET, kind | libc::SOCK_CLOEXEC, protocol) };
-    // SAFETY: the kernel has just made this descriptor for us alone.
-    (socket >= 0).then(|| unsafe { OwnedFd::from_raw_fd(socket) })
 }
 
 /// What the sockets of an ordinary program are that is started in a control group of a namespace.

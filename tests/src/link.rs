@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::netns::Netns;
-use crate::wait;
+use crate::{need, wait};
 
 /// How long the kernel may take to put a route in place.
 const ROUTE: Duration = Duration::from_secs(5);
@@ -84,8 +84,9 @@ impl Offload {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Full, Self::Software, Self::Off];
 
-    /// Sets a device to this.
+    /// Sets a device to this. The trial ends where there is no ethtool(8).
     pub fn set(self, netns: &Netns, device: &str) -> Result<()> {
+        need::command("ethtool")?;
         let (tso, gso, gro) = match self {
             Self::Full => ("on", "on", "on"),
             Self::Software => ("off", "on", "off"),

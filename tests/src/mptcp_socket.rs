@@ -61,6 +61,17 @@ impl Protocol {
     }
 }
 
+/// An IPv4 socket of any kind, such as `SOCK_RAW`, and protocol, as socket(2) has them.
+pub fn ipv4_socket(kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+    // SAFETY: socket takes any numbers.
+    let socket = unsafe { libc::socket(libc::AF_INET, kind | libc::SOCK_CLOEXEC, protocol) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
+}
+
 /// Connects a socket.
 pub fn connect(socket: &impl AsRawFd, address: SocketAddr) -> io::Result<()> {
     let (name, len) = name_of(address);
