@@ -19,6 +19,8 @@ const PAGE: &str = "docs/kernels.md";
 /// What they read first, and between which lines the short form of the page stands there.
 const README: &str = "README.md";
 const MARKS: [&str; 2] = ["<!-- made by cargo xtask vm --report -->\n", "<!-- end -->\n"];
+/// What the releases of Debian's `cloud` kernels end with.
+const FLAVOUR: &str = "-cloud-amd64";
 /// Until when a series gets corrections: those that kernel.org calls longterm, as its page of active releases
 /// (www.kernel.org/category/releases.html) says in November 2026.
 const SUPPORT: &[(&str, &str)] = &[("6.1", "December 2027"), ("6.12", "December 2028"), ("6.18", "December 2028")];
@@ -132,7 +134,7 @@ fn with_table(readme: &str, results: &Results) -> Result<String> {
     let of =
         |cell: fn(&str, &OfKernel) -> String| kernels.iter().map(|(series, kernel)| cell(series, kernel)).collect();
     let mut rows = vec![
-        ("release tested".to_owned(), of(|_, kernel| kernel.release.split('-').next().unwrap_or_default().to_owned())),
+        ("release tested".to_owned(), of(|_, kernel| kernel.release.replace(FLAVOUR, ""))),
         ("supported until".to_owned(), of(|series, _| supported_until(series).to_owned())),
     ];
     rows.extend(tested(&kernels, &mut Notes::default()));
@@ -353,12 +355,12 @@ mod tests {
     #[test]
     fn the_readme_has_the_table_and_keeps_the_rest() {
         let mut results = Results::default();
-        results.add("6.12".into(), kernel("6.12.1-cloud"));
+        results.add("6.12".into(), kernel("6.12.1-2-cloud-amd64"));
         let [begin, end] = MARKS;
         let made = with_table(&format!("# A\n{begin}old\n{end}B\n"), &results).unwrap();
         assert!(made.starts_with("# A\n") && made.ends_with("B\n") && !made.contains("old"), "{made}");
         for line in [
-            "| release tested | 6.12.1 |",
+            "| release tested | 6.12.1-2 |",
             "| supported until | December 2028 |",
             "| classes of crafted frames, by TCX and by clsact | 1 of 2 |",
         ] {
