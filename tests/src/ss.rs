@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::netns::Netns;
+use crate::{netns::Netns, wait};
 
 /// A socket, as a line of `ss` says it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -77,6 +78,19 @@ pub fn tcp(netns: &Netns) -> Result<Vec<Socket>> {
 /// The subflows of a namespace: TCP sockets that MPTCP uses.
 pub fn subflows(netns: &Netns) -> Result<Vec<Socket>> {
     Ok(tcp(netns)?.into_iter().filter(|socket| socket.words.contains_key("maplen")).collect())
+}
+
+/// Waits until no subflow of a namespace has data that it did not send yet, or that was not acknowledged. Programs have all
+/// of it as soon as one path carried it, while another still repeats what it lost.
+pub fn wait_acknowledged(netns: &Netns) -> Result<()> {
+    // TCP's pauses between two tries grow with every one that fails.
+    wait::until(Duration::from_secs(20), || {
+        for subflow in subflows(netns)? {
+            let waiting = [subflow.number("unacked")?, subflow.number("notsent")?];
+            ensure!(waiting == [0, 0], "{waiting:?} not acknowledged, not sent: {subflow:?}");
+        }
+        Ok(())
+    })
 }
 
 /// The MPTCP sockets of a namespace.

@@ -130,6 +130,7 @@ fn repetitions() -> Result<()> {
     talk.joined(2)?;
     (0..2).try_for_each(|path| paths.drop_arriving(Host::Server, path, "numgen inc mod 97 == 0"))?;
     talk.exchange(UP, 0)?;
+    ss::wait_acknowledged(&paths.client)?;
     let [client, _] = all_agree(&stage.lab, &talk, false)?;
     ensure!(client.total().1.retransmitted > 10_000, "little was lost: {client:?}");
     // Sent: what ss counts. Received: what the capture does, before the loss.
@@ -143,6 +144,7 @@ fn bottleneck() -> Result<()> {
     let mut talk = Conversation::open(paths, Family::V4)?;
     talk.joined(2)?;
     talk.exchange(UP, 0)?;
+    ss::wait_acknowledged(&paths.client)?;
     let client = stage.lab.truth(Host::Client)?;
     client.agrees_with_ss(paths, true)?;
     ensure!(client.total().1.retransmitted > 0, "nothing was lost: {client:?}");

@@ -24,8 +24,6 @@ const DOWN: u64 = 500_000;
 const PLAN: Plan = Plan::wires(2).bottleneck(10, 400_000);
 /// The path that is spoiled.
 const BAD: usize = 1;
-/// How long it takes until all is acknowledged that was sent, repetitions of repetitions included.
-const ACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// Figures of TCP: the word of ss, and the member in JSON.
 const FIGURES: [(&str, &str); 6] = [
     ("retrans", "retransmitted_segments"),
@@ -83,14 +81,8 @@ impl Run {
 
     fn exchanged(mut self) -> Result<Run> {
         self.talk.exchange(UP, DOWN)?;
-        // The programs have it all when the other path has carried it, while this one still repeats what was lost.
         for host in HOSTS {
-            wait::until(ACKNOWLEDGED, || {
-                let sockets = ss::subflows(self.stage.lab.paths.netns(host))?;
-                let busy = |socket: &&Socket| socket.number("unacked").is_ok_and(|segments| segments > 0);
-                ensure!(sockets.iter().find(busy).is_none(), "{host:?}: {sockets:?}");
-                Ok(())
-            })?;
+            ss::wait_acknowledged(self.stage.lab.paths.netns(host))?;
         }
         Ok(self)
     }

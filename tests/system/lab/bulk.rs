@@ -95,6 +95,7 @@ fn losses() -> Result<()> {
     (0..2).try_for_each(|path| lab.paths.drop_arriving(Host::Server, path, "numgen inc mod 97 == 0"))?;
     talk.exchange(UP, 0)?;
     (0..2).try_for_each(|path| lab.paths.let_through(Host::Server, path))?;
+    ss::wait_acknowledged(&lab.paths.client)?;
     let [client, _] = all_agree(&lab, &talk, false)?;
     ensure!(client.total().1.retransmitted > 10_000, "little was lost: {client:?}");
     lab.devices_agree()
@@ -106,6 +107,7 @@ fn bottleneck() -> Result<()> {
     let mut talk = Conversation::open(&lab.paths, Family::V4)?;
     talk.joined(2)?;
     talk.exchange(6_000_000, 0)?;
+    ss::wait_acknowledged(&lab.paths.client)?;
     let [client, server] = lab.truths()?;
     client.agrees_with_ss(&lab.paths, true)?;
     client.agrees_with(&lab.paths, &talk.client, talk.info()?[0])?;

@@ -1,7 +1,5 @@
 //! What MPTCP itself sends again: each time-out that the functions see is a segment that the kernel counts.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use mpsec_tests::kprobe::Kprobe;
@@ -16,8 +14,6 @@ use crate::mptcp_view::{SHOWN, number, view};
 const ROUNDS: u64 = 6;
 /// Data that fits into one segment.
 const LITTLE: u64 = 100;
-/// TCP sends what was lost again, when it is let through, within so long.
-const MENDED: Duration = Duration::from_secs(20);
 
 pub(super) fn trials() -> Vec<Trial> {
     for_each_way(&FUNCTIONS, "counts_what_mptcp_sends_again", sent_again)
@@ -38,12 +34,7 @@ fn sent_again(way: &str) -> Result<()> {
         paths.drop_arriving(Host::Server, 0, "ip length > 120")?;
         talk.exchange(LITTLE, 0)?;
         paths.let_through(Host::Server, 0)?;
-        wait::until(MENDED, || {
-            let waits =
-                ss::subflows(&paths.client)?.iter().map(|socket| socket.number("unacked")).sum::<Result<u64>>()?;
-            ensure!(waits == 0, "{waits} segments are not acknowledged");
-            Ok(())
-        })?;
+        ss::wait_acknowledged(&paths.client)?;
     }
     wait::until(SHOWN, || {
         let (counted, sent, calls) = (timeouts()? - before.0, segments()? - before.1, judge.hits()?);
