@@ -1,6 +1,6 @@
 //! The Debian package: what it holds is said in mpsec-agent/Cargo.toml, and laid out here for cargo-deb.
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -17,8 +17,10 @@ const COMPLETIONS: &[(&str, &str)] = &[("bash", "mpsec"), ("zsh", "_mpsec"), ("f
 
 /// Makes the package out of this program, and returns its file.
 pub fn make(root: &Path, program: &Path, folder: &Path, revision: u32) -> Result<PathBuf> {
-    // What is said in the manifest.
-    let stage = tree::target(root).join(super::FOLDER).join(STAGE);
+    // What is said in the manifest. Two that make packages at the same time would mix them up.
+    let folder_of_all = tree::target(root).join(super::FOLDER);
+    let _turn = turn(&folder_of_all)?;
+    let stage = folder_of_all.join(STAGE);
     if stage.exists() {
         fs::remove_dir_all(&stage).with_context(|| format!("removing {}", stage.display()))?;
     }
@@ -42,6 +44,15 @@ pub fn make(root: &Path, program: &Path, folder: &Path, revision: u32) -> Result
     let package = folder.join(file_name(revision));
     ensure!(package.exists(), "cargo-deb made no {}: {said}", package.display());
     Ok(package)
+}
+
+/// Waits until nobody else makes a package in this folder, and keeps others waiting for as long as the file is held.
+fn turn(folder: &Path) -> Result<File> {
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let lock = folder.join(".lock");
+    let file = File::create(&lock).with_context(|| format!("making {}", lock.display()))?;
+    file.lock().with_context(|| format!("locking {}", lock.display()))?;
+    Ok(file)
 }
 
 /// The name that Debian gives such a file.

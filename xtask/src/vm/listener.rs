@@ -16,6 +16,8 @@ pub const DOCTOR: &str = "doctor";
 
 /// The account of one kernel.
 pub struct Listener {
+    /// What was to be shown, where it is kept until the end.
+    kept: Option<String>,
     /// Whether the guest has said a word.
     pub booted: bool,
     release: String,
@@ -28,10 +30,12 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Of a kernel of this release, from which nothing was heard yet.
+    /// Of a kernel of this release, from which nothing was heard yet. What it says is shown at once, or when the account is
+    /// closed, as one piece.
     #[must_use]
-    pub fn new(release: &str) -> Self {
+    pub fn new(release: &str, at_once: bool) -> Self {
         Self {
+            kept: (!at_once).then(String::new),
             booted: false,
             release: release.to_owned(),
             summary: Summary::default(),
@@ -50,7 +54,7 @@ impl Listener {
             None => self.note(line),
             Some(Word::Boot(release)) => {
                 self.booted = true;
-                println!("booted {release}");
+                self.show(&format!("booted {release}"));
             }
             Some(Word::Start(label)) => {
                 if label != DOCTOR {
@@ -63,19 +67,29 @@ impl Listener {
             Some(Word::Broken(why)) => self.fail(&why),
             Some(Word::Off) => self.off = true,
         }
-        // Where nobody reads it, it is in the summary all the same.
-        let _ = std::io::stdout().flush();
+    }
+
+    /// Shows a line, or keeps it.
+    pub fn show(&mut self, line: &str) {
+        if let Some(kept) = &mut self.kept {
+            kept.push_str(line);
+            kept.push('\n');
+        } else {
+            println!("{line}");
+            // Where nobody reads it, it is in the summary all the same.
+            let _ = std::io::stdout().flush();
+        }
     }
 
     fn note(&mut self, line: &str) {
-        println!("{line}");
+        self.show(line);
         self.summary.read(line);
         self.reader.read(line);
     }
 
     fn end(&mut self, label: &str, code: Code, seconds: f64) {
         self.running = None;
-        println!("{label}: {code} after {seconds:.1} s");
+        self.show(&format!("{label}: {code} after {seconds:.1} s"));
         let said_itself = match label {
             // It has its own exit code for a host that lacks something.
             DOCTOR => matches!(code, Code::Exit(_)),
@@ -89,7 +103,7 @@ impl Listener {
 
     fn fail(&mut self, what: &str) {
         self.summary.fail(&format!("Linux {}: {what}", self.release));
-        println!("FAILED: {what}");
+        self.show(&format!("FAILED: {what}"));
     }
 
     /// Closes the account when the machine is off. One that was `cut` off because the time for all was over has not failed.
@@ -102,6 +116,9 @@ impl Listener {
         } else if !self.off || ended != Ended::ByItself {
             self.fail(&format!("the machine ended{doing} before it was done ({ended:?}); see {}", console.display()));
         }
+        if let Some(kept) = self.kept.take() {
+            print!("{kept}");
+        }
         let features = if self.doctor.is_empty() { Vec::new() } else { report::features(&self.doctor)? };
         let success = self.summary.failed == 0;
         Ok((self.summary.close(success), self.reader.trials, features))
@@ -113,7 +130,7 @@ mod tests {
     use super::*;
 
     fn heard(lines: &[&str]) -> Listener {
-        let mut listener = Listener::new("6.1.0");
+        let mut listener = Listener::new("6.1.0", true);
         lines.iter().for_each(|line| listener.hear(line));
         listener
     }

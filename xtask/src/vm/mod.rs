@@ -5,6 +5,8 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
+    sync::{Mutex, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -50,6 +52,9 @@ pub struct Args {
     /// Minutes for all kernels: one that they do not suffice for is left out, and the log says so
     #[arg(long)]
     budget: Option<u64>,
+    /// Kernels at a time, each of which takes one processor; with more than one, each is shown when it has ended
+    #[arg(long, default_value_t = 1, conflicts_with = "shell")]
+    jobs: usize,
     /// Write what was seen into docs/kernels.json and docs/kernels.md
     #[arg(long, conflicts_with = "shell")]
     report: bool,
@@ -74,8 +79,7 @@ pub fn main(root: &Path, args: &Args) -> Result<ExitCode> {
     let deadline = args.budget.map(|minutes| Instant::now() + Duration::from_secs(minutes * 60));
     match Bench::new(root, &folder) {
         Ok(bench) => {
-            for series in series {
-                let (summary, of_kernel) = bench.test(series, args, deadline)?;
+            for (series, (summary, of_kernel)) in bench.test_all(&series, args, deadline)? {
                 total.add(summary);
                 seen.extend(of_kernel.map(|of_kernel| (series.to_owned(), of_kernel)));
             }
@@ -111,6 +115,9 @@ fn skipped(what: &str, reason: &str) -> Summary {
     summary
 }
 
+/// What a kernel's tests said, and what there is to report of it if it could be booted.
+type Seen = (Summary, Option<OfKernel>);
+
 /// What is needed whatever the kernel is.
 struct Bench<'a> {
     root: &'a Path,
@@ -129,8 +136,27 @@ impl<'a> Bench<'a> {
         Ok(Self { root, folder, kernels, userland, programs: guest::build(root, folder)? })
     }
 
+    /// Runs the tests on the newest kernels of several series, as many of them at a time as was asked for.
+    fn test_all<'s>(&self, series: &[&'s str], args: &Args, deadline: Option<Instant>) -> Result<Vec<(&'s str, Seen)>> {
+        let waiting = Mutex::new(series.iter());
+        let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || {
+            let mut seen = Vec::new();
+            while let Some(series) = next() {
+                seen.push((*series, self.test(series, args, deadline)?));
+            }
+            Ok(seen)
+        };
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..args.jobs.min(series.len()).max(1)).map(|_| scope.spawn(work)).collect();
+            let seen: Result<Vec<_>> =
+                workers.into_iter().map(|worker| worker.join().expect("a worker's errors are values")).collect();
+            Ok(seen?.into_iter().flatten().collect())
+        })
+    }
+
     /// Runs the tests on the newest kernel of a series, and says what there is to report of it.
-    fn test(&self, series: &str, args: &Args, deadline: Option<Instant>) -> Result<(Summary, Option<OfKernel>)> {
+    fn test(&self, series: &str, args: &Args, deadline: Option<Instant>) -> Result<Seen> {
         let what = format!("Linux {series}");
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left < LEAST) {
@@ -146,13 +172,13 @@ impl<'a> Bench<'a> {
             machine.at_terminal()?;
             return Ok((Summary::default(), None));
         }
-        println!("\nLinux {}:", kernel.release);
         let start = Instant::now();
-        let mut listener = Listener::new(&kernel.release);
+        let mut listener = Listener::new(&kernel.release, args.jobs < 2);
+        listener.show(&format!("\nLinux {}:", kernel.release));
         let mut ended = machine.boot(&mut |line| listener.hear(line))?;
         if !listener.booted {
             // Emulation loses a boot now and then. A guest that spoke has no second chance: it may have shown a fault.
-            println!("the machine said nothing ({ended:?}): once more");
+            listener.show(&format!("the machine said nothing ({ended:?}): once more"));
             ended = machine.boot(&mut |line| listener.hear(line))?;
         }
         let cut = left.is_some_and(|left| left < limit);
