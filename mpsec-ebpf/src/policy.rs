@@ -9,6 +9,7 @@ use mpsec_common::policy::{CONGESTION_LEN, Policy, Timeout, flags};
 
 use crate::kernel::sock::state;
 use crate::record::{self, policy};
+use crate::sockops::Tuple;
 
 const SOL_SOCKET: i32 = 1;
 const SOL_TCP: i32 = 6;
@@ -23,11 +24,18 @@ const USUAL_TIMEOUT_MS: u32 = 924_600;
 /// The callback that is made when a retransmission timer expires (BPF_SOCK_OPS_RTO_CB_FLAG).
 const TIMEOUT_CALLBACK: u32 = 1 << 0;
 
-/// Sets what the policy for this local address says: before a SYN leaves the bound of its timeout, and when the handshake is
-/// done all of it.
+/// Sets what the policy for the socket's local address says: before a SYN leaves the bound of its timeout, and when the
+/// handshake is done all of it. Gives 0. A global function, so that the verifier follows once what each option may answer.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mpsec_policy(ops: *mut bpf_sock_ops, connects: u32, joined: u32) -> i32 {
+    apply(ops, connects != 0, joined != 0);
+    0
+}
+
 #[inline(always)]
-pub fn apply(ops: *mut bpf_sock_ops, local: [u64; 2], connects: bool, joined: bool) {
-    let Some(policy) = policy::of(&key(local)) else { return };
+fn apply(ops: *mut bpf_sock_ops, connects: bool, joined: bool) {
+    let Some(policy) = policy::of(&key(Tuple::of(ops).local)) else { return };
     // SAFETY: the map returned a pointer to a whole value.
     let wanted = unsafe { &*policy };
     if joined && wanted.rto_max_ms != 0 {

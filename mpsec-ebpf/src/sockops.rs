@@ -51,7 +51,7 @@ pub fn called_back(ops: *mut bpf_sock_ops) -> Option<()> {
             let is_over = op == op::ACTIVE_ESTABLISHED && tcp.sock().state() == state::CLOSE;
             if tcp.is_mptcp() && is_ours(ops) && !is_over {
                 let joined = tcp.subflow().is_some_and(|subflow| subflow.joined());
-                policy::apply(ops, Tuple::of(ops).local, op == op::CONNECT, joined);
+                policy::mpsec_policy(ops, (op == op::CONNECT).into(), joined.into());
                 opened(ops, op, &tcp)?;
             }
         }
@@ -59,7 +59,7 @@ pub fn called_back(ops: *mut bpf_sock_ops) -> Option<()> {
         op::TIMEOUT | op::RETRANSMIT | op::STATE | op::ROUND_TRIP if !is_ours(ops) => {}
         // Only subflows were asked for these.
         op::RETRANSMIT | op::ROUND_TRIP => {
-            let slot = subflows::find(Tuple::of(ops).tag())?;
+            let slot = find(Tuple::of(ops).tag())?;
             let (info, tcp) = (subflows::info(slot)?, TcpSock::of(ops)?);
             tell(ops, &tcp, info);
             subflows::told_interface(slot, tcp.rx_ifindex());
@@ -100,7 +100,7 @@ fn opened(ops: *mut bpf_sock_ops, op: u32, tcp: &TcpSock) -> Option<()> {
     let (slot, is_new) = match known(&tuple, tag, op) {
         Known::Same(slot) => (slot, false),
         Known::Other => return lost(op, Event::SubflowTagTaken),
-        Known::None => match subflows::take_slot() {
+        Known::None => match subflows::slot(subflows::mpsec_subflow_take_slot()) {
             Some(slot) => (slot, true),
             None => return full(op),
         },
@@ -108,7 +108,7 @@ fn opened(ops: *mut bpf_sock_ops, op: u32, tcp: &TcpSock) -> Option<()> {
     let info = subflows::info(slot)?;
     if is_new {
         begin(info, &tuple);
-        if !subflows::enter(tag, slot) {
+        if subflows::mpsec_subflow_enter(tag, slot) == 0 {
             subflows::give_slot_back(slot)?;
             return full(op);
         }
@@ -145,6 +145,12 @@ fn full(op: u32) -> Option<()> {
     lost(op, Event::SubflowTableFull)
 }
 
+/// The slot of a tag.
+#[inline(always)]
+fn find(tag: u64) -> Option<u32> {
+    subflows::slot(subflows::mpsec_subflow_find(tag))
+}
+
 /// Whether a tag is taken.
 enum Known {
     None,
@@ -158,7 +164,7 @@ enum Known {
 /// same addresses and ports has ended, told of it or not, and makes room.
 #[inline(always)]
 fn known(tuple: &Tuple, tag: u64, op: u32) -> Known {
-    let Some(slot) = subflows::find(tag) else { return Known::None };
+    let Some(slot) = find(tag) else { return Known::None };
     let Some(info) = subflows::info(slot) else { return Known::Other };
     // SAFETY: the map returned a pointer to a whole value; volatile, because others write it.
     let state = unsafe { (&raw const (*info).state).read_volatile() };
@@ -171,7 +177,7 @@ fn known(tuple: &Tuple, tag: u64, op: u32) -> Known {
     if at_once || (op == op::ACTIVE_ESTABLISHED && !is_closed) {
         return Known::Same(slot);
     }
-    subflows::leave(tag, slot);
+    subflows::mpsec_subflow_leave(tag, slot);
     if !is_closed {
         close(info, 0);
     }
@@ -260,7 +266,7 @@ fn state_changed(ops: *mut bpf_sock_ops) -> Option<()> {
     if !matches!(new, state::CLOSE | state::FIN_WAIT1 | state::CLOSE_WAIT) {
         return None;
     }
-    let slot = subflows::find(Tuple::of(ops).tag())?;
+    let slot = find(Tuple::of(ops).tag())?;
     let (info, tcp) = (subflows::info(slot)?, TcpSock::of(ops)?);
     subflows::told_interface(slot, tcp.rx_ifindex());
     ending(&tcp, new, info);
@@ -332,9 +338,9 @@ fn tell(ops: *mut bpf_sock_ops, tcp: &TcpSock, info: *mut SubflowInfo) {
     }
 }
 
-/// Addresses as [`tag`] takes them, ports in host order.
-struct Tuple {
-    local: [u64; 2],
+/// Whose socket it is: addresses as [`tag`] takes them, ports in host order.
+pub struct Tuple {
+    pub local: [u64; 2],
     remote: [u64; 2],
     local_port: u16,
     remote_port: u16,
@@ -342,7 +348,7 @@ struct Tuple {
 
 impl Tuple {
     #[inline(always)]
-    fn of(ops: *mut bpf_sock_ops) -> Tuple {
+    pub fn of(ops: *mut bpf_sock_ops) -> Tuple {
         // SAFETY: the context is valid for as long as the program runs. Volatile, so that each field is loaded on its own: the
         // verifier accepts no address that is worked out first.
         let word = |field: *const u32| unsafe { field.read_volatile() } as u64;

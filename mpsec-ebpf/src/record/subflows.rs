@@ -111,9 +111,48 @@ fn tags(set: u32) -> Option<*mut u64> {
     SUBFLOW_TAGS.get_ptr_mut(set).map(|tags| tags.cast())
 }
 
-/// Takes a free slot. The agent may do the same at the same time, and gives slots back.
+/// [`find`] where it need not be quick; [`NO_SLOT`] if there is none. A global function, so that the verifier follows once,
+/// and not on every way that leads to it, in which of the sixteen places the tag may be. So are those below.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mpsec_subflow_find(tag: u64) -> u64 {
+    find(tag).map_or(NO_SLOT, u64::from)
+}
+
+/// Takes a free slot, or gives [`NO_SLOT`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mpsec_subflow_take_slot() -> u64 {
+    take_slot().map_or(NO_SLOT, u64::from)
+}
+
+/// Has packets with a tag counted in a slot, from now on; 0 if there is no room.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mpsec_subflow_enter(tag: u64, slot: u32) -> i32 {
+    enter(tag, slot).into()
+}
+
+/// Has packets with a tag no longer counted in a slot, which keeps what it has until the agent has seen it. Gives 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mpsec_subflow_leave(tag: u64, slot: u32) -> i32 {
+    leave(tag, slot);
+    0
+}
+
+/// What stands for no slot.
+const NO_SLOT: u64 = u64::MAX;
+
+/// A slot as a global function gives it.
 #[inline(always)]
-pub fn take_slot() -> Option<u32> {
+pub fn slot(found: u64) -> Option<u32> {
+    if found == NO_SLOT { None } else { Some(found as u32) }
+}
+
+/// The agent may do the same at the same time, and gives slots back.
+#[inline(always)]
+fn take_slot() -> Option<u32> {
     let latest = SUBFLOW_FREE.get_ptr_mut(free::LATEST)?;
     for _ in 0..ATTEMPTS {
         // SAFETY: the map returned a pointer to a whole value; volatile, because others write it.
@@ -157,9 +196,8 @@ pub fn give_slot_back(slot: u32) -> Option<()> {
     Some(())
 }
 
-/// Has packets with a tag counted in a slot, from now on; false if there is no room.
 #[inline(always)]
-pub fn enter(tag: u64, slot: u32) -> bool {
+fn enter(tag: u64, slot: u32) -> bool {
     let mask = SUBFLOW_SET_MASK.load();
     let sets = [set_of(tag, 0, mask), set_of(tag, 1, mask)];
     let first = choose([used(sets[0]), used(sets[1])]);
@@ -168,9 +206,8 @@ pub fn enter(tag: u64, slot: u32) -> bool {
     replace_in(first, ENTRY_FREE, entry) || replace_in(second, ENTRY_FREE, entry)
 }
 
-/// Has packets with a tag no longer counted in a slot, which keeps what it has until the agent has seen it.
 #[inline(always)]
-pub fn leave(tag: u64, slot: u32) {
+fn leave(tag: u64, slot: u32) {
     let (mask, entry) = (SUBFLOW_SET_MASK.load(), entry_of(tag, slot));
     let _ = replace_in(set_of(tag, 0, mask), entry, ENTRY_FREE) || replace_in(set_of(tag, 1, mask), entry, ENTRY_FREE);
 }
