@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use mpsec_common::force::flags;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::control::actual::Doings;
 use crate::control::change::{Change, Daemon, Force as Forced, Policy};
@@ -42,7 +44,12 @@ struct Forcing {
     force: Force,
     /// Readable when control groups come or go.
     changes: Option<Readable>,
+    /// When to see whether MPTCP was switched off or on, of which the kernel tells nobody.
+    looks: Interval,
 }
+
+/// For so long at most do listed programs get no socket where MPTCP was switched off.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Forcing {
     fn new(what: Forced, force: Force) -> Forcing {
@@ -50,18 +57,31 @@ impl Forcing {
         if let Err(error) = &changes {
             tracing::warn!(%error, "control groups are looked for now and then only");
         }
-        Forcing { what, force, changes: changes.ok() }
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Forcing { what, force, changes: changes.ok(), looks }
     }
 
-    /// Waits until control groups have come or gone.
+    /// Waits until control groups have come or gone, or MPTCP was switched off or on.
     async fn changed(&mut self) {
-        match &self.changes {
-            Some(changes) => {
-                if changes.ready().await.is_err() {
-                    self.changes = None;
+        let Forcing { force, changes, looks, .. } = self;
+        loop {
+            tokio::select! {
+                result = async { match changes {
+                    Some(changes) => changes.ready().await,
+                    None => std::future::pending().await,
+                } } => {
+                    if result.is_err() {
+                        *changes = None;
+                    }
+                    return;
+                }
+                _ = looks.tick() => {
+                    if force.should_pause() != force.paused().is_some() {
+                        return;
+                    }
                 }
             }
-            None => std::future::pending().await,
         }
     }
 
@@ -80,7 +100,7 @@ pub enum News {
     Timeouts(io::Result<Vec<Timeout>>),
     /// Something of failover is due.
     Due,
-    /// Control groups have come or gone.
+    /// Control groups have come or gone, or MPTCP was switched off or on.
     ControlGroups,
 }
 

@@ -164,6 +164,13 @@ impl Force {
         self.cgroups.missing()
     }
 
+    /// Whether MPTCP sockets cannot be had in the network namespace of the calling thread: where that is not what
+    /// [`Force::paused`] says, [`Force::refresh`] is due.
+    #[must_use]
+    pub fn should_pause(&self) -> bool {
+        features::mptcp_socket().is_err()
+    }
+
     /// Why no program is given MPTCP at the moment; `None` when all is well.
     #[must_use]
     pub fn paused(&self) -> Option<&str> {

@@ -7,6 +7,9 @@ use mpsec_tests::trial::trial;
 
 use super::*;
 
+/// The agent looks every second, and publishes what it sees as often.
+const NOTICED: Duration = Duration::from_secs(4);
+
 pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("force::a_stop_gives_tcp_back", LIMIT, || ends(libc::SIGTERM)),
@@ -14,6 +17,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("force::a_server_keeps_its_socket", LIMIT, server),
         trial("force::a_reload_gives_and_takes", LIMIT, reload),
         trial("force::a_release_takes_and_an_apply_gives", LIMIT, release),
+        trial("force::a_host_without_mptcp_gets_tcp", LIMIT, switched_off),
     ]
 }
 
@@ -130,5 +134,30 @@ fn release() -> Result<()> {
     let said = refused::command(agent, &["apply", "--set", "mptcp.force.clients=other"])?;
     ensure!(said.contains("MPTCP for TCP programs") && said.contains("control group other: it is not there"), "{said}");
     ensure!(!hosts.fetches_by_mptcp(Some(clients), 40_004)?, "another one is listed");
+    Ok(())
+}
+
+/// Where MPTCP is switched off a listed program would get no socket at all.
+fn switched_off() -> Result<()> {
+    let hosts = Hosts::new(Plan::wires(1), Forced::Both)?;
+    let clients = hosts.clients.path();
+    let (agent, netns) = (hosts.agent(Host::Client), &hosts.lab().paths.client);
+    let _server = hosts.serve(Some(hosts.servers.path()), Family::V4)?;
+    let paused = || Ok::<_, anyhow::Error>(status(agent)?.to_string().contains("MPTCP for TCP programs pauses"));
+    for round in 0..2 {
+        let port = 40_001 + round * 2;
+        ensure!(hosts.fetches_by_mptcp(Some(clients), port)?, "MPTCP is on");
+        netns.sysctl("net/mptcp/enabled", "0")?;
+        wait::until(NOTICED, || {
+            ensure!(paused()?, "it is not told");
+            Ok(())
+        })?;
+        ensure!(!hosts.fetches_by_mptcp(Some(clients), port + 1)?, "MPTCP is off");
+        netns.sysctl("net/mptcp/enabled", "1")?;
+        wait::until(NOTICED, || {
+            ensure!(!paused()?, "it is told for ever");
+            Ok(())
+        })?;
+    }
     Ok(())
 }
