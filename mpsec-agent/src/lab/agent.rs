@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use std::{env, io, thread};
 
 use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
 
 use super::topology::{Host, Topology};
 use crate::control::client;
 use crate::kernel::netns::private::Guarded;
+use crate::snapshot::control::Control;
 
 const CONFIG: &str = "/run/mpsec.toml";
 const LOG: &str = "/run/mpsec.log";
@@ -55,7 +57,8 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts an agent on a host and waits until it answers.
+    /// Starts an agent on a host and waits until it answers, and what it is told is so on that host. Where that does not come
+    /// to be, the scenario shows what is.
     ///
     /// # Errors
     /// [`Refused`] where it ends instead.
@@ -73,17 +76,20 @@ impl Agent {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut agent = Agent { process: netns.spawn(command).context("start the agent")? };
         let limit = Instant::now() + START;
-        while !answers(topology, host) {
-            let ended = agent.process.child.try_wait()?;
-            if let Some(status) = ended {
+        loop {
+            let (answer, is_late) = (control(topology, host), Instant::now() > limit);
+            if answer.as_ref().is_some_and(|control| is_late || control.desired_generation == control.actual_generation)
+            {
+                return Ok(agent);
+            }
+            if let Some(status) = agent.process.child.try_wait()? {
                 bail!(Refused(format!("{status}: {}", last_words(topology, host))));
             }
-            if Instant::now() > limit {
+            if is_late {
                 bail!(Refused(format!("no answer after {} s: {}", START.as_secs(), last_words(topology, host))));
             }
             thread::sleep(GLANCE);
         }
-        Ok(agent)
     }
 
     /// Starts the agents that help when a path fails.
@@ -96,9 +102,16 @@ impl Agent {
     }
 }
 
-fn answers(topology: &Topology, host: Host) -> bool {
-    let ask = || client::status(Path::new(SOCKET)).map_err(io::Error::other);
-    topology.netns(host).run(ask).is_ok()
+/// Of an agent's status what matters here.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    control: Control,
+}
+
+/// How what is wanted and what is compare, if the agent answers.
+fn control(topology: &Topology, host: Host) -> Option<Control> {
+    let ask = || client::ask::<Answer>(Path::new(SOCKET)).map_err(io::Error::other);
+    topology.netns(host).run(ask).ok().map(|answer| answer.control)
 }
 
 fn last_words(topology: &Topology, host: Host) -> String {
