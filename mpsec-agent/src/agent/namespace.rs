@@ -207,6 +207,7 @@ impl Namespace {
         let agent = &mut snapshot.agent;
         add(&mut agent.kernel_events, timed(reports, "ebpf_events", || kernel.events()).unwrap_or_default());
         add(&mut agent.lost_events, [("rtnetlink", self.overflows), ("mptcp_pm", self.mptcp.overflows)]);
+        add(&mut agent.missed_by_probes, kernel.probes.missed());
         // The same ways lead into the kernel from all namespaces.
         if agent.probes.is_empty() {
             agent.probes = kernel.probes.states().to_vec();

@@ -317,16 +317,20 @@ pub fn try_probes() -> Vec<Probe> {
     }
 }
 
-/// What the kernel tells of a program through its descriptor (bpf_prog_show_fdinfo, kernel/bpf/syscall.c).
 fn stats(name: &'static str, program: BorrowedFd<'_>) -> io::Result<Program> {
+    let [nanoseconds, runs] = told_of(program, &["run_time_ns:", "run_cnt:"])?;
+    Ok(Program { name, run_time_seconds: nanoseconds as f64 / 1e9, runs })
+}
+
+/// Numbers that the kernel tells of a program through its descriptor (bpf_prog_show_fdinfo, kernel/bpf/syscall.c).
+pub(super) fn told_of<const N: usize>(program: BorrowedFd<'_>, keys: &[&str; N]) -> io::Result<[u64; N]> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
-    let number = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
-    let missing = || io::Error::other("the kernel tells no run time of programs");
-    Ok(Program {
-        name,
-        run_time_seconds: number("run_time_ns:").ok_or_else(missing)? as f64 / 1e9,
-        runs: number("run_cnt:").ok_or_else(missing)?,
-    })
+    let mut numbers = [0; N];
+    for (number, key) in numbers.iter_mut().zip(keys) {
+        let told = text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
+        *number = told.ok_or_else(|| io::Error::other(format!("the kernel does not tell a program's {key}")))?;
+    }
+    Ok(numbers)
 }
 
 fn other(error: impl Into<anyhow::Error>) -> LoadError {

@@ -28,12 +28,13 @@
 mod offsets;
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::fentry::FEntryLink;
 use aya::programs::kprobe::KProbeLink;
 use aya::programs::tp_btf::BtfTracePointLink;
-use aya::programs::{BtfTracePoint, FEntry, KProbe, ProgramError};
+use aya::programs::{BtfTracePoint, FEntry, KProbe, ProgramError, ProgramFd};
 use aya::{Btf, Ebpf, Endianness};
 use mpsec_common::maps::MAP_PROBE_COUNTS;
 use mpsec_common::probes::{KERNEL_REASONS, ProbeCounts};
@@ -131,7 +132,14 @@ pub struct Probes {
     states: Vec<Probe>,
     counts: Option<PerCpuArray<MapData, Counts>>,
     reasons: Reasons,
-    _links: Vec<Link>,
+    /// What is attached, by the name of its probe.
+    attached: Vec<(&'static str, Attached)>,
+}
+
+/// A program, kept attached.
+struct Attached {
+    program: ProgramFd,
+    _link: Link,
 }
 
 /// [`ProbeCounts`], so that it may be read from a map.
@@ -154,13 +162,13 @@ impl Probes {
     pub(super) fn none(reason: &str) -> Probes {
         let names = TABLE.iter().map(|row| row.name).chain([CLOSE]);
         let states = names.map(|name| Probe { name, entry: "none", error: Some(reason.to_owned()) }).collect();
-        Probes { states, counts: None, reasons: Reasons::default(), _links: Vec::new() }
+        Probes { states, counts: None, reasons: Reasons::default(), attached: Vec::new() }
     }
 
     /// Attaches what can be attached. The object's programs that are not used are not loaded. Sockets must make callbacks.
     pub(super) fn attach(object: &mut Ebpf, btf: &KernelBtf, ways: Ways) -> Probes {
         let mut probes =
-            Probes { states: Vec::new(), counts: None, reasons: Reasons::resolve(btf), _links: Vec::new() };
+            Probes { states: Vec::new(), counts: None, reasons: Reasons::resolve(btf), attached: Vec::new() };
         for row in TABLE {
             let (entry, error) = match probes.attach_row(object, btf, ways, row) {
                 Ok((entry, failed)) => (entry.name(), failed),
@@ -189,8 +197,8 @@ impl Probes {
                 Ways::Any | Ways::Only(_) => {}
             }
             match attach(object, btf, *entry, target, program) {
-                Ok(link) => {
-                    self._links.push(link);
+                Ok(attached) => {
+                    self.attached.push((row.name, attached));
                     return Ok((*entry, (!failed.is_empty()).then(|| failed.join("; "))));
                 }
                 Err(error) => failed.push(format!("{} {target}: {error}", entry.name())),
@@ -205,6 +213,17 @@ impl Probes {
     /// How each probe got into the kernel.
     pub fn states(&self) -> &[Probe] {
         &self.states
+    }
+
+    /// How often something happened that a probe was not told: the kernel runs a program on one CPU once at a time, and skips
+    /// it where it interrupts itself (`__bpf_trace_run`, `__bpf_prog_enter_recur`, `trace_call_bpf`; 6.1 to 6.18). 0 where
+    /// the kernel does not say.
+    pub fn missed(&self) -> Vec<(&'static str, u64)> {
+        let of = |(name, attached): &(_, Attached)| {
+            let told = super::ebpf::told_of(attached.program.as_fd(), &["recursion_misses:"]);
+            (*name, told.map_or(0, |[missed]| missed))
+        };
+        self.attached.iter().map(of).collect()
     }
 
     /// What they have counted on all CPUs.
@@ -259,7 +278,7 @@ impl Probes {
 }
 
 /// Loads a program and attaches it.
-fn attach(object: &mut Ebpf, btf: &KernelBtf, entry: Entry, target: &str, program: &str) -> Result<Link, String> {
+fn attach(object: &mut Ebpf, btf: &KernelBtf, entry: Entry, target: &str, program: &str) -> Result<Attached, String> {
     let program = object.program_mut(program).ok_or("the object has no such program")?;
     let link = match entry {
         Entry::TpBtf => {
@@ -291,7 +310,8 @@ fn attach(object: &mut Ebpf, btf: &KernelBtf, entry: Entry, target: &str, progra
             Link::Kprobe(program.take_link(link).map_err(text)?)
         }
     };
-    Ok(link)
+    let program = program.fd().map_err(text)?.try_clone().map_err(|error| error.to_string())?;
+    Ok(Attached { program, _link: link })
 }
 
 /// In one line: of a refusal by the verifier, what it says last.

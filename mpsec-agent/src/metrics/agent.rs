@@ -120,6 +120,19 @@ pub const AGENT: &[Metric] = &[
         },
     },
     Metric {
+        name: "mpsec_probe_missed",
+        help: "What happened and a probe was not told, so that it is in none of its counts: the kernel does not run a program \
+               that interrupts itself.",
+        kind: Kind::Counter,
+        unit: Unit::None,
+        labels: &["probe"],
+        samples: |snapshot, sample| {
+            for (probe, count) in &snapshot.agent.missed_by_probes {
+                sample(&[probe], Value::Integer(*count));
+            }
+        },
+    },
+    Metric {
         name: "mpsec_collector_success",
         help: "1 if the source was read without an error when it was last read.",
         kind: Kind::Gauge,

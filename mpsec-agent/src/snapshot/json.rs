@@ -124,8 +124,9 @@ impl Snapshot {
 
     fn agent_json(&self) -> Value {
         let agent = &self.agent;
-        let lost: Map<String, Value> =
-            agent.lost_events.iter().map(|(source, n)| ((*source).into(), json!(n))).collect();
+        let counts = |counts: &[(&'static str, u64)]| -> Map<String, Value> {
+            counts.iter().map(|(name, count)| ((*name).into(), json!(count))).collect()
+        };
         let events: Map<String, Value> = agent.kernel_events.iter().map(|(e, n)| (e.name().into(), json!(n))).collect();
         let collectors: Vec<Value> = agent
             .collectors
@@ -136,10 +137,11 @@ impl Snapshot {
             "interfaces_folded": agent.folded_total,
             "attach_failures": agent.attach_failures_total,
             "attachments_lost": agent.attachments_lost_total,
-            "events_lost": lost,
+            "events_lost": counts(&agent.lost_events),
             "kernel_events": events,
             "maps": agent.maps,
             "probes": agent.probes,
+            "missed_by_probes": counts(&agent.missed_by_probes),
             "programs": agent.programs,
             "collectors": collectors,
             "config": {

@@ -137,6 +137,8 @@ pub struct Agent {
     pub attachments_lost_total: u64,
     /// Events that were lost, by source.
     pub lost_events: Vec<(&'static str, u64)>,
+    /// How often something happened that a probe was not told, by its name.
+    pub missed_by_probes: Vec<(&'static str, u64)>,
     /// What happened off the usual path in the kernel.
     pub kernel_events: Vec<(Event, u64)>,
     /// Entries and room of the maps.
