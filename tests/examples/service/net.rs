@@ -1,5 +1,6 @@
 //! A peer in a namespace of its own, with two wires to this host: `wan0` and `wan1` here.
 
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
@@ -67,4 +68,11 @@ pub fn device_packets(wire: &str) -> Result<[u64; 2]> {
 pub fn talk() -> Result<()> {
     peer()?;
     sh("for i in 1 2 3 4 5 6 7 8 9 10; do curl --silent --max-time 2 http://10.9.0.2:9/ || true; done").map(drop)
+}
+
+/// Local and remote address of each established subflow to a port of the peer's.
+pub fn subflows(port: u16) -> Result<BTreeSet<String>> {
+    let text = sh(&format!("ss -Htn state established '( dport = :{port} )'"))?;
+    let ends = |line: &str| line.split_whitespace().skip(2).take(2).collect::<Vec<_>>().join(" > ");
+    Ok(text.lines().map(ends).collect())
 }

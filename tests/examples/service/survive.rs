@@ -4,16 +4,23 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
+use mpsec_tests::mptcp_socket::Protocol;
+use mpsec_tests::wait;
 
 use super::act;
-use super::guest::{answers_anew, metric, note, pid, scrape, sh, show, tell};
+use super::guest::{PATIENCE, answers_anew, metric, note, pid, scrape, sh, show, tell};
 use super::net;
 
 /// Seconds without a word after which systemd acts, in these trials.
 const WATCHDOG: u32 = 8;
 
 pub fn trials() -> Vec<Trial> {
-    vec![tell("crash", crash), tell("hang", hang)]
+    vec![
+        tell("crash", crash),
+        tell("crash_of_the_path_manager", path_manager),
+        tell("crash_while_a_path_is_left", path_left),
+        tell("hang", hang),
+    ]
 }
 
 /// One program each way on each wire, and no packet counted that the device has not seen.
@@ -48,6 +55,56 @@ fn crash() -> Result<()> {
     ensure!(after < before, "{after} packets of before: {before}");
     nothing_is_doubled()?;
     act::in_force()
+}
+
+/// Ends the process as a crash does, and waits for the next one.
+fn crashed() -> Result<()> {
+    let old = pid()?;
+    sh(&format!("kill -KILL {old}"))?;
+    answers_anew(Some(old)).map(drop)
+}
+
+/// With the path manager inside the agent: connections keep their subflows and get no more of them, and those that are made
+/// after the crash get theirs from the next process.
+fn path_manager() -> Result<()> {
+    const PORTS: [u16; 2] = [5011, 5012];
+    sh("mpsec apply --set mptcp.path_manager=ndiffports --set mptcp.ndiffports=3")?;
+    let peer = net::peer()?;
+    let mut connections = Vec::new();
+    let mut connect = |port| {
+        let listener = peer.run(|| Protocol::Mptcp.listen(([10, 9, 0, 2], port).into()))?;
+        let from = Protocol::Mptcp.connect(([10, 9, 0, 2], port).into())?;
+        let (to, _) = listener.accept()?;
+        connections.push((listener, from, to));
+        wait::until(PATIENCE, || {
+            let subflows = net::subflows(port)?;
+            ensure!(subflows.len() == 3, "subflows: {subflows:?}");
+            Ok(subflows)
+        })
+    };
+    let before = connect(PORTS[0])?;
+    crashed()?;
+    connect(PORTS[1])?;
+    let after = net::subflows(PORTS[0])?;
+    ensure!(before == after, "{before:?} became {after:?}");
+    sh(&format!("mpsec apply {}", act::SET))?;
+    act::in_force()
+}
+
+/// Failover has taken an endpoint away when the agent crashes: the next one gives it back when the link is there again.
+fn path_left() -> Result<()> {
+    let peer = net::peer()?;
+    let has_endpoint = || Ok::<_, anyhow::Error>(sh("ip mptcp endpoint")?.contains("dev wan1"));
+    peer.ip("link set east1 down")?;
+    wait::until(PATIENCE, || {
+        ensure!(!has_endpoint()?, "the endpoint of a dead link stays");
+        Ok(())
+    })?;
+    crashed()?;
+    ensure!(!has_endpoint()?, "the next process made an endpoint of a dead link");
+    peer.ip("link set east1 up")?;
+    wait::until(PATIENCE, act::in_force)?;
+    nothing_is_doubled()
 }
 
 /// A process that is stopped says nothing: systemd ends it and starts another.

@@ -1,6 +1,5 @@
 //! A later revision is installed while a connection is in use: not a byte is lost, and no subflow.
 
-use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +46,7 @@ fn upgrade() -> Result<()> {
 /// The subflows of before are those of after.
 fn install_meanwhile() -> Result<()> {
     let before = wait::until(guest::PATIENCE, || {
-        let subflows = subflows()?;
+        let subflows = net::subflows(PORT)?;
         ensure!(subflows.len() >= 2, "subflows: {subflows:?}");
         Ok(subflows)
     })?;
@@ -58,17 +57,10 @@ fn install_meanwhile() -> Result<()> {
     ensure!(first != second && second.ends_with("-2"), "{first} became {second}");
     // Long enough for a failover or a path manager to do what it should not.
     thread::sleep(Duration::from_secs(3));
-    let after = subflows()?;
+    let after = net::subflows(PORT)?;
     note(format!("service::upgrade: {} subflows before, {} after", before.len(), after.len()));
     ensure!(before.is_subset(&after), "lost: {:?}", before.difference(&after).collect::<Vec<_>>());
     act::in_force()
-}
-
-/// Local and remote address of each established subflow to the peer's port.
-fn subflows() -> Result<BTreeSet<String>> {
-    let text = sh(&format!("ss -Htn state established '( dport = :{PORT} )'"))?;
-    let ends = |line: &str| line.split_whitespace().skip(2).take(2).collect::<Vec<_>>().join(" > ");
-    Ok(text.lines().map(ends).collect())
 }
 
 /// About a megabyte each second, until it is done.
