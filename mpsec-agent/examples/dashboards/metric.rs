@@ -35,6 +35,7 @@ pub const ATTACHED: &Metric = metric("mpsec_interface_attached");
 pub const INTERFACES: &Metric = metric("mpsec_interfaces");
 pub const INTERFACES_FOLDED: &Metric = metric("mpsec_interfaces_folded");
 pub const PROBE_INFO: &Metric = metric("mpsec_probe_info");
+pub const PROBE_MISSED: &Metric = metric("mpsec_probe_missed");
 pub const PATH_BYTES: &Metric = metric("mpsec_path_bytes");
 pub const PATH_PACKETS: &Metric = metric("mpsec_path_packets");
 pub const PATH_PAYLOAD: &Metric = metric("mpsec_path_payload_bytes");

@@ -4,7 +4,7 @@ use super::{SHOWN, WINDOW, agents, processes, targets};
 use crate::metric::{
     ATTACH_FAILURES, ATTACHED, ATTACHMENTS_LOST, BUILD_INFO, COLLECTOR_DURATION, COLLECTOR_SUCCESS, CONFIG_GOOD,
     CONFIG_LOADED_AT, EBPF_EVENTS, EVENTS_LOST, HTTP_CONFIG_GOOD, HTTP_CONNECTIONS, HTTP_REFUSED, HTTP_REQUESTS,
-    INTERFACES, INTERFACES_FOLDED, MAP_CAPACITY, MAP_ENTRIES, PROGRAM_RUN_TIME, PROGRAM_RUNS,
+    INTERFACES, INTERFACES_FOLDED, MAP_CAPACITY, MAP_ENTRIES, PROBE_MISSED, PROGRAM_RUN_TIME, PROGRAM_RUNS,
 };
 use crate::panel::Kind::{Lines, Stat, Table};
 use crate::panel::{Limit, Panel, panel};
@@ -81,8 +81,9 @@ pub fn completeness() -> Vec<Panel> {
             .query(agents(EBPF_EVENTS).rate(WINDOW), "{{instance}} {{event}}")
             .within(0.0, None),
         panel(Lines, "Lost events", "short", 8)
-            .about("Events from the kernel that the agent missed, in five minutes.")
+            .about("Events from the kernel that the agent missed, and those that its probes were not told, in five minutes.")
             .query(agents(EVENTS_LOST).increase("5m"), "{{instance}} {{source}}")
+            .query(agents(PROBE_MISSED).increase("5m"), "{{instance}} {{probe}}")
             .within(0.0, None),
         panel(Lines, "Sources read without an error", "none", 8)
             .about("1 for good, 0 for a source whose metrics are missing.")
