@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use mpsec_tests::mptcp::{Conversation, Protocol};
-use mpsec_tests::need;
 use mpsec_tests::netns::Netns;
 use mpsec_tests::paths::{Family, Host, Paths, Plan, address};
 use mpsec_tests::trial::trial;
+use mpsec_tests::{need, wait};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -109,11 +109,14 @@ fn met() -> Result<()> {
     paths.server.ip("mptcp limits set subflows 0")?;
     let mut talk = Conversation::open(&paths, Family::V4)?;
     talk.exchange(50_000, 50_000)?;
-    std::thread::sleep(Duration::from_millis(500));
-    let (client, _) = doctor(&paths.client, &[])?;
-    for check in ["fallback", "backup", "joins"] {
-        ensure!(client.iter().any(|one| one["check"] == check), "{check}: {client:#?}");
-    }
+    // The join is refused some time after the connection is there.
+    wait::until(Duration::from_secs(5), || {
+        let (client, _) = doctor(&paths.client, &[])?;
+        for check in ["fallback", "backup", "joins"] {
+            ensure!(client.iter().any(|one| one["check"] == check), "{check}: {client:#?}");
+        }
+        Ok(())
+    })?;
     let (server, fine) = doctor(&paths.server, &[])?;
     let text = |one: &Value| one["text"].as_str().unwrap_or_default().to_owned();
     ensure!(

@@ -14,7 +14,7 @@ use mpsec_tests::sniffer;
 use mpsec_tests::tally::{Sums, Tally};
 use mpsec_tests::trial::trial;
 use mpsec_tests::xfrm::{End, Mode, Tunnel};
-use mpsec_tests::{need, wait};
+use mpsec_tests::{need, ss, wait};
 use serde_json::Value;
 
 use super::line::DECRYPTED;
@@ -104,9 +104,15 @@ impl Scene {
         let mut talk = Conversation::open(&self.paths, family)?;
         talk.joined(u32::try_from(PATHS)?)?;
         talk.exchange(UP, DOWN)?;
-        // What MPTCP sends again on another subflow, each end tells of itself.
-        let again = talk.info()?.map(|info| info.and_then(|info| info.bytes).map_or(0, |bytes| bytes.retrans));
-        let sent = [talk.client.sent + again[0], talk.server.sent + again[1]];
+        // What MPTCP sends again on another subflow, each end tells of itself; the last byte again, to probe a window of 0, it
+        // counts for the namespace.
+        HOSTS.iter().try_for_each(|host| ss::wait_acknowledged(self.paths.netns(*host)))?;
+        let mut sent = [talk.client.sent, talk.server.sent];
+        for ((host, sent), info) in HOSTS.into_iter().zip(&mut sent).zip(talk.info()?) {
+            let probes = ss::mib(self.paths.netns(host))?;
+            *sent += info.and_then(|info| info.bytes).map_or(0, |bytes| bytes.retrans);
+            *sent += probes.get("WinProbe").unwrap_or(&0);
+        }
         for host in 0..HOSTS.len() {
             wait::until(SHOWN, || self.carried(host, [sent[1 - host], sent[host]]))
                 .with_context(|| format!("host {host}"))?;
