@@ -18,8 +18,8 @@ use crate::snapshot::control::Control;
 const CONFIG: &str = "/run/mpsec.toml";
 const LOG: &str = "/run/mpsec.log";
 const SOCKET: &str = "/run/mpsec.sock";
-/// How long the start may take: loading programs takes seconds on a busy machine.
-const START: Duration = Duration::from_secs(20);
+/// How long the start may take: loading programs takes seconds on a busy machine, and half a minute on an emulated one.
+const START: Duration = Duration::from_secs(60);
 const GLANCE: Duration = Duration::from_millis(20);
 /// Lines of its log that are told when it does not start.
 const TOLD: usize = 3;
