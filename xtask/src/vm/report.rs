@@ -41,6 +41,7 @@ const SUBJECTS: &[(&str, &str)] = &[
     ("system::mptcp_truth", "bytes of subflows, equal to a capture's and the programs'"),
     ("system::mptcp_life", "subflows that come, go, and fall silent"),
     ("system::mptcp_probes", "retransmissions, resets, time-outs, by the way in that the kernel has"),
+    ("system::ways", "the same by tracepoint, fentry and kprobe, and what functions alone tell"),
     ("system::netem", "paths that lose, delay, reorder and repeat packets"),
     ("system::mptcp_wrong", "what is wrong with MPTCP, named"),
     ("mptcp", "path manager, events and lists of sockets, by netlink and by BPF iterator"),
