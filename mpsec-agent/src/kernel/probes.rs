@@ -216,14 +216,14 @@ impl Probes {
     }
 
     /// How often something happened that a probe was not told: the kernel runs a program on one CPU once at a time, and skips
-    /// it where it interrupts itself (`__bpf_trace_run`, `__bpf_prog_enter_recur`, `trace_call_bpf`; 6.1 to 6.18). 0 where
-    /// the kernel does not say.
+    /// it where it interrupts itself (`__bpf_trace_run`, `__bpf_prog_enter_recur`, `trace_call_bpf`; 6.1 to 6.18). Those of
+    /// which the kernel does not say are left out.
     pub fn missed(&self) -> Vec<(&'static str, u64)> {
         let of = |(name, attached): &(_, Attached)| {
-            let told = super::ebpf::told_of(attached.program.as_fd(), &["recursion_misses:"]);
-            (*name, told.map_or(0, |[missed]| missed))
+            let [missed] = super::ebpf::told_of(attached.program.as_fd(), &["recursion_misses:"]).ok()?;
+            Some((*name, missed))
         };
-        self.attached.iter().map(of).collect()
+        self.attached.iter().filter_map(of).collect()
     }
 
     /// What they have counted on all CPUs.
