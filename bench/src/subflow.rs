@@ -141,7 +141,7 @@ impl Copy {
         for flow in 0..flows {
             let (walked, server) = (walked(flow), SERVER);
             let (local, remote) = if direction == Direction::Rx { (server, walked) } else { (walked, server) };
-            subflows.adopt(&SubflowKey::v4(local.0, remote.0, local.1, remote.1), 1, [0, 0], false, false)?;
+            subflows.adopt(&SubflowKey::v4(local.0, remote.0, local.1, remote.1), 1, [0, 0], [false; 2], 0)?;
         }
         let anchors = Anchors::load()?;
         let payload = frame.bytes.len() as u32 - 14 - 20 - (u32::from(frame.bytes[46] >> 4) << 2);

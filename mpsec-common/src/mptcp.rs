@@ -279,7 +279,7 @@ shared! {
         pub bytes_acked: u64,
         /// Payload bytes received in order.
         pub bytes_received: u64,
-        /// Payload bytes sent again (`tcp_sock.bytes_retrans`); exact at every moment.
+        /// Payload bytes sent again (`tcp_sock.bytes_retrans`); exact at every moment. Of one that was adopted: those of before.
         pub bytes_retrans: u64,
         /// Smoothed round-trip time in microseconds.
         pub srtt_us: u32,

@@ -11,7 +11,7 @@ use mpsec_tests::mptcp::Conversation;
 use mpsec_tests::paths::{Family, Host, Paths, Plan, device};
 use mpsec_tests::trial::trial;
 use mpsec_tests::wire::Sum;
-use mpsec_tests::{need, wait};
+use mpsec_tests::{need, ss, wait};
 
 use crate::lab::Lab;
 use crate::mptcp_view::{PathView, SHOWN, Stage, close_to, list, only_rises, view};
@@ -141,7 +141,7 @@ fn endings() -> Result<()> {
 }
 
 /// An agent that comes late, and one that comes again, count from the moment that they show the connection: what crosses
-/// between two quiet moments after that is exact.
+/// between two quiet moments after that is exact, also when some of it is lost and sent again.
 fn adopted() -> Result<()> {
     need::mpsec()?;
     let lab = Lab::new(Plan::wires(2))?;
@@ -151,6 +151,7 @@ fn adopted() -> Result<()> {
     let token = talk.token()?;
     for _ in 0..2 {
         talk.exchange(1_000_000, 1_000_000)?;
+        ss::wait_acknowledged(&lab.paths.client)?;
         let mut agent = Agent::start(&lab.paths.client)?;
         view(&agent)?;
         wait::until(SHOWN, || {
@@ -162,20 +163,38 @@ fn adopted() -> Result<()> {
         })?;
         let (before, then) = (lab.truth(Host::Client)?, view(&agent)?);
         talk.exchange(2_000_000, 1_000_000)?;
+        lose_some(&lab.paths, &mut talk)?;
+        ss::wait_acknowledged(&lab.paths.client)?;
         let after = lab.truth(Host::Client)?;
+        let mut again = 0;
         for path in 0..2 {
             let ((rx0, tx0), (rx1, tx1)) = (before.path(path), after.path(path));
+            again += tx1.retransmitted - tx0.retransmitted;
             let device = device(Host::Client, path);
             let then = then.path(&device, Family::V4)?;
             wait::until(SHOWN, || {
                 let now = view(&agent)?.path(&device, Family::V4)?;
-                ensure!(now.rx == plus(then.rx, rx1, rx0) && now.tx == plus(then.tx, tx1, tx0), "{device}: {now:?}");
+                let (rx, tx) = (plus(then.rx, rx1, rx0), plus(then.tx, tx1, tx0));
+                ensure!(now.rx == rx && now.tx == tx, "{device}: {rx:?}, {tx:?} instead of {now:?}; {then:?} at first");
                 Ok(())
             })?;
         }
+        ensure!(again > 0, "nothing was sent again");
         agent.stop(libc::SIGTERM)?;
     }
     talk.close()
+}
+
+/// The conversation goes on while nothing that the client sends arrives for a moment.
+fn lose_some(paths: &Paths, talk: &mut Conversation) -> Result<()> {
+    thread::scope(|scope| {
+        let steady = scope.spawn(|| talk.exchange_at(RATE, RATE, Some(RATE)));
+        thread::sleep(STEP / 2);
+        (0..2).try_for_each(|path| paths.drop_arriving(Host::Server, path, ""))?;
+        thread::sleep(STEP / 2);
+        (0..2).try_for_each(|path| paths.let_through(Host::Server, path))?;
+        steady.join().expect("no panic")
+    })
 }
 
 /// `then` and what came from `before` to `after`.

@@ -188,7 +188,8 @@ impl Subflows {
     }
 
     /// Registers a subflow that is older than the kernel side, so that its packets are counted from now on; or gives the
-    /// slot that it has.
+    /// slot that it has. `retransmitted_bytes` are those that its socket has sent again up to now: the kernel side does not ask
+    /// such a socket.
     ///
     /// # Errors
     /// [`AdoptError::Full`], and what `mmap(2)` says.
@@ -197,8 +198,8 @@ impl Subflows {
         key: &SubflowKey,
         token: u32,
         [local_id, remote_id]: [u8; 2],
-        joined: bool,
-        backup: bool,
+        [joined, backup]: [bool; 2],
+        retransmitted_bytes: u64,
     ) -> Result<u32, AdoptError> {
         if let Some(slot) = self.find(key)? {
             return Ok(slot);
@@ -218,6 +219,7 @@ impl Subflows {
             incarnation: self.raw_info(slot)?.incarnation.wrapping_add(1),
             opened_ns: now,
             established_ns: now,
+            bytes_retrans: retransmitted_bytes,
             ..SubflowInfo::default()
         };
         if let Err(error) = self.ports.add(key.ports()) {
@@ -330,7 +332,7 @@ impl Subflows {
             }
         };
         let (rx, mut tx) = (since(Direction::Rx), since(Direction::Tx));
-        tx.retransmitted_bytes = info.bytes_retrans;
+        tx.retransmitted_bytes = if info.has(flags::ADOPTED) { 0 } else { info.bytes_retrans };
         Ok(Some(View { slot, info, rx, tx, rx_ifindex, tx_ifindex }))
     }
 

@@ -346,8 +346,8 @@ fn adopted() -> Result<()> {
     let mut stream = pair.left.run(|| Protocol::Tcp.connect(SocketAddr::new(V4, PORT)))?;
     let key = key_of(stream.local_addr()?.ip(), V4, stream.local_addr()?.port(), PORT);
     let subflows = talk.client.kernel.subflows.as_mut().map_err(|reason| anyhow::anyhow!("{reason}"))?;
-    let slot = subflows.adopt(&key, 7, [1, 2], true, false)?;
-    ensure!(subflows.adopt(&key, 7, [1, 2], true, false)? == slot, "it has two slots");
+    let slot = subflows.adopt(&key, 7, [1, 2], [true, false], 0)?;
+    ensure!(subflows.adopt(&key, 7, [1, 2], [true, false], 0)? == slot, "it has two slots");
     let before = talk.client.tcp(1, Direction::Tx);
     stream.write_all(&[0; 1000])?;
     let (mut accepted, _) = listener.accept()?;
@@ -361,7 +361,7 @@ fn adopted() -> Result<()> {
     stream.write_all(&[0; 1000])?;
     take(&mut accepted, 1000)?;
     let subflows = talk.client.kernel.subflows.as_mut().map_err(|reason| anyhow::anyhow!("{reason}"))?;
-    ensure!(subflows.adopt(&key, 7, [1, 2], true, false)? == slot, "the slot is not given out again");
+    ensure!(subflows.adopt(&key, 7, [1, 2], [true, false], 0)? == slot, "the slot is not given out again");
     let view = talk.client.poll()?[0];
     ensure!(view.tx.packets == 0 && view.rx.packets == 0, "it has what was counted for others: {view:?}");
     Ok(())
@@ -374,11 +374,11 @@ fn adopted_and_gone() -> Result<()> {
     let (from, address) = (SocketAddr::new("192.0.2.1".parse()?, 40_002), SocketAddr::new(V4, PORT));
     let key = key_of(from.ip(), V4, from.port(), PORT);
     let subflows = talk.client.kernel.subflows.as_mut().map_err(|reason| anyhow::anyhow!("{reason}"))?;
-    let slot = subflows.adopt(&key, 7, [0, 0], false, false)?;
+    let slot = subflows.adopt(&key, 7, [0, 0], [false; 2], 0)?;
     ensure!(subflows.sharing_ports(&key)? == 1, "packets with its ports are not looked at");
     subflows.release(slot)?;
     ensure!(subflows.sharing_ports(&key)? == 0, "packets with its ports are still looked at");
-    let slot = subflows.adopt(&key, 7, [0, 0], false, false)?;
+    let slot = subflows.adopt(&key, 7, [0, 0], [false; 2], 0)?;
     let _listener = pair.right.run(|| Protocol::Mptcp.listen(address))?;
     let _stream = pair.left.run(|| Protocol::Mptcp.connect_from(Some(from), address))?;
     let views = talk.client.poll()?;

@@ -103,6 +103,7 @@ impl Ledger {
         for (seen, known) in seen.traffic.iter_mut().zip(&tracked.seen.traffic) {
             // Its socket may have told more already.
             seen.at_least(known.payload_bytes);
+            seen.retransmitted_bytes = seen.retransmitted_bytes.max(known.retransmitted_bytes);
         }
         tracked.listen(&seen, now);
         self.sends_again |= seen.traffic[1].retransmitted_bytes > tracked.seen.traffic[1].retransmitted_bytes;
@@ -143,13 +144,10 @@ impl Ledger {
         for tracked in self.subflows.values_mut().filter(|tracked| tracked.seen.phase != Phase::Closed) {
             let Some(told) = told(tracked.seen.slot) else { continue };
             tracked.backup_now = told.backup.or(tracked.backup_now);
-            if let (true, Some(payload_bytes)) = (tracked.is_hidden(), told.payload_bytes) {
-                let mut seen = tracked.seen.clone();
-                seen.traffic.iter_mut().zip(payload_bytes).for_each(|(traffic, bytes)| traffic.at_least(bytes));
-                if let Some(id) = tracked.path {
-                    credit(self.paths.get_mut(id), tracked, &seen);
-                    tracked.seen = seen;
-                }
+            if let (Some(traffic), Some(id)) = (tracked.known_by_socket(&told), tracked.path) {
+                let seen = Observation { traffic, ..tracked.seen.clone() };
+                credit(self.paths.get_mut(id), tracked, &seen);
+                tracked.seen = seen;
             }
             tracked.stuck = match (told.waits, tracked.stuck) {
                 (false, _) => None,

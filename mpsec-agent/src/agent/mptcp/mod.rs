@@ -215,8 +215,8 @@ impl Mptcp {
                 &observe::key(socket.ends),
                 socket.token,
                 socket.ids.map(|id| id.unwrap_or(0)),
-                socket.flags().joined(),
-                socket.flags().backup(),
+                [socket.flags().joined(), socket.flags().backup()],
+                socket.details.retransmitted_bytes.unwrap_or(0),
             ) {
                 Ok(_) | Err(AdoptError::Full) => {}
                 Err(error) => tracing::debug!(%error, "cannot take in a subflow"),

@@ -52,7 +52,7 @@ pub fn observation(view: &View, name: &mut impl FnMut(u32) -> Option<Arc<str>>) 
         tx.at_least(info.bytes_sent);
     }
     // The socket's own count knows what was sent again on whatever CPU.
-    tx.retransmitted_bytes = info.bytes_retrans;
+    tx.retransmitted_bytes = view.tx.retransmitted_bytes;
     Some(Observation {
         slot: view.slot,
         mark: mark(view),
@@ -63,7 +63,7 @@ pub fn observation(view: &View, name: &mut impl FnMut(u32) -> Option<Arc<str>>) 
         ids: [info.local_id, info.remote_id],
         phase,
         opened: info.established_ns != 0,
-        is_adopted: info.has(flags::ADOPTED),
+        adopted_after: info.has(flags::ADOPTED).then_some(info.bytes_retrans),
         joined: info.has(flags::JOINED),
         backup: info.has(flags::BACKUP),
         fell_back: info.has(flags::FELL_BACK),

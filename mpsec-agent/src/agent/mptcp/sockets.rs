@@ -73,6 +73,7 @@ impl SubflowSocket {
             acked_bytes: self.details.acked_bytes.unwrap_or(0),
             waits: self.details.unacked_segments > 0,
             payload_bytes: self.payload_bytes(),
+            retransmitted_bytes: self.details.retransmitted_bytes,
         }
     }
 

@@ -78,8 +78,8 @@ pub struct Observation {
     pub phase: Phase,
     /// It was established, whatever it is doing now.
     pub opened: bool,
-    /// It is older than the agent, so that packets of before are missing.
-    pub is_adopted: bool,
+    /// It is older than the agent, so that packets of before are missing; and so many payload bytes had been sent again then.
+    pub adopted_after: Option<u64>,
     /// It came by MP_JOIN.
     pub joined: bool,
     /// It is for when nothing else is left.
@@ -132,7 +132,7 @@ pub struct Tracked {
 }
 
 /// What the socket of a subflow says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Told {
     /// It is for when nothing else is left; `None` where that is not told.
     pub backup: Option<bool>,
@@ -142,6 +142,8 @@ pub struct Told {
     pub waits: bool,
     /// Payload bytes received and sent, while no end of the peer's is counted among them.
     pub payload_bytes: Option<[u64; 2]>,
+    /// Payload bytes sent again; `None` where that is not told.
+    pub retransmitted_bytes: Option<u64>,
 }
 
 impl Tracked {
@@ -152,8 +154,22 @@ impl Tracked {
 
     /// Whether it is established and no packet of it was ever seen: IPsec hides them.
     pub(super) fn is_hidden(&self) -> bool {
-        let is_known = self.seen.phase == Phase::Established && !self.seen.is_adopted;
+        let is_known = self.seen.phase == Phase::Established && self.seen.adopted_after.is_none();
         is_known && self.seen.traffic.iter().all(|traffic| traffic.packets == 0)
+    }
+
+    /// What was received and sent, if the socket knows of more: of payload where no packet shows it, and of what was sent again
+    /// where the kernel's table does not follow the socket.
+    pub(super) fn known_by_socket(&self, told: &Told) -> Option<[SubflowTraffic; 2]> {
+        let mut traffic = self.seen.traffic;
+        if let (true, Some(payload_bytes)) = (self.is_hidden(), told.payload_bytes) {
+            traffic.iter_mut().zip(payload_bytes).for_each(|(traffic, bytes)| traffic.at_least(bytes));
+        }
+        if let (Some(before), Some(bytes)) = (self.seen.adopted_after, told.retransmitted_bytes) {
+            let known = &mut traffic[1].retransmitted_bytes;
+            *known = bytes.saturating_sub(before).max(*known);
+        }
+        (traffic != self.seen.traffic).then_some(traffic)
     }
 
     /// Takes note of whether what it sends is answered. A bare acknowledgement is not, and need not be.

@@ -24,7 +24,7 @@ fn subflow(slot: u32, incarnation: u32, bytes: u64) -> Observation {
         ids: [0, 0],
         phase: Phase::Established,
         opened: true,
-        is_adopted: false,
+        adopted_after: None,
         joined: false,
         backup: false,
         fell_back: false,
@@ -98,6 +98,26 @@ fn a_subflow_that_came_and_went_between_two_looks_is_counted() {
     let paths = ledger.paths(|_| None, now);
     assert_eq!((paths[0].tx.bytes, paths[0].opened_total), (1000, 2));
     assert_eq!(ledger.totals().connections_opened, 2);
+}
+
+#[test]
+fn what_an_adopted_subflow_sends_again_is_told_by_its_socket() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    let adopted = |bytes| Observation { adopted_after: Some(500), ..subflow(0, 1, bytes) };
+    let told = |bytes| move |_| Some(Told { retransmitted_bytes: Some(bytes), ..Told::default() });
+    let on_path = |ledger: &mut Ledger| ledger.paths(|_| None, now)[0].tx.retransmitted_bytes;
+    ledger.observe(adopted(1000), now);
+    ledger.note_sockets(told(500), now);
+    assert_eq!(on_path(&mut ledger), 0, "that was before");
+    ledger.note_sockets(told(620), now);
+    assert_eq!(on_path(&mut ledger), 120);
+    ledger.observe(adopted(2000), now);
+    ledger.note_sockets(told(650), now);
+    assert_eq!(on_path(&mut ledger), 150);
+    // What the kernel's table follows needs no word of its socket.
+    ledger.observe(subflow(1, 1, 1000), now);
+    ledger.note_sockets(told(650), now);
+    assert_eq!(on_path(&mut ledger), 150);
 }
 
 #[test]
@@ -245,7 +265,7 @@ fn a_path_on_which_nothing_is_acknowledged_is_silent_though_packets_come() {
     let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
     let seconds = |n| now + Duration::from_secs(n);
     let silent = |ledger: &mut Ledger, n| ledger.paths(|_| None, seconds(n))[0].silent.is_some();
-    let told = |acked_bytes, waits| Some(Told { backup: None, acked_bytes, waits, payload_bytes: None });
+    let told = |acked_bytes, waits| Some(Told { acked_bytes, waits, ..Told::default() });
     ledger.observe(subflow(0, 1, 1000), now);
     ledger.note_sockets(|_| told(5, true), seconds(1));
     ledger.observe(Observation { traffic: [subflow(0, 1, 500).traffic[1]; 2], ..subflow(0, 1, 1000) }, seconds(2));
