@@ -36,9 +36,12 @@ mod top;
 mod watch;
 mod ways;
 
-use libtest_mimic::Arguments;
+use std::process::ExitCode;
 
-fn main() {
+use libtest_mimic::Arguments;
+use mpsec_tests::trial::run_independent;
+
+fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Counts and times are compared with the kernel's own: tests share neither the processors nor the limits.
     arguments.test_threads.get_or_insert(1);
@@ -76,5 +79,5 @@ fn main() {
         netns::trials(),
         doctor::trials(),
     ];
-    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
+    run_independent(&arguments, trials.into_iter().flatten().collect())
 }

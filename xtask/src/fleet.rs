@@ -44,8 +44,8 @@ pub fn main(root: &Path, args: &Args) -> Result<ExitCode> {
     match find_or_make_system(&tree::target(root).join("fleet")) {
         Ok(system) => summary.add(try_plays(root, &system, args)?),
         Err(reason) => {
+            println!("fleet::all is skipped: {reason:#}");
             summary.skip("fleet::all", &format!("{reason:#}"));
-            println!("{}", summary.remarkable.concat());
         }
     }
     print!("\nAll tests of the plays for fleets, summed up:\n{summary}");

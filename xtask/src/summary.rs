@@ -1,5 +1,5 @@
 //! Reads what test programs print, and sums it up.
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 /// What one or many test programs said.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -12,8 +12,10 @@ pub struct Summary {
     pub skipped: u64,
     /// The `test result:` lines, as printed.
     pub results: Vec<String>,
-    /// The lines of tests that failed or were skipped, as printed.
+    /// The lines of tests that failed, or failed at first, as printed.
     pub remarkable: Vec<String>,
+    /// The tests that were skipped, by reason; empty for those that are left out on purpose.
+    pub reasons: BTreeMap<String, Vec<String>>,
     /// What failed tests said: the `---- name ----` blocks, cut where one does not end.
     pub said: Vec<String>,
     /// Test programs that cargo started.
@@ -43,9 +45,26 @@ impl Summary {
             self.failed += count(line, "failed");
             self.skipped += count(line, "ignored");
             self.results.push(line.to_owned());
-        } else if line.starts_with("test ") && is_remarkable(line) {
+        } else if line.starts_with("flaky: ") {
             self.remarkable.push(line.to_owned());
+        } else if let Some((name, outcome)) = line.strip_prefix("test ").and_then(|test| test.split_once(" ... ")) {
+            self.conclude(line, name, outcome);
         }
+    }
+
+    /// `test name ... FAILED`, `test name ... ignored, reason` and `test name ... ignored (reason)`.
+    fn conclude(&mut self, line: &str, name: &str, outcome: &str) {
+        if outcome.starts_with("FAILED") {
+            self.remarkable.push(line.to_owned());
+        } else if let Some(reason) = outcome.strip_prefix("ignored") {
+            let reason = reason.trim_start_matches([',', ' ']);
+            let bare = reason.strip_prefix('(').and_then(|reason| reason.strip_suffix(')'));
+            self.note_skipped(name, bare.unwrap_or(reason));
+        }
+    }
+
+    fn note_skipped(&mut self, name: &str, reason: &str) {
+        self.reasons.entry(reason.to_owned()).or_default().push(name.trim().to_owned());
     }
 
     fn hear(&mut self, line: &str) {
@@ -60,7 +79,7 @@ impl Summary {
     /// Counts something that could not be done here, and why.
     pub fn skip(&mut self, what: &str, reason: &str) {
         self.skipped += 1;
-        self.remarkable.push(format!("test {what} ... ignored, {}", one_line(reason)));
+        self.note_skipped(what, &one_line(reason));
     }
 
     /// Counts something that failed without a test that says so.
@@ -101,31 +120,31 @@ impl Summary {
         self.started += other.started;
         self.results.extend(other.results);
         self.remarkable.extend(other.remarkable);
+        for (reason, names) in other.reasons {
+            self.reasons.entry(reason).or_default().extend(names);
+        }
     }
 }
 
-/// Everything worth repeating; the last line holds the totals alone.
+/// Everything worth repeating, what failed at the end of it; the last line holds the totals alone.
 impl fmt::Display for Summary {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (reason, names) in &self.reasons {
+            let reason = if reason.is_empty() { "left out on purpose" } else { reason };
+            writeln!(out, "skipped ({}), {reason}: {}", names.len(), names.join(" "))?;
+        }
+        self.results.iter().try_for_each(|line| writeln!(out, "{line}"))?;
         for said in &self.said {
             // Set off, so that no line of theirs is taken for one of ours.
             said.trim_end().lines().try_for_each(|line| writeln!(out, "    {line}"))?;
         }
-        for line in self.remarkable.iter().chain(&self.results) {
-            writeln!(out, "{line}")?;
-        }
+        self.remarkable.iter().try_for_each(|line| writeln!(out, "{line}"))?;
         writeln!(out, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
 }
 
 fn one_line(text: &str) -> String {
     text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
-}
-
-/// `test name ... FAILED` and `test name ... ignored, reason`.
-fn is_remarkable(line: &str) -> bool {
-    line.rsplit_once(" ... ")
-        .is_some_and(|(_, outcome)| outcome.starts_with("FAILED") || outcome.starts_with("ignored"))
 }
 
 /// From `...; 12 passed; 3 failed`: the number before the word.
@@ -173,11 +192,11 @@ test result: ok. 10 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; fin
         let text = summary.to_string();
         assert!(text.ends_with("\n11 passed, 1 failed, 1 skipped\n"), "{text}");
         assert!(text.contains("test a::breaks ... FAILED\n"));
-        assert!(text.contains("this kernel has no ESP\n"));
+        assert!(text.starts_with("skipped (1), this kernel has no ESP: needs ESP\n"), "{text}");
         assert_eq!(summary.results.len(), 2);
         let said =
             "    ---- a::breaks stdout ----\n    thread panicked: 3 is not 4\n    2 passed, 0 failed, 0 skipped\n";
-        assert!(text.starts_with(&format!("{said}test a::breaks")), "{text}");
+        assert!(text.contains(&format!("\n{said}test a::breaks")), "{text}");
     }
 
     #[test]
@@ -195,8 +214,23 @@ test result: ok. 10 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; fin
         summary.skip("Linux 6.1", "no\n  such kernel");
         summary.fail("Linux 6.12 did not boot");
         let text = summary.to_string();
-        let expected = "test Linux 6.1 ... ignored, no such kernel\nLinux 6.12 did not boot: FAILED\n";
+        let expected = "skipped (1), no such kernel: Linux 6.1\nLinux 6.12 did not boot: FAILED\n";
         assert_eq!(text, expected.to_owned() + "0 passed, 1 failed, 1 skipped\n");
+    }
+
+    #[test]
+    fn tests_skipped_for_one_reason_share_a_line() {
+        let text = "test a ... ignored (no b ... (22))\ntest c   ... ignored (no b ... (22))\ntest d ... ignored\n";
+        let mut all = summary(text, true);
+        all.add(summary("test e ... ignored, no b ... (22)\n", true));
+        let lines = "skipped (1), left out on purpose: d\nskipped (3), no b ... (22): a c e\n";
+        assert!(all.to_string().starts_with(lines), "{all}");
+    }
+
+    #[test]
+    fn what_passed_at_the_second_try_is_told() {
+        let text = "test a ... ok\ntest result: ok. 1 passed; 0 failed; 0 ignored\nflaky: a: 3 is not 4\n";
+        assert!(summary(text, true).to_string().ends_with("\nflaky: a: 3 is not 4\n1 passed, 0 failed, 0 skipped\n"));
     }
 
     #[test]

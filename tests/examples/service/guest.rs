@@ -29,7 +29,7 @@ pub fn tell_notes() {
 }
 
 /// A trial that notes how long it took, and on failure what the service said last.
-pub fn tell(name: &str, body: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
+pub fn tell(name: &str, body: impl Fn() -> Result<()> + Send + Sync + 'static) -> Trial {
     let full = format!("service::{name}");
     let shown = full.clone();
     trial::trial(&full, 3 * PATIENCE, move || {

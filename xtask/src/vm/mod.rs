@@ -110,8 +110,8 @@ fn series(words: &[String]) -> Result<Vec<&str>> {
 
 fn skipped(what: &str, reason: &str) -> Summary {
     let mut summary = Summary::default();
+    println!("{what} is skipped: {reason}");
     summary.skip(what, reason);
-    println!("{}", summary.remarkable.concat());
     summary
 }
 
