@@ -2,6 +2,7 @@
 //! which makes packages and a system; each trial stands on those before it, from the installation to the removal.
 
 mod host;
+mod secrets;
 mod tower;
 mod trials;
 

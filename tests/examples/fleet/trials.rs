@@ -13,6 +13,7 @@ use mpsec_tests::trial::{Skip, trial};
 use mpsec_tests::{need, wait};
 use serde_json::{Value, json};
 
+use crate::secrets;
 use crate::tower::{NAMES, Tower};
 
 /// What one trial may take, on a busy machine.
@@ -36,7 +37,7 @@ type Body = fn(&Tower) -> Result<()>;
 
 /// All of them, in their order.
 pub fn all() -> Vec<Trial> {
-    let all: [(&str, Body); 9] = [
+    let all: [(&str, Body); 10] = [
         ("a_package_that_is_not_the_listed_one_is_refused", refuses_another_package),
         ("check_mode_changes_nothing_and_the_first_run_installs_four_hosts", installs),
         ("a_second_run_changes_nothing", second_run),
@@ -45,6 +46,7 @@ pub fn all() -> Vec<Trial> {
         ("prometheus_scrapes_the_hosts_of_the_written_list", scraped),
         ("a_bad_configuration_stops_there_and_leaves_the_old_agent", bad_configuration),
         ("an_upgrade_rolls_from_host_to_host_and_back", upgrade),
+        ("secrets_operators_and_drop_ins_come_by_the_play", secrets::arrive),
         ("removal_leaves_nothing", removes),
     ];
     all.into_iter().map(|(name, body)| trial(&format!("fleet::{name}"), LIMIT, move || with_fleet(body))).collect()
@@ -75,7 +77,7 @@ fn with_fleet(body: Body) -> Result<()> {
 }
 
 /// All hosts at a time, where it is not the order that is tried.
-const AT_ONCE: &[&str] = &["--extra-vars", "mpsec_serial=4"];
+pub const AT_ONCE: &[&str] = &["--extra-vars", "mpsec_serial=4"];
 const ONE_BY_ONE: &[&str] = &["--extra-vars", "mpsec_serial=1"];
 
 fn refuses_another_package(tower: &Tower) -> Result<()> {
@@ -142,7 +144,7 @@ fn restarts(tower: &Tower) -> Result<()> {
 }
 
 /// What the fleet has now.
-fn settled() -> Value {
+pub fn settled() -> Value {
     let mut vars = limits(5);
     vars["mpsec_config_group"] = json!({ "http": { "max_connections": 100 } });
     vars
@@ -234,6 +236,6 @@ fn removes(tower: &Tower) -> Result<()> {
 }
 
 /// The agents' processes, which are all there.
-fn processes(tower: &Tower) -> Result<Vec<u32>> {
+pub fn processes(tower: &Tower) -> Result<Vec<u32>> {
     tower.hosts.iter().map(|host| host.agent()).collect()
 }
