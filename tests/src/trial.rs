@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -21,7 +21,13 @@ type Body = Arc<dyn Fn() -> anyhow::Result<()> + Send + Sync>;
 pub fn trial(name: &str, limit: Duration, body: impl Fn() -> anyhow::Result<()> + Send + Sync + 'static) -> Trial {
     let (own_name, limit, body): (_, _, Body) = (name.to_owned(), need::patience(limit), Arc::new(body));
     Trial::ignorable_test(name, move || match run(&own_name, limit, &body) {
-        Err(first) if SECOND_TRIES.take(&own_name, &first) => run(&own_name, limit, &body),
+        Err(first) if SECOND_TRIES.take() => {
+            let second = run(&own_name, limit, &body);
+            if second.is_ok() {
+                SECOND_TRIES.note(&own_name, &first);
+            }
+            second
+        }
         result => result,
     })
 }
@@ -34,37 +40,41 @@ pub fn run_independent(arguments: &Arguments, trials: Vec<Trial>) -> ExitCode {
     let tries = std::env::var("MPSEC_TRIES").ok().and_then(|tries| tries.parse().ok()).unwrap_or(2);
     SECOND_TRIES.allow(if tries > 1 { MOST_SECOND_TRIES } else { 0 });
     let conclusion = libtest_mimic::run(arguments, trials);
-    SECOND_TRIES.said().iter().for_each(|said| println!("flaky: {said}"));
+    SECOND_TRIES.state().1.iter().for_each(|said| println!("flaky: {said}"));
     conclusion.exit_code()
 }
 
+/// How much is told of what one said.
+const SAID_CHARS: usize = 400;
 /// Where more fail than these, the fault is no moment's.
 const MOST_SECOND_TRIES: usize = 3;
 
 static SECOND_TRIES: SecondTries = SecondTries(Mutex::new((0, Vec::new())));
 
-/// How many tests may be tried again, and what those that were said first.
+/// How many tests may be tried again, and what those that passed then had said at first.
 struct SecondTries(Mutex<(usize, Vec<String>)>);
 
 impl SecondTries {
+    fn state(&self) -> MutexGuard<'_, (usize, Vec<String>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn allow(&self, most: usize) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = most;
+        self.state().0 = most;
     }
 
-    fn take(&self, name: &str, first: &Failed) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (left, said) = &mut *state;
-        if *left == 0 {
-            return false;
-        }
-        *left -= 1;
+    fn take(&self) -> bool {
+        let left = &mut self.state().0;
+        let may = *left > 0;
+        *left -= usize::from(may);
+        may
+    }
+
+    fn note(&self, name: &str, first: &Failed) {
         let first = first.message().unwrap_or("failed");
-        said.push(format!("{name} at the first of two tries: {}", first.lines().collect::<Vec<_>>().join(" | ")));
-        true
-    }
-
-    fn said(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+        let first = first.lines().map(str::trim).collect::<Vec<_>>().join(" | ");
+        let first: String = first.chars().take(SAID_CHARS).collect();
+        self.state().1.push(format!("{name} at the first of two tries: {first}"));
     }
 }
 
@@ -145,10 +155,10 @@ mod tests {
     #[test]
     fn a_few_may_fail_once_and_are_told_of() {
         let tries = SecondTries(Mutex::new((0, Vec::new())));
-        assert!(!tries.take("a", &Failed::from("no")));
+        assert!(!tries.take());
         tries.allow(1);
-        assert!(tries.take("a", &Failed::from("3 is\nnot 4")));
-        assert!(!tries.take("b", &Failed::from("no")));
-        assert_eq!(tries.said(), ["a at the first of two tries: 3 is | not 4"]);
+        assert!(tries.take() && !tries.take());
+        tries.note("a", &Failed::from("3 is\n  not 4"));
+        assert_eq!(tries.state().1, ["a at the first of two tries: 3 is | not 4"]);
     }
 }
