@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::mptcp_socket;
 pub use crate::mptcp_socket::Protocol;
+use crate::need;
 use crate::netns::{Netns, check};
 use crate::paths::{Family, Host, Paths, address};
 use crate::trial::Skip;
@@ -312,10 +313,11 @@ fn bind(socket: &OwnedFd, address: IpAddr) -> Result<()> {
     mptcp_socket::bind(socket, (address, 0).into()).with_context(|| format!("bind to {address}"))
 }
 
-/// Makes reading and writing fail when nothing moves for [`PATIENCE`].
+/// Makes reading and writing fail when nothing moves for [`PATIENCE`]; longer where the machine is emulated.
 pub fn patient(stream: &TcpStream) -> Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    let patience = Some(need::patience(PATIENCE));
+    stream.set_read_timeout(patience)?;
+    stream.set_write_timeout(patience)?;
     Ok(())
 }
 

@@ -98,6 +98,16 @@ fn kind(words: &str) -> Result<()> {
     made.map(drop).map_err(|error| Skip::because(format!("no vti interfaces: {}", error.root_cause())))
 }
 
+/// Why the kernel dropped packets for IPsec's sake in these namespaces: what of /proc/net/xfrm_stat is not 0.
+pub fn refusals(hosts: &[&Netns]) -> String {
+    let read = |netns: &&Netns| netns.read("/proc/thread-self/net/xfrm_stat").unwrap_or_default();
+    let counted = |text: String| -> Vec<String> {
+        let words = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        words.filter(|words| !words.ends_with(" 0")).collect()
+    };
+    format!("dropped: {:?}", hosts.iter().map(read).map(counted).collect::<Vec<_>>())
+}
+
 /// ESP in the kernel. Shown by making a state in a new namespace.
 pub fn esp() -> Result<()> {
     need::root()?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use mpsec_tests::counted::Counted;
 use mpsec_tests::frames::class;
@@ -81,7 +81,7 @@ fn each(case: &Case) -> Result<()> {
     watched.agents.iter().try_for_each(|agent| agent.signal(libc::SIGSTOP))?;
     layers.lay()?;
     let [here, there] = layers.hosts;
-    bulk::datagrams(here, there, layers.inner[1], SIZES)?;
+    bulk::datagrams(here, there, layers.inner[1], SIZES).with_context(|| xfrm::refusals(&layers.hosts))?;
     watched.agents.iter().try_for_each(|agent| agent.signal(libc::SIGCONT))?;
     let seen = watched.agrees()?;
     let count = SIZES.len() as u64;

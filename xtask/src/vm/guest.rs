@@ -14,9 +14,15 @@ use crate::{command, run};
 
 /// The test programs that need a kernel, the narrowest first. What other network managers do is the same on every one.
 pub const TESTS: &[&str] = &["kernel_twin", "rtnl", "mptcp", "subflows", "force", "pm", "system"];
-/// Modules of the test program `system` that ask most of a kernel and were seen to pass on every one. The rest takes longer
-/// under emulation than a gate has time for.
-pub const BRIEF: &[&str] = &["classes::", "doctor::"];
+/// Tests of the program `system` that ask most of a kernel and were seen to pass on every one that has what they need: modules,
+/// and one test each of others. The rest takes longer under emulation than a gate has time for.
+pub const BRIEF: &[&str] = &[
+    "classes::",
+    "doctor::",
+    "laboratory::a_failing_path_loses_nothing_silent",
+    "ipsec::by_hand_tunnel_ipv4",
+    "force::curl_and_a_web_server_speak_mptcp_ipv4",
+];
 /// Folders of the source tree that tests read, which the guest has under the same path.
 const DATA: &[&str] = &["docs", "grafana", "tests/fuzz/corpus"];
 /// A folder for them, apart from the host's own programs, which are linked otherwise.
