@@ -9,6 +9,7 @@ mod installed;
 mod net;
 mod survive;
 mod upgrade;
+mod web;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -23,8 +24,15 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     arguments.color = Some(ColorSetting::Never);
-    let trials =
-        [installed::trials(), act::trials(), dropins::trials(), survive::trials(), upgrade::trials(), gone::trials()];
+    let trials = [
+        installed::trials(),
+        web::trials(),
+        act::trials(),
+        dropins::trials(),
+        survive::trials(),
+        upgrade::trials(),
+        gone::trials(),
+    ];
     let conclusion = libtest_mimic::run(&arguments, trials.into_iter().flatten().collect());
     guest::tell_notes();
     conclusion.exit_code()
