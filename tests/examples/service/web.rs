@@ -18,7 +18,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 fn web_config() -> Result<()> {
-    sh("cp --preserve=all /etc/mpsec/mpsec.toml /run/mpsec.toml.before && mkdir /etc/mpsec/tls")?;
+    sh("cp --preserve=all /etc/mpsec/mpsec.toml /run/before.toml && mkdir /etc/mpsec/tls")?;
     let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
     fs::write("/etc/mpsec/tls/server.crt", cert.pem())?;
     fs::write("/etc/mpsec/tls/server.key", signing_key.serialize_pem())?;
@@ -47,7 +47,9 @@ fn web_config() -> Result<()> {
         Ok(())
     })?;
 
-    sh(&format!("cp --preserve=all /run/mpsec.toml.before /etc/mpsec/mpsec.toml && rm -r {FILE} /etc/mpsec/tls"))?;
+    sh(&format!(
+        "cp --preserve=all /run/before.toml /etc/mpsec/mpsec.toml && rm -r /run/before.toml {FILE} /etc/mpsec/tls"
+    ))?;
     sh("systemctl restart mpsec")?;
     answers_anew(None).map(drop)
 }

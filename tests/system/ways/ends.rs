@@ -6,6 +6,7 @@
 //! | received | that of the option, where the kernel reads it | that of the option |
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
@@ -13,6 +14,7 @@ use mpsec_tests::mptcp::{Conversation, Protocol, connect};
 use mpsec_tests::mptcp_socket;
 use mpsec_tests::paths::{Family, Host, Paths, Plan, address, device};
 use mpsec_tests::resets::{Reset, Resets};
+use mpsec_tests::trial::Skip;
 use mpsec_tests::{need, ss, wait};
 
 use super::{Both, WAYS, ensure_equal, for_each_way, total};
@@ -31,6 +33,8 @@ const REASONS: [&str; 7] = [
 ];
 const WITHOUT: &str = "without_option";
 const UNKNOWN: &str = "unknown";
+/// How soon a connection is gone that its program resets.
+const GONE: Duration = Duration::from_secs(2);
 /// Two flags of TCP that only the answer to a SYN has both of.
 const SYN_ACK: &str = "tcp flags & (syn | ack) == (syn | ack)";
 
@@ -148,6 +152,12 @@ fn unknown_token(way: &str) -> Result<()> {
     talk.exchange(1_000, 1_000)?;
     paths.drop_arriving(Host::Client, 0, "")?;
     let _kept = talk.reset_by_server()?;
+    let is_gone = wait::until(GONE, || {
+        let left = ss::mptcp(&paths.server)?;
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    });
+    is_gone.map_err(|_| no_reset())?;
     paths.add_endpoint(1, Family::V4, "")?;
     let truth = on_wire(&reset(&wire, false)?, false);
     ensure!(truth.contains_key("mptcp_specific"), "{truth:?}");
@@ -201,6 +211,11 @@ fn changed_data(way: &str) -> Result<()> {
     agree(&receives, way, "received", &on_wire(&client.settled()?, false), Counts::clone)
 }
 
+/// As Linux 6.18.15 does.
+fn no_reset() -> anyhow::Error {
+    Skip::because("this kernel ends a connection in order that its program resets (SO_LINGER of 0 s)")
+}
+
 /// A program gives a connection up with all of its subflows.
 fn program(way: &str) -> Result<()> {
     let paths = Paths::new(Plan::wires(2))?;
@@ -220,7 +235,10 @@ fn program(way: &str) -> Result<()> {
         Ok(on_wire(&all.concat(), sent))
     };
     let sent = of(&server, true)?;
-    ensure!(total(&sent) > 0 && sent.keys().eq(["unspecified"]), "{sent:?}");
+    if sent.is_empty() {
+        return Err(no_reset());
+    }
+    ensure!(sent.keys().eq(["unspecified"]), "{sent:?}");
     sent_agree(&sends, way, &sent)?;
     // The first one has MPTCP close all of them, which may be before the next comes: how many is up to who is quicker.
     let captured = of(&client, false)?;
