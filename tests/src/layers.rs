@@ -15,6 +15,9 @@ const HMAC: &str = "0x000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c
 /// The first number of a state, and the first that templates find theirs by. Those of compression have 16 bits.
 const SPI: usize = 0x2000;
 const REQID: usize = 20;
+/// Which policies are looked at first, and which then.
+const FIRST: u32 = 1000;
+const THEN: u32 = 2000;
 /// What ESP takes with this cipher: its header, the counter, the check value.
 const ESP_BYTES: u64 = 8 + 8 + 16;
 /// Length and protocol, behind the padding.
@@ -112,8 +115,24 @@ impl Layers<'_> {
             self.states(host).map_err(skip_what_is_missing)?;
             self.policy(host, "out", host)?;
             self.policy(host, "in", 1 - host)?;
+            for number in 0..self.all.len() {
+                self.halfway(host, number)?;
+            }
         }
         Ok(())
+    }
+
+    /// Lets in what comes out of a tunnel and is a packet of a further layer. Some kernels ask for a policy of it (Debian's
+    /// 6.1.0-57 and 6.12.117: `XfrmInNoPols`), others of the innermost packet alone.
+    fn halfway(&self, host: usize, number: usize) -> Result<()> {
+        if !self.all[number + 1..].iter().any(|layer| layer.tunnel) {
+            return Ok(());
+        }
+        let (src, dst) = self.between(number, 1 - host);
+        let protocol = self.all[number].protocol();
+        let templates = self.templates(number + 1, "in", 1 - host);
+        let selector = format!("src {src} dst {dst} proto {protocol}");
+        self.hosts[host].ip(&format!("xfrm policy add {selector} dir in priority {FIRST}{templates}")).map(drop)
     }
 
     fn states(&self, host: usize) -> Result<()> {
@@ -140,6 +159,14 @@ impl Layers<'_> {
     }
 
     fn policy(&self, host: usize, direction: &str, from: usize) -> Result<()> {
+        let templates = self.templates(0, direction, from);
+        let (src, dst) = (self.inner[from], self.inner[1 - from]);
+        let policy = format!("src {src} dst {dst} dir {direction} priority {THEN}{templates}");
+        self.hosts[host].ip(&format!("xfrm policy add {policy}")).map(drop)
+    }
+
+    /// What was put around a packet, from a layer on.
+    fn templates(&self, first: usize, direction: &str, from: usize) -> String {
         let template = |(number, layer): (usize, &Layer)| {
             let (src, dst) = self.between(number, from);
             let (protocol, mode, reqid) = (layer.protocol(), layer.mode(), REQID + number);
@@ -148,9 +175,7 @@ impl Layers<'_> {
             let level = if may_lack { "use" } else { "required" };
             format!(" tmpl src {src} dst {dst} proto {protocol} reqid {reqid} mode {mode} level {level}")
         };
-        let templates: String = self.all.iter().enumerate().map(template).collect();
-        let (src, dst) = (self.inner[from], self.inner[1 - from]);
-        self.hosts[host].ip(&format!("xfrm policy add src {src} dst {dst} dir {direction}{templates}")).map(drop)
+        self.all.iter().enumerate().skip(first).map(template).collect()
     }
 }
 
