@@ -199,8 +199,8 @@ fn loss() -> Result<()> {
     ensure!(again * 2 >= up.dropped && again > on_the_good, "{again} and {on_the_good} sent again, {up:?}");
     let by_sockets = again + on_the_good;
     let kernel = ss::counters(&run.stage.lab.paths.client, "Tcp")?.get("RetransSegs").copied().unwrap_or(0);
-    // The namespace now and then counts one more than its sockets do, seen on Linux 6.1 and 6.18.
-    ensure!(kernel >= by_sockets, "RetransSegs is {kernel}, {by_sockets} by ss");
+    // The namespace now and then counts one or two more than its sockets do, seen on Linux 6.1 and 6.18.
+    ensure!((by_sockets..=by_sockets + 2).contains(&kernel), "RetransSegs is {kernel}, {by_sockets} by ss");
     // By the probe, where it has a way in.
     let view = view(run.stage.agent(Host::Client))?;
     if let Some(states) = view.get("probed")["retransmissions"].as_object().filter(|states| !states.is_empty()) {
