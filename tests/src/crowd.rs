@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use mpsec_agent::kernel::raise_descriptor_limit;
+
 use crate::mptcp::{self, Protocol};
 use crate::netns::{Netns, check};
 use crate::paths::{Family, Host, Paths, address};
@@ -100,6 +102,7 @@ impl Crowd {
     /// Opens so many connections by path 0 and waits until each has a subflow on every path that has an endpoint:
     /// `subflows` of them.
     pub fn open(paths: &Paths, family: Family, connections: usize, subflows: usize) -> Result<Self> {
+        raise_descriptor_limit()?;
         ports(paths)?;
         let hall = Hall::open(&paths.server, family, |mut stream| {
             // A client joins when it knows that its peer has the connection for established.

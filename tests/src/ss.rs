@@ -103,18 +103,24 @@ pub fn mib(netns: &Netns) -> Result<BTreeMap<String, u64>> {
     counters(netns, "MPTcpExt")
 }
 
+/// Whether the kernel has a counter of this name among `MPTcpExt`, whatever its value is.
+pub fn has_mib(netns: &Netns, name: &str) -> Result<bool> {
+    Ok(all_counters(netns, "MPTcpExt")?.iter().any(|(have, _)| have == name))
+}
+
 /// The counters of a group that are not 0, of those in /proc/net/netstat and, for `Tcp` and the like, /proc/net/snmp.
 pub fn counters(netns: &Netns, group: &str) -> Result<BTreeMap<String, u64>> {
+    Ok(all_counters(netns, group)?.into_iter().filter(|(_, value)| *value > 0).collect())
+}
+
+fn all_counters(netns: &Netns, group: &str) -> Result<Vec<(String, u64)>> {
     let file = if group.ends_with("Ext") { "netstat" } else { "snmp" };
     let text = netns.read(&format!("/proc/thread-self/net/{file}"))?;
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(group)?.strip_prefix(':'));
     let (Some(names), Some(values)) = (lines.next(), lines.next()) else { bail!("no {group}") };
     let pairs = names.split_whitespace().zip(values.split_whitespace());
     // One of TCP's is -1 for no limit, and not a counter.
-    Ok(pairs
-        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
-        .filter(|(_, value)| *value > 0)
-        .collect())
+    Ok(pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
 }
 
 fn parse(text: &str) -> Result<Vec<Socket>> {

@@ -20,10 +20,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Bytes per second of a steady conversation, and how many it has.
 const RATE: u64 = 2_000_000;
 const STEADY: u64 = 5_000_000;
-/// How often the agent is asked meanwhile.
+/// How often the agent is asked meanwhile, and how often it has to have answered.
 const SAMPLE: Duration = Duration::from_millis(50);
+const SAMPLES: u32 = 10;
 /// Between one change and the next.
 const STEP: Duration = Duration::from_millis(500);
+/// How much slower all of it goes where an answer takes a second.
+const EMULATED: u32 = 8;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -38,29 +41,33 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
+fn slower() -> u32 {
+    if need::is_emulated() { EMULATED } else { 1 }
+}
+
 fn endpoints(paths: &Paths) -> Result<()> {
     for _ in 0..2 {
         paths.add_endpoint(1, Family::V4, "")?;
-        thread::sleep(STEP);
+        thread::sleep(slower() * STEP);
         paths.remove_endpoint(1, Family::V4)?;
-        thread::sleep(STEP / 4);
+        thread::sleep(slower() * STEP / 4);
     }
     Ok(())
 }
 
 fn link(paths: &Paths) -> Result<()> {
     paths.add_endpoint(1, Family::V4, "")?;
-    thread::sleep(STEP);
+    thread::sleep(slower() * STEP);
     paths.down(1)?;
-    thread::sleep(STEP);
+    thread::sleep(slower() * STEP);
     paths.up(1)
 }
 
 fn silence(paths: &Paths) -> Result<()> {
     paths.add_endpoint(1, Family::V4, "")?;
-    thread::sleep(STEP);
+    thread::sleep(slower() * STEP);
     paths.drop_arriving(Host::Server, 1, "")?;
-    thread::sleep(STEP);
+    thread::sleep(slower() * STEP);
     paths.let_through(Host::Server, 1)
 }
 
@@ -71,8 +78,9 @@ fn churn(happens: fn(&Paths) -> Result<()>, stays: bool) -> Result<()> {
     let stage = Stage::new(Plan::wires(2))?;
     let mut talk = Conversation::open(&stage.lab.paths, Family::V4)?;
     let agent = stage.agent(Host::Client);
+    let slower = slower();
     thread::scope(|scope| {
-        let steady = scope.spawn(|| talk.exchange_at(STEADY, STEADY / 10, Some(RATE)));
+        let steady = scope.spawn(|| talk.exchange_at(STEADY, STEADY / 10, Some(RATE / u64::from(slower))));
         let events = scope.spawn(|| happens(&stage.lab.paths));
         let (mut last, mut samples, start) = (agent.scrape()?, 0, Instant::now());
         while !steady.is_finished() {
@@ -83,7 +91,7 @@ fn churn(happens: fn(&Paths) -> Result<()>, stays: bool) -> Result<()> {
         }
         events.join().expect("no panic")?;
         steady.join().expect("no panic")?;
-        ensure!(samples > 10, "{samples} samples");
+        ensure!(samples > SAMPLES, "{samples} samples");
         Ok(())
     })?;
     let truth = stage.lab.truth(Host::Client)?;
@@ -188,10 +196,10 @@ fn adopted() -> Result<()> {
 /// The conversation goes on while nothing that the client sends arrives for a moment.
 fn lose_some(paths: &Paths, talk: &mut Conversation) -> Result<()> {
     thread::scope(|scope| {
-        let steady = scope.spawn(|| talk.exchange_at(RATE, RATE, Some(RATE)));
-        thread::sleep(STEP / 2);
+        let steady = scope.spawn(|| talk.exchange_at(RATE, RATE, Some(RATE / u64::from(slower()))));
+        thread::sleep(slower() * STEP / 2);
         (0..2).try_for_each(|path| paths.drop_arriving(Host::Server, path, ""))?;
-        thread::sleep(STEP / 2);
+        thread::sleep(slower() * STEP / 2);
         (0..2).try_for_each(|path| paths.let_through(Host::Server, path))?;
         steady.join().expect("no panic")
     })

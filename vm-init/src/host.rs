@@ -108,6 +108,14 @@ pub fn speak_on(port: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Lets programs have as many descriptors as systemd's services may ask for; the first program starts with few (`INR_OPEN_MAX`).
+pub fn raise_descriptor_limit() -> Result<()> {
+    let limit = libc::rlimit { rlim_cur: 1024, rlim_max: 512 * 1024 };
+    // SAFETY: the pointer is to a whole `rlimit`, which is only read.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()).context("the limit of descriptors") }
+}
+
 /// The kernel's release, as in the name of the folder of its modules.
 pub fn release() -> Result<String> {
     let text = fs::read_to_string("/proc/sys/kernel/osrelease").context("reading the kernel's release")?;

@@ -53,6 +53,7 @@ fn work() -> Result<()> {
         }
     }
     host::loopback_up()?;
+    host::raise_descriptor_limit()?;
     if plan.shell {
         return run::shell(&plan.environment);
     }
