@@ -1,11 +1,11 @@
-//! TLS, a password, a token, an operator and a drop-in, by the play.
+//! TLS, certificates of clients, a password, a token, an operator and a drop-in, by the play.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use mpsec_tests::need;
-use rcgen::CertifiedKey;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, CertifiedKey, IsCa, KeyPair};
 use serde_json::{Value, json};
 
 use crate::host::Host;
@@ -24,6 +24,8 @@ pub fn arrive(tower: &Tower) -> Result<()> {
     let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(names)?;
     let certificate = tower.home.path().join("server.crt");
     fs::write(&certificate, cert.pem())?;
+    let (authority, client) = client()?;
+    fs::write(client_file(tower), &client)?;
     for host in &tower.hosts {
         host.sh("useradd --no-create-home captain")?;
     }
@@ -33,6 +35,7 @@ pub fn arrive(tower: &Tower) -> Result<()> {
         "mpsec_plain_http": false,
         "mpsec_tls_certificate": cert.pem(),
         "mpsec_tls_key": key,
+        "mpsec_tls_client_ca": authority,
         "mpsec_control_token": TOKEN,
         "mpsec_operators": ["captain"],
         "mpsec_dropins": { "50-nice.conf": "[Service]\nNice=3\n" },
@@ -47,15 +50,20 @@ pub fn arrive(tower: &Tower) -> Result<()> {
         Ok((vars, hash))
     };
 
-    let (first, hash) = with(PASSWORDS[0], &vars)?;
+    let (mut first, hash) = with(PASSWORDS[0], &vars)?;
+    let refused = tower.play("install", &first, &[], AT_ONCE)?;
+    ensure!(!refused.success && refused.text.contains("set mpsec_tls_key"), "the checks have none:\n{}", refused.text);
+    vars["mpsec_check_client_pem"] = json!(client);
+    first["mpsec_check_client_pem"] = json!(client);
     let played = tower.play("install", &first, &[], &[AT_ONCE, &["--diff"]].concat())?;
     played.well(None)?;
     let key_line = key.lines().nth(1).unwrap_or_default();
-    for secret in [TOKEN, &hash, key_line] {
+    let client_line = client.lines().rev().nth(1).unwrap_or_default();
+    for secret in [TOKEN, &hash, key_line, client_line] {
         ensure!(!played.text.contains(secret), "the play shows a secret:\n{}", played.text);
     }
     for host in &tower.hosts {
-        holds(tower, host, &certificate, PASSWORDS[0])?;
+        holds(tower, host, &certificate, PASSWORDS[0], true)?;
         let set = host.sh("cat /etc/mpsec/mpsec.toml")?;
         ensure!([TOKEN, &hash, key_line].iter().all(|secret| !set.contains(secret)), "{}: {set}", host.name);
     }
@@ -64,31 +72,67 @@ pub fn arrive(tower: &Tower) -> Result<()> {
     ensure!(targets.matches("\"__scheme__\": \"https\"").count() == NAMES.len(), "{targets}");
 
     let before = processes(tower)?;
-    let (second, _) = with(PASSWORDS[1], &vars)?;
+    let (mut second, _) = with(PASSWORDS[1], &vars)?;
     tower.play("install", &second, &[], AT_ONCE)?.well(Some(1))?;
     ensure!(processes(tower)? == before, "a new password restarted agents");
     for host in &tower.hosts {
-        holds(tower, host, &certificate, PASSWORDS[1])?;
+        holds(tower, host, &certificate, PASSWORDS[1], true)?;
         let old = status(tower, host, &certificate, &["--user", &format!("prometheus:{}", PASSWORDS[0])])?;
         ensure!(old == "401", "{}: the old password is answered with {old}", host.name);
     }
-    Ok(())
+    // Nobody is asked for a certificate any more: what an agent gives up at a restart only.
+    let vars = second.as_object_mut().expect("a map");
+    vars.retain(|name, _| !["mpsec_tls_client_ca", "mpsec_check_client_pem"].contains(&name.as_str()));
+    tower.play("install", &second, &[], AT_ONCE)?.well(None)?;
+    for host in &tower.hosts {
+        holds(tower, host, &certificate, PASSWORDS[1], false)?;
+    }
+    leave(tower)
 }
 
-fn holds(tower: &Tower, host: &Host, certificate: &Path, password: &str) -> Result<()> {
+/// What the inventory has no longer is taken away, and what others put beside it stays.
+fn leave(tower: &Tower) -> Result<()> {
+    for host in &tower.hosts {
+        host.sh("useradd --no-create-home --groups mpsec mate")?;
+        host.sh("printf '[Service]\nLimitCORE=0\n' >/etc/systemd/system/mpsec.service.d/by-hand.conf")?;
+        host.sh("touch /etc/mpsec/tls/by-hand.crt")?;
+    }
+    tower.play("install", &settled(), &[], AT_ONCE)?.well(None)?;
+    for host in &tower.hosts {
+        let name = &host.name;
+        let members = host.sh("getent group mpsec")?;
+        ensure!(members.trim().ends_with(":mate"), "{name}: the group's members are {members}");
+        let files = host.sh("cd /etc/mpsec && find . -type f -not -name '*.dpkg-dist' | sort | tr '\n' ' '")?;
+        ensure!(files.trim() == "./mpsec.toml ./tls/by-hand.crt", "{name}: there are {files}");
+        ensure!(host.sh("ls /etc/systemd/system/mpsec.service.d")?.trim() == "by-hand.conf", "{name}: drop-ins");
+        let nice = host.sh("systemctl show mpsec --value --property Nice")?;
+        ensure!(nice.trim() == "0", "{name}: the drop-in that is gone is still in force: {nice}");
+    }
+    tower.play("install", &settled(), &[], AT_ONCE)?.well(Some(0))
+}
+
+fn holds(tower: &Tower, host: &Host, certificate: &Path, password: &str, asks: bool) -> Result<()> {
     let name = &host.name;
     let user = format!("prometheus:{password}");
     for (words, expected) in [(&["--user", &user][..], "200"), (&[], "401")] {
         let found = status(tower, host, certificate, words)?;
         ensure!(found == expected, "{name}: {found} instead of {expected} with {words:?}");
     }
-    // A password only reads, a token changes.
+    // A password only reads, a token changes, and so does a certificate that is asked for.
+    let by_password = if asks { "200" } else { "401" };
     let url = |what: &str| format!("https://{}:9475/api/v1/{what}", host.address);
     let token = format!("Authorization: Bearer {TOKEN}");
-    for (words, expected) in [(["--user", &user], "401"), (["--header", &token], "200")] {
+    for (words, expected) in [(["--user", &user], by_password), (["--header", &token], "200")] {
         let body = ["--header", "Content-Type: application/json", "--data", "{}", &url("plan")];
         let found = curl(tower, certificate, &[&words[..], &body].concat())?;
         ensure!(found == expected, "{name}: a change is answered with {found} instead of {expected}: {words:?}");
+    }
+    host.sh("test ! -e /var/cache/mpsec/check.pem")?;
+    host.sh(&format!("test {} -e /etc/mpsec/tls/clients.crt", if asks { "" } else { "!" }))?;
+    if asks {
+        let url = format!("https://{}:9475/metrics", host.address);
+        let nobody = curl_as(tower, None, certificate, &["--user", &user, &url]);
+        ensure!(nobody.is_err(), "{name}: without a certificate a client is answered with {nobody:?}");
     }
     let files = "cd /etc/mpsec && stat --format '%n %a %U %G' tls/server.key control-token web-config.yml";
     for line in host.sh(files)?.lines() {
@@ -107,8 +151,31 @@ fn status(tower: &Tower, host: &Host, certificate: &Path, words: &[&str]) -> Res
 }
 
 fn curl(tower: &Tower, certificate: &Path, words: &[&str]) -> Result<String> {
-    let certificate = certificate.to_string_lossy();
+    curl_as(tower, Some(&client_file(tower)), certificate, words)
+}
+
+/// With a client's certificate or none.
+fn curl_as(tower: &Tower, client: Option<&Path>, certificate: &Path, words: &[&str]) -> Result<String> {
     let fixed =
         ["--silent", "--show-error", "--max-time", "20", "--output", "/dev/null", "--write-out", "%{http_code}"];
-    tower.netns.output("curl", &[&fixed[..], &["--cacert", &certificate], words].concat())
+    let certificate = certificate.to_string_lossy();
+    let client = client.map(Path::to_string_lossy);
+    let shown = client.as_ref().map(|file| ["--cert", file]);
+    let all = [&fixed[..], &["--cacert", &certificate], shown.as_ref().map_or(&[], |shown| &shown[..]), words];
+    tower.netns.output("curl", &all.concat())
+}
+
+/// The client's certificate and key, in one file as curl takes them.
+fn client_file(tower: &Tower) -> PathBuf {
+    tower.home.path().join("client.pem")
+}
+
+/// An authority, and a certificate of its with the key: PEM.
+fn client() -> Result<(String, String)> {
+    let mut params = CertificateParams::new([])?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+    let key = KeyPair::generate()?;
+    let certificate = CertificateParams::new(["prometheus".to_owned()])?.signed_by(&key, &authority)?;
+    Ok((authority.pem(), certificate.pem() + &key.serialize_pem()))
 }

@@ -17,7 +17,7 @@ use crate::secrets;
 use crate::tower::{NAMES, Tower};
 
 /// What one trial may take, on a busy machine.
-const LIMIT: Duration = Duration::from_secs(400);
+const LIMIT: Duration = Duration::from_secs(600);
 /// What a scrape may take to show.
 const SCRAPED: Duration = Duration::from_secs(60);
 
