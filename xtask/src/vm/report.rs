@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
-    fs,
+    fs::{self, File},
     path::Path,
 };
 
@@ -109,8 +109,12 @@ pub fn features(json: &str) -> Result<Vec<Feature>> {
     Ok(doctor.features)
 }
 
-/// Adds what was seen and writes all files anew.
+/// Adds what was seen and writes all files anew. Runs of other kernels that end at the same time wait for each other.
 pub fn write(root: &Path, seen: Vec<(String, OfKernel)>) -> Result<()> {
+    let lock = crate::tree::target(root).join("vm/report.lock");
+    let what = || format!("locking {}", lock.display());
+    let held = File::create(&lock).with_context(what)?;
+    held.lock().with_context(what)?;
     let mut results = read(root)?;
     seen.into_iter().for_each(|(series, kernel)| results.add(series, kernel));
     let text = serde_json::to_string_pretty(&results)? + "\n";
