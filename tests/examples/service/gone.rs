@@ -50,7 +50,7 @@ fn purge() -> Result<()> {
 }
 
 /// No endpoint, rule, route, queueing discipline, filter or program; settings as they were.
-fn nothing_is_ours() -> Result<()> {
+pub fn nothing_is_ours() -> Result<()> {
     ensure!(!sh("ip -details rule")?.contains("proto 213"), "rules: {}", sh("ip -details rule")?);
     for command in ["ip mptcp endpoint", "ip route show table all proto 213"] {
         let found = sh(command)?;
@@ -64,7 +64,7 @@ fn nothing_is_ours() -> Result<()> {
 }
 
 /// With the agent's process everything goes that it counted with.
-fn nothing_is_attached() -> Result<()> {
+pub fn nothing_is_attached() -> Result<()> {
     for wire in net::WIRES {
         ensure!(net::attached(wire)?.iter().all(Vec::is_empty), "programs on {wire}");
         ensure!(!sh(&format!("tc qdisc show dev {wire}"))?.contains("clsact"), "clsact on {wire}");

@@ -11,6 +11,8 @@ use mpsec_tests::{trial, wait};
 
 /// Where xtask has put the packages.
 pub const PACKAGES: &str = "/mpsec/packages";
+/// What xtask was told for the test program, a word a line.
+pub const ARGUMENTS: &str = "/mpsec/arguments";
 /// What anything may take that is not watched: the machine is emulated.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 

@@ -7,7 +7,7 @@ use super::guest::{self, PACKAGES, note, scrape, sh, show, tell};
 use super::net;
 
 /// CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF by their numbers (include/uapi/linux/capability.h).
-const THREE: u64 = 1 << 12 | 1 << 38 | 1 << 39;
+pub const THREE: u64 = 1 << 12 | 1 << 38 | 1 << 39;
 /// What `systemd-analyze security` may say at most.
 const MOST_EXPOSED: f64 = 2.5;
 
@@ -98,7 +98,7 @@ fn security() -> Result<()> {
 }
 
 /// What the agent has counted since the wires came is what they have counted.
-fn counts() -> Result<()> {
+pub fn counts() -> Result<()> {
     let before = at_rest()?;
     net::talk()?;
     let after = at_rest()?;

@@ -30,8 +30,11 @@ const FOLDER: &str = "dist";
 /// The list of checksums, as `sha256sum --check` reads it.
 const SUMS: &str = "SHA256SUMS";
 /// From packaging/ into the folder that an image is built from.
-const CONTAINER: &[(&str, &str)] =
-    &[("packaging/container/Containerfile", "Containerfile"), ("docs/mpsec.toml", "mpsec.toml")];
+const CONTAINER: &[(&str, &str)] = &[
+    ("packaging/container/Containerfile", "Containerfile"),
+    ("packaging/container/seccomp.json", "seccomp.json"),
+    ("docs/mpsec.toml", "mpsec.toml"),
+];
 /// Handed out as they are.
 const PLAIN: &[(&str, &str)] = &[("packaging/kubernetes/daemonset.yaml", "kubernetes/daemonset.yaml")];
 
@@ -52,7 +55,7 @@ pub fn main(root: &Path, args: &Args) -> Result<ExitCode> {
 }
 
 /// Everything but the package.
-fn lay_out(root: &Path, program: &Path, folder: &Path) -> Result<()> {
+pub(crate) fn lay_out(root: &Path, program: &Path, folder: &Path) -> Result<()> {
     let alone = format!("mpsec-{}-x86_64-linux", env!("CARGO_PKG_VERSION"));
     copy(program, &folder.join(alone))?;
     copy(program, &folder.join("container/mpsec"))?;

@@ -12,10 +12,23 @@ use crate::{command, rust_src, tree, vm::debian};
 /// The release, whatever the kernel is.
 const RELEASE: &str = "bookworm";
 /// What a small host has, and what the trials look with.
-const PACKAGES: &[&str] =
-    &["curl", "dbus", "init-system-helpers", "iproute2", "kmod", "nftables", "procps", "systemd", "systemd-sysv"];
+const PACKAGES: &[&str] = &[
+    "catatonit",
+    "crun",
+    "curl",
+    "dbus",
+    "init-system-helpers",
+    "iproute2",
+    "kmod",
+    "netavark",
+    "nftables",
+    "podman",
+    "procps",
+    "systemd",
+    "systemd-sysv",
+];
 /// Room for what the trials install and write.
-const SIZE: &str = "900M";
+const SIZE: &str = "1200M";
 /// What is written before the first start: it is nobody's first boot, and starts the trials.
 const FILES: &[(&str, &str)] = &[
     ("etc/hostname", "trial\n"),

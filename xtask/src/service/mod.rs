@@ -38,16 +38,30 @@ pub struct Args {
     /// Minutes for one kernel, after which the machine is switched off
     #[arg(long, default_value_t = 10)]
     minutes: u64,
+    /// Build and fetch what is needed, and try nothing
+    #[arg(long)]
+    prepare: bool,
+    /// A filter for the trials' names (most stand on those before them), and arguments of the test program
+    #[arg(last = true)]
+    harness: Vec<String>,
 }
 
 /// MiB of the guest.
 const MEMORY_MIB: u32 = 1536;
 /// What the disk needs, and what no kernel asks for by itself.
-const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "ext4", "veth", "tun"];
+const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "ext4", "veth", "tun", "overlay"];
+/// What is tried of that which is handed out beside the package.
+const HANDED_OUT: &[&str] = &[
+    "container/Containerfile",
+    "container/mpsec",
+    "container/mpsec.toml",
+    "container/seccomp.json",
+    "kubernetes/daemonset.yaml",
+];
 /// The disk, as the guest has it.
 const DISK: &str = "/dev/vda";
 
-/// `cargo xtask service [--kernel ...] [--release]`
+/// `cargo xtask service [--kernel ...] [--release] [-- filter and harness args]`
 pub fn main(root: &Path, args: &Args) -> Result<ExitCode> {
     let mut total = Summary::default();
     match Bench::new(root, args) {
@@ -72,6 +86,8 @@ struct Bench {
     trials: PathBuf,
     /// The package, and the same as a later revision.
     packages: [PathBuf; 2],
+    /// What is handed out beside the package.
+    handed_out: PathBuf,
 }
 
 impl Bench {
@@ -90,7 +106,9 @@ impl Bench {
         fs::create_dir_all(&made)?;
         let package = |revision| dist::package::make(root, &agent, &made, revision);
         let packages = [package(1)?, package(2)?];
-        Ok(Self { init: find("vm-init")?, trials: find("service")?, folder, kernels, disk, packages })
+        let handed_out = made.join("handed-out");
+        dist::lay_out(root, &agent, &handed_out)?;
+        Ok(Self { init: find("vm-init")?, trials: find("service")?, folder, kernels, disk, packages, handed_out })
     }
 
     fn test(&self, series: &str, args: &Args) -> Result<Summary> {
@@ -102,6 +120,9 @@ impl Bench {
                 return Ok(summary);
             }
         };
+        if args.prepare {
+            return Ok(summary);
+        }
         let machine = self.machine(&kernel, args)?;
         let start = Instant::now();
         println!("\n     Running service (Linux {}):", kernel.release);
@@ -126,7 +147,7 @@ impl Bench {
         let home = self.folder.join("run").join(format!("service-{}", kernel.series));
         fs::create_dir_all(&home).with_context(|| format!("making {}", home.display()))?;
         let initrd = home.join("initrd.cpio");
-        self.write_initrd(&initrd, kernel)?;
+        self.write_initrd(&initrd, kernel, &args.harness)?;
         Ok(Machine {
             kernel: kernel.image.clone(),
             initrd: Some(initrd),
@@ -141,7 +162,7 @@ impl Bench {
         })
     }
 
-    fn write_initrd(&self, to: &Path, kernel: &Kernel) -> Result<()> {
+    fn write_initrd(&self, to: &Path, kernel: &Kernel, harness: &[String]) -> Result<()> {
         let mut file = BufWriter::new(File::create(to).with_context(|| format!("creating {}", to.display()))?);
         let mut modules =
             File::open(&kernel.modules).with_context(|| format!("opening {}", kernel.modules.display()))?;
@@ -161,10 +182,16 @@ impl Bench {
         // The system on the disk sees this folder, but nothing else of ours.
         archive.file(guest::place("modprobe").trim_start_matches('/'), 0o755, &init)?;
         archive.file(guest::place("service").trim_start_matches('/'), 0o755, &fs::read(&self.trials)?)?;
+        archive.file("mpsec/arguments", 0o644, harness.join("\n").as_bytes())?;
         archive.folders_to("mpsec/packages/x")?;
         for package in &self.packages {
             let name = package.file_name().context("a file without a name")?.to_string_lossy();
             archive.file(&format!("mpsec/packages/{name}"), 0o644, &fs::read(package)?)?;
+        }
+        for file in HANDED_OUT {
+            let place = format!("mpsec/handed-out/{file}");
+            archive.folders_to(&place)?;
+            archive.file(&place, 0o755, &fs::read(self.handed_out.join(file))?)?;
         }
         archive.close()?;
         Ok(())
