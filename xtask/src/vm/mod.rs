@@ -58,6 +58,9 @@ pub struct Args {
     /// Write what was seen into docs/kernels.json and docs/kernels.md
     #[arg(long, conflicts_with = "shell")]
     report: bool,
+    /// Build and fetch what is needed, and run nothing
+    #[arg(long, conflicts_with_all = ["shell", "report"])]
+    prepare: bool,
     /// Filters for the tests' names, of which each is a run of its own, and arguments of the test programs
     #[arg(last = true)]
     harness: Vec<String>,
@@ -166,6 +169,9 @@ impl<'a> Bench<'a> {
             Ok(kernel) => kernel,
             Err(reason) => return Ok((skipped(&what, &format!("{reason:#}")), None)),
         };
+        if args.prepare {
+            return Ok((Summary::default(), None));
+        }
         let limit = Duration::from_secs(args.minutes * 60);
         let machine = self.machine(&kernel, args, left.map_or(limit, |left| left.min(limit)))?;
         if args.shell {
