@@ -35,7 +35,6 @@ pub fn arrive(tower: &Tower) -> Result<()> {
         "mpsec_plain_http": false,
         "mpsec_tls_certificate": cert.pem(),
         "mpsec_tls_key": key,
-        "mpsec_tls_client_ca": authority,
         "mpsec_control_token": TOKEN,
         "mpsec_operators": ["captain"],
         "mpsec_dropins": { "50-nice.conf": "[Service]\nNice=3\n" },
@@ -50,20 +49,15 @@ pub fn arrive(tower: &Tower) -> Result<()> {
         Ok((vars, hash))
     };
 
-    let (mut first, hash) = with(PASSWORDS[0], &vars)?;
-    let refused = tower.play("install", &first, &[], AT_ONCE)?;
-    ensure!(!refused.success && refused.text.contains("set mpsec_tls_key"), "the checks have none:\n{}", refused.text);
-    vars["mpsec_check_client_pem"] = json!(client);
-    first["mpsec_check_client_pem"] = json!(client);
+    let (first, hash) = with(PASSWORDS[0], &vars)?;
     let played = tower.play("install", &first, &[], &[AT_ONCE, &["--diff"]].concat())?;
     played.well(None)?;
     let key_line = key.lines().nth(1).unwrap_or_default();
-    let client_line = client.lines().rev().nth(1).unwrap_or_default();
-    for secret in [TOKEN, &hash, key_line, client_line] {
+    for secret in [TOKEN, &hash, key_line] {
         ensure!(!played.text.contains(secret), "the play shows a secret:\n{}", played.text);
     }
     for host in &tower.hosts {
-        holds(tower, host, &certificate, PASSWORDS[0], true)?;
+        holds(tower, host, &certificate, PASSWORDS[0], false)?;
         let set = host.sh("cat /etc/mpsec/mpsec.toml")?;
         ensure!([TOKEN, &hash, key_line].iter().all(|secret| !set.contains(secret)), "{}: {set}", host.name);
     }
@@ -71,44 +65,54 @@ pub fn arrive(tower: &Tower) -> Result<()> {
     let targets = fs::read_to_string(tower.targets())?;
     ensure!(targets.matches("\"__scheme__\": \"https\"").count() == NAMES.len(), "{targets}");
 
+    // Another password, and clients are asked for certificates: neither needs a restart.
     let before = processes(tower)?;
+    vars["mpsec_tls_client_ca"] = json!(authority);
     let (mut second, _) = with(PASSWORDS[1], &vars)?;
-    tower.play("install", &second, &[], AT_ONCE)?.well(Some(1))?;
+    let refused = tower.play("install", &second, &[], AT_ONCE)?;
+    ensure!(!refused.success && refused.text.contains("set mpsec_tls_key"), "the checks have none:\n{}", refused.text);
+    second["mpsec_check_client_pem"] = json!(client);
+    let played = tower.play("install", &second, &[], &[AT_ONCE, &["--diff"]].concat())?;
+    played.well(Some(2))?;
+    let client_line = client.lines().rev().nth(1).unwrap_or_default();
+    ensure!(!played.text.contains(client_line), "the play shows the client's key:\n{}", played.text);
     ensure!(processes(tower)? == before, "a new password restarted agents");
     for host in &tower.hosts {
         holds(tower, host, &certificate, PASSWORDS[1], true)?;
         let old = status(tower, host, &certificate, &["--user", &format!("prometheus:{}", PASSWORDS[0])])?;
         ensure!(old == "401", "{}: the old password is answered with {old}", host.name);
     }
-    // Nobody is asked for a certificate any more: what an agent gives up at a restart only.
-    let vars = second.as_object_mut().expect("a map");
-    vars.retain(|name, _| !["mpsec_tls_client_ca", "mpsec_check_client_pem"].contains(&name.as_str()));
-    tower.play("install", &second, &[], AT_ONCE)?.well(None)?;
-    for host in &tower.hosts {
-        holds(tower, host, &certificate, PASSWORDS[1], false)?;
+    for name in ["tls_client_ca", "check_client_pem", "control_token", "operators", "dropins"] {
+        second.as_object_mut().expect("a map").remove(&format!("mpsec_{name}"));
     }
-    leave(tower)
+    leave(tower, &second, &certificate)
 }
 
-/// What the inventory has no longer is taken away, and what others put beside it stays.
-fn leave(tower: &Tower) -> Result<()> {
+/// What the inventory has no longer is taken away, and what others put beside it stays. That nobody is asked for a certificate
+/// any more is what an agent learns at a restart only.
+fn leave(tower: &Tower, fewer: &Value, certificate: &Path) -> Result<()> {
     for host in &tower.hosts {
         host.sh("useradd --no-create-home --groups mpsec mate")?;
         host.sh("printf '[Service]\nLimitCORE=0\n' >/etc/systemd/system/mpsec.service.d/by-hand.conf")?;
         host.sh("touch /etc/mpsec/tls/by-hand.crt")?;
     }
-    tower.play("install", &settled(), &[], AT_ONCE)?.well(None)?;
+    tower.play("install", fewer, &[], AT_ONCE)?.well(None)?;
     for host in &tower.hosts {
         let name = &host.name;
         let members = host.sh("getent group mpsec")?;
         ensure!(members.trim().ends_with(":mate"), "{name}: the group's members are {members}");
         let files = host.sh("cd /etc/mpsec && find . -type f -not -name '*.dpkg-dist' | sort | tr '\n' ' '")?;
-        ensure!(files.trim() == "./mpsec.toml ./tls/by-hand.crt", "{name}: there are {files}");
+        let kept = "./mpsec.toml ./tls/by-hand.crt ./tls/server.crt ./tls/server.key ./web-config.yml";
+        ensure!(files.trim() == kept, "{name}: there are {files}");
         ensure!(host.sh("ls /etc/systemd/system/mpsec.service.d")?.trim() == "by-hand.conf", "{name}: drop-ins");
         let nice = host.sh("systemctl show mpsec --value --property Nice")?;
         ensure!(nice.trim() == "0", "{name}: the drop-in that is gone is still in force: {nice}");
+        let url = format!("https://{}:9475/metrics", host.address);
+        let user = format!("prometheus:{}", PASSWORDS[1]);
+        let answered = curl_as(tower, None, certificate, &["--user", &user, &url])?;
+        ensure!(answered == "200", "{name}: without a certificate a client is answered with {answered}");
     }
-    tower.play("install", &settled(), &[], AT_ONCE)?.well(Some(0))
+    Ok(())
 }
 
 fn holds(tower: &Tower, host: &Host, certificate: &Path, password: &str, asks: bool) -> Result<()> {
