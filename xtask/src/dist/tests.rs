@@ -49,6 +49,27 @@ fn the_image_is_built_from_what_is_laid_out() {
 }
 
 #[test]
+fn the_documented_container_has_what_the_unit_has_and_may_use_it() {
+    let profile: serde_json::Value = serde_json::from_str(&read("packaging/container/seccomp.json")).expect("JSON");
+    assert_eq!(profile["defaultAction"], "SCMP_ACT_ALLOW");
+    let refused = profile["syscalls"][0]["names"].as_array().expect("names");
+    assert!(refused.len() > 20, "{refused:?}");
+    // setns is what CAP_SYS_ADMIN is given for where other namespaces are watched.
+    for needed in ["bpf", "perf_event_open", "setns", "setsockopt", "prctl"] {
+        assert!(refused.iter().all(|name| name != needed), "{needed} is refused");
+    }
+    let text = read("docs/service.md");
+    let command = text.split_once("\npodman run ").and_then(|(_, rest)| rest.split_once("```")).expect("the command").0;
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let added = words.windows(2).filter(|pair| pair[0] == "--cap-add").map(|pair| format!("CAP_{}", pair[1]));
+    let unit = read("packaging/mpsec.service");
+    let granted = settings(&unit).into_iter().find(|(key, _)| key == "AmbientCapabilities").expect("capabilities").1;
+    let granted: std::collections::BTreeSet<String> = granted.split(' ').map(str::to_owned).collect();
+    assert_eq!(added.collect::<std::collections::BTreeSet<_>>(), granted);
+    assert!(words.contains(&"seccomp=target/dist/container/seccomp.json"), "{command}");
+}
+
+#[test]
 fn check_sums_are_as_sha256sum_has_them() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("a"), "abc").expect("a file");

@@ -50,14 +50,8 @@ pub struct Args {
 const MEMORY_MIB: u32 = 1536;
 /// What the disk needs, and what no kernel asks for by itself.
 const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "ext4", "veth", "tun", "overlay"];
-/// What is tried of that which is handed out beside the package.
-const HANDED_OUT: &[&str] = &[
-    "container/Containerfile",
-    "container/mpsec",
-    "container/mpsec.toml",
-    "container/seccomp.json",
-    "kubernetes/daemonset.yaml",
-];
+/// The folders of that which is handed out beside the package, of which something is tried.
+const HANDED_OUT: &[&str] = &["container", "kubernetes"];
 /// The disk, as the guest has it.
 const DISK: &str = "/dev/vda";
 
@@ -188,10 +182,13 @@ impl Bench {
             let name = package.file_name().context("a file without a name")?.to_string_lossy();
             archive.file(&format!("mpsec/packages/{name}"), 0o644, &fs::read(package)?)?;
         }
-        for file in HANDED_OUT {
-            let place = format!("mpsec/handed-out/{file}");
-            archive.folders_to(&place)?;
-            archive.file(&place, 0o755, &fs::read(self.handed_out.join(file))?)?;
+        for folder in HANDED_OUT {
+            for file in tree::files(&self.handed_out.join(folder))? {
+                let place = Path::new("mpsec/handed-out").join(file.strip_prefix(&self.handed_out)?);
+                let place = place.to_string_lossy();
+                archive.folders_to(&place)?;
+                archive.file(&place, 0o755, &fs::read(&file)?)?;
+            }
         }
         archive.close()?;
         Ok(())
