@@ -156,7 +156,7 @@ impl Agent {
                 () = self.keeper.due() => self.reconcile(),
                 news = self.agency.news() => self.agency.observe(news, &mut self.namespaces[0].interfaces.kernel),
                 _ = signals.hangup.recv() => self.reload(),
-                _ = verify.tick() => self.verify(),
+                _ = verify.tick() => self.verify()?,
                 _ = beat.tick() => self.beat(),
                 () = std::future::ready(()), if self.has_pending() => {
                     self.attach_next();
@@ -215,11 +215,19 @@ impl Agent {
         }
     }
 
-    fn verify(&mut self) {
+    fn verify(&mut self) -> anyhow::Result<()> {
         self.watch_named();
+        // What is attached to an interface goes with it. Whoever does not know yet that it went would attach to the one that
+        // has its index now, and count on from where the old one was.
+        for index in (0..self.namespaces.len()).rev() {
+            while let Some(news) = self.namespaces.get_mut(index).and_then(Namespace::news_of_links) {
+                self.take_note(index, news)?;
+            }
+        }
         self.namespaces.iter_mut().for_each(Namespace::verify);
         self.agency.beat();
         self.keeper.touch();
+        Ok(())
     }
 
     fn beat(&mut self) {

@@ -116,6 +116,11 @@ impl Namespace {
         }
     }
 
+    /// News of interfaces that is there already, whether it was announced or not.
+    pub fn news_of_links(&mut self) -> Option<News> {
+        self.events.next_if_there().transpose().map(News::Links)
+    }
+
     /// Takes note of news.
     ///
     /// # Errors

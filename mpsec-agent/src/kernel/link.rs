@@ -219,7 +219,22 @@ impl Events {
     /// The events of the next message. Cancelling it loses nothing.
     pub async fn next(&mut self) -> io::Result<Result<Vec<Event>, Overflow>> {
         self.buffer.clear();
-        match self.socket.recv(&mut self.buffer).await {
+        let outcome = self.socket.recv(&mut self.buffer).await;
+        self.events(outcome)
+    }
+
+    /// The events of a message that is there already; `None` if there is none. The kernel is asked, not the runtime, which
+    /// knows of a message only when epoll_wait(2) has told of it: that of a process that was stopped tells nothing at first.
+    pub fn next_if_there(&mut self) -> io::Result<Option<Result<Vec<Event>, Overflow>>> {
+        self.buffer.clear();
+        match self.socket.socket_mut().recv(&mut self.buffer, libc::MSG_DONTWAIT) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            outcome => self.events(outcome.map(drop)).map(Some),
+        }
+    }
+
+    fn events(&mut self, received: io::Result<()>) -> io::Result<Result<Vec<Event>, Overflow>> {
+        match received {
             Ok(()) => Ok(Ok(messages(&self.buffer).filter_map(|message| decode(&message)).collect())),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                 super::hear_again(self.socket.socket_mut())?;
