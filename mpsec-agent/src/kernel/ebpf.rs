@@ -25,6 +25,7 @@ use crate::snapshot::{Probe, Program};
 use super::btf::{BtfError, KernelBtf};
 use super::cgroup;
 use super::counters::Counters;
+use super::features::syscall::load_by_aya;
 use super::policy::{Policies, Timeouts};
 use super::probes::{self, Probes, Ways};
 use super::sockets_iter::{self, SocketsIter};
@@ -366,7 +367,7 @@ fn follow_sockets(object: &mut Ebpf) -> anyhow::Result<FdLink> {
     let root = cgroup::open_root().context("cannot open the root of cgroup v2")?;
     let program = object.program_mut(PROGRAM_SOCKOPS).context("the object has no program for sockets")?;
     let program: &mut SockOps = program.try_into()?;
-    program.load().context("the kernel refused the program for sockets")?;
+    load_by_aya(|| program.load()).context("the kernel refused the program for sockets")?;
     let link = program.attach(root, CgroupAttachMode::Single).context("cannot follow sockets")?;
     Ok(program.take_link(link)?.try_into()?)
 }
@@ -453,7 +454,7 @@ fn not_permitted_or(error: anyhow::Error) -> LoadError {
 fn load(object: &mut Ebpf, name: &'static str) -> Result<OwnedFd, LoadError> {
     let program = object.program_mut(name).ok_or_else(|| other(anyhow::anyhow!("the object has no program {name}")))?;
     let program: &mut SchedClassifier = program.try_into().map_err(other)?;
-    match program.load() {
+    match load_by_aya(|| program.load()) {
         Ok(()) => {}
         Err(ProgramError::LoadError { io_error, verifier_log }) => {
             return Err(refused(name, io_error, verifier_log.to_string()));

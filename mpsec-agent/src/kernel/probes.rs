@@ -43,6 +43,7 @@ use crate::snapshot::Probe;
 use crate::snapshot::mptcp::Probed;
 
 use super::btf::{BtfKind, KernelBtf};
+use super::features::syscall::load_by_aya;
 use super::mptcp_pm::ResetReason;
 pub(super) use offsets::Offsets;
 
@@ -285,14 +286,16 @@ fn attach(object: &mut Ebpf, btf: &KernelBtf, entry: Entry, target: &str, progra
             let name = format!("btf_trace_{target}");
             let id = btf.id_of(&name, BtfKind::Typedef).map_err(|_| "this kernel has no such tracepoint")?;
             let program: &mut BtfTracePoint = program.try_into().map_err(text)?;
-            program.load(target, &only(&name, id, BtfKind::Typedef)?).map_err(text)?;
+            let types = only(&name, id, BtfKind::Typedef)?;
+            load_by_aya(|| program.load(target, &types)).map_err(text)?;
             let link = program.attach().map_err(text)?;
             Link::TpBtf(program.take_link(link).map_err(text)?)
         }
         Entry::Fentry => {
             let id = btf.id_of(target, BtfKind::Func).map_err(|_| "this kernel has no such function")?;
             let program: &mut FEntry = program.try_into().map_err(text)?;
-            program.load(target, &only(target, id, BtfKind::Func)?).map_err(text)?;
+            let types = only(target, id, BtfKind::Func)?;
+            load_by_aya(|| program.load(target, &types)).map_err(text)?;
             let link = program.attach().map_err(text)?;
             Link::Fentry(program.take_link(link).map_err(text)?)
         }
@@ -305,7 +308,7 @@ fn attach(object: &mut Ebpf, btf: &KernelBtf, entry: Entry, target: &str, progra
                 return Err("this kernel has no kprobe events".to_owned());
             }
             let program: &mut KProbe = program.try_into().map_err(text)?;
-            program.load().map_err(text)?;
+            load_by_aya(|| program.load()).map_err(text)?;
             let link = program.attach(target, 0).map_err(text)?;
             Link::Kprobe(program.take_link(link).map_err(text)?)
         }

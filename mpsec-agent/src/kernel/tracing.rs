@@ -11,7 +11,7 @@ use aya::maps::MapData;
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
 use aya_obj::{EbpfSectionKind, Object};
 
-use super::features::syscall::{call, call_for_fd, empty};
+use super::features::syscall::{call, call_for_fd, empty, load_despite_signals};
 
 /// Room for what the verifier says.
 const LOG_LEN: usize = 1 << 16;
@@ -165,7 +165,9 @@ fn load(name: &str, instructions: &[bpf_insn], license: &CStr, function: u32) ->
     (program.log_buf, program.log_size, program.log_level) = (log.as_mut_ptr() as u64, log.len() as u32, 1);
     // SAFETY: instructions, license and log outlive the call, and their lengths are those given; the command gives a
     // descriptor.
-    unsafe { call_for_fd(bpf_cmd::BPF_PROG_LOAD, &mut attr) }.map_err(|error| {
+    let loaded =
+        load_despite_signals(|| unsafe { call_for_fd(bpf_cmd::BPF_PROG_LOAD, &mut attr) }, io::Error::raw_os_error);
+    loaded.map_err(|error| {
         let log = CStr::from_bytes_until_nul(&log).map(CStr::to_string_lossy).unwrap_or_default();
         TracingError::Refused { error, log: log.trim().to_owned() }
     })

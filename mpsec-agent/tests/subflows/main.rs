@@ -2,6 +2,7 @@
 //! the wire's own, from the first SYN to the last ACK.
 
 mod host;
+mod signals;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -36,7 +37,7 @@ const DOWN: usize = 2_000_003;
 
 fn main() {
     let arguments = Arguments::from_args();
-    let tests: [(&str, Body); 12] = [
+    let tests: [(&str, Body); 13] = [
         ("ipv4_segments_one_by_one", || one_connection(V4, Offload::Off)),
         ("ipv4_super_packets", || one_connection(V4, Offload::Full)),
         ("ipv6_segments_one_by_one", || one_connection(V6, Offload::Off)),
@@ -49,6 +50,7 @@ fn main() {
         ("an_adopted_subflow", adopted),
         ("an_adopted_subflow_that_is_gone", adopted_and_gone),
         ("a_host_without_control_groups", without_cgroups),
+        ("signals_while_loading", signals::while_loading),
     ];
     let trials = tests.map(|(name, body)| trial(name, LIMIT, body));
     libtest_mimic::run(&arguments, trials.into()).exit();

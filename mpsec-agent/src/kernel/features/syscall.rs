@@ -5,6 +5,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use aya::programs::ProgramError;
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_type};
 
 /// `r0 = 0; exit`: the same bytes on every machine.
@@ -35,7 +36,9 @@ pub(super) fn load(kind: bpf_prog_type, attach: Option<bpf_attach_type>, btf_id:
     program.attach_btf_id = btf_id;
     (program.log_buf, program.log_size, program.log_level) = (log.as_mut_ptr() as u64, log.len() as u32, 1);
     // SAFETY: instructions, license and log outlive the call, and their lengths are those given.
-    unsafe { call_for_fd(bpf_cmd::BPF_PROG_LOAD, &mut attr) }.map_err(|error| {
+    let loaded =
+        load_despite_signals(|| unsafe { call_for_fd(bpf_cmd::BPF_PROG_LOAD, &mut attr) }, io::Error::raw_os_error);
+    loaded.map_err(|error| {
         let log = CStr::from_bytes_until_nul(&log).map(CStr::to_string_lossy).unwrap_or_default();
         Refused { error, log: log.trim().to_owned() }
     })
@@ -106,6 +109,38 @@ pub(super) fn enable_stats() -> io::Result<OwnedFd> {
 pub(in crate::kernel) fn empty() -> bpf_attr {
     // SAFETY: bpf_attr is a C union of integers and structures of integers, for all of which zeroes are a value.
     unsafe { mem::zeroed() }
+}
+
+/// How often a program is loaded again that a signal kept from being loaded. A signal is pending once; the few that come
+/// one after the other are those of children that end at once, or of whoever stops the process and lets it go on.
+const LOAD_ATTEMPTS: usize = 20;
+
+/// Loads a program, and again where a signal was pending: the verifier, which may take long, breaks off then with `EAGAIN`
+/// (do_check, kernel/bpf/verifier.c, 5.0 to 6.18).
+///
+/// # Errors
+/// Those of `load`, of which `errno` tells the number.
+pub(in crate::kernel) fn load_despite_signals<T, E>(
+    mut load: impl FnMut() -> Result<T, E>,
+    errno: impl Fn(&E) -> Option<i32>,
+) -> Result<T, E> {
+    let is_broken_off = |result: &Result<T, E>| result.as_ref().err().and_then(&errno) == Some(libc::EAGAIN);
+    let mut result = load();
+    for _ in 1..LOAD_ATTEMPTS {
+        if !is_broken_off(&result) {
+            break;
+        }
+        result = load();
+    }
+    result
+}
+
+/// Loads a program with `load`, which is one of aya's, despite signals.
+pub(in crate::kernel) fn load_by_aya(load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    load_despite_signals(load, |error| match error {
+        ProgramError::LoadError { io_error, .. } => io_error.raw_os_error(),
+        _ => None,
+    })
 }
 
 /// Calls bpf(2) with a command that makes something.

@@ -10,6 +10,7 @@ use mpsec_common::sockets::PROGRAM_SOCKETS;
 
 use super::{Offsets, SocketsIter};
 use crate::kernel::btf::{BtfKind, KernelBtf};
+use crate::kernel::features::syscall::load_by_aya;
 
 /// The walk's name, and that of the function whose type the kernel knows it by.
 const WALK: &str = "tcp";
@@ -39,7 +40,8 @@ impl Ready {
     pub fn load(self, object: &mut Ebpf) -> anyhow::Result<SocketsIter> {
         let program = object.program_mut(PROGRAM_SOCKETS).context("the object has no program that lists sockets")?;
         let program: &mut Iter = program.try_into()?;
-        program.load(WALK, &only(self.function)).context("the kernel refused the program that lists sockets")?;
+        let types = only(self.function);
+        load_by_aya(|| program.load(WALK, &types)).context("the kernel refused the program that lists sockets")?;
         SocketsIter::new(program.fd()?.as_fd(), self.offsets).context("cannot list sockets by a program")
     }
 }
