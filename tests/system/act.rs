@@ -348,10 +348,14 @@ fn ndiffports() -> Result<()> {
         ensure!(subflows == 4, "{subflows} subflows; {}", agent.stderr());
         Ok(())
     })?;
-    talk.exchange(40_000_000, 0)?;
-    let sent: Vec<u64> =
-        ss::subflows(&paths.client)?.iter().map(|subflow| subflow.number("bytes_acked")).collect::<Result<_>>()?;
-    ensure!(sent.len() == 4 && sent.iter().all(|bytes| *bytes > 10_000), "bytes by subflow: {sent:?}");
+    // The scheduler takes the subflow that is done first: one may have to wait until the others are busy.
+    wait::until(SOON, || {
+        talk.exchange(40_000_000, 0)?;
+        let sent: Vec<u64> =
+            ss::subflows(&paths.client)?.iter().map(|subflow| subflow.number("bytes_acked")).collect::<Result<_>>()?;
+        ensure!(sent.len() == 4 && sent.iter().all(|bytes| *bytes > 10_000), "bytes by subflow: {sent:?}");
+        Ok(())
+    })?;
     agent.stop(libc::SIGTERM)?;
     ensure!(state(&paths.client)? == before, "it was not handed back: {}", state(&paths.client)?);
     Ok(())
