@@ -1,13 +1,13 @@
 //! Clients that are slow, many or rude: a scrape still answers.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
-use mpsec_tests::agent::Agent;
+use mpsec_tests::agent::{Agent, Options};
 use mpsec_tests::http::{self, connect};
 use mpsec_tests::netns::Netns;
 use mpsec_tests::trial::trial;
@@ -26,6 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("http::oversized_headers_are_refused", LIMIT, oversized),
         trial("http::what_is_not_http_is_refused", LIMIT, garbage),
         trial("http::metrics_come_compressed_for_who_asks", LIMIT, compressed),
+        trial("http::an_address_that_comes_late_is_listened_on", LIMIT, late_address),
     ]
 }
 
@@ -35,6 +36,28 @@ fn agent() -> Result<(Arc<Netns>, Agent)> {
     let netns = Arc::new(Netns::new()?);
     let agent = Agent::start(&netns)?;
     Ok((netns, agent))
+}
+
+/// As at boot, where DHCP or the search for duplicates takes longer than the agent.
+fn late_address() -> Result<()> {
+    need::mpsec()?;
+    need::root()?;
+    let netns = Arc::new(Netns::new()?);
+    netns.output("sh", &["-c", "echo 0 >/proc/sys/net/ipv6/conf/lo/disable_ipv6"])?;
+    let addresses: [SocketAddr; 2] = ["192.0.2.9:9475".parse()?, "[2001:db8::9]:9475".parse()?];
+    let flags: Vec<String> = addresses.iter().map(|address| format!("--listen {address}")).collect();
+    let agent = Options::default().with(&flags.join(" ")).start(&netns)?;
+    for address in addresses {
+        let said = format!("no interface has the address {address} yet");
+        ensure!(agent.stderr().contains(&said), "nothing is said of {address}: {}", agent.stderr());
+        netns.ip(&format!("address add {} dev lo", address.ip()))?;
+        let mut stream = wait::until(SCRAPE, || connect(&netns, address))?;
+        stream.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "{address} answered {answer:?}");
+    }
+    Ok(())
 }
 
 /// A thousand clients that each begin a request and never end it.

@@ -3,13 +3,14 @@
 use std::future::Future;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -50,13 +51,48 @@ pub struct BindError {
 fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => "address already in use; another agent? choose another with --listen".into(),
-        io::ErrorKind::AddrNotAvailable => {
-            "no interface of this host has that address; choose another with --listen".into()
-        }
         io::ErrorKind::PermissionDenied => {
             "permission denied; a port below 1024 needs CAP_NET_BIND_SERVICE, choose another with --listen".into()
         }
         _ => error.to_string(),
+    }
+}
+
+/// So many clients may wait to be accepted, unless net.core.somaxconn is lower.
+const BACKLOG: u32 = 1024;
+
+/// Listens on an address. One that this host does not have is listened on, too, and said: by DHCP it comes late, and it goes
+/// and comes with its uplink.
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let open = || -> io::Result<TcpSocket> {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        Ok(socket)
+    };
+    let mut socket = open()?;
+    match socket.bind(addr) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            tracing::warn!("no interface has the address {addr} yet; it is listened on as soon as one has");
+            socket = open()?;
+            bind_anyway(&socket)?;
+            socket.bind(addr)?;
+        }
+        outcome => outcome?,
+    }
+    socket.listen(BACKLOG)
+}
+
+/// Lets a socket be bound to an address that this host does not have (ip(7), IP_FREEBIND).
+fn bind_anyway(socket: &TcpSocket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let len = size_of_val(&on) as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `on`, which is only read. A socket of IPv6 takes the option of IPv4, too, and
+    // heeds it (inet_can_nonlocal_bind, include/net/inet_sock.h, 4.15 to 6.18).
+    match unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_FREEBIND, (&raw const on).cast(), len)
+    } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -73,7 +109,7 @@ impl Server {
         // `[::]` first: it may take IPv4 along (ip(7), IPV6_V6ONLY), and then leaves `0.0.0.0` nothing to do.
         addrs.sort_by_key(|addr| !(addr.is_ipv6() && addr.ip().is_unspecified()));
         for &addr in &addrs {
-            match TcpListener::bind(addr).await {
+            match listen(addr) {
                 Ok(listener) => listeners.push(listener),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_covered(addr, &addrs) => {}
                 Err(error) => return Err(BindError { addr, error }),
