@@ -80,6 +80,8 @@ pub struct NetworkManager {
     pub default_flags: Option<u32>,
     /// Interfaces that it manages, by index.
     pub devices: BTreeMap<u32, Option<Connection>>,
+    /// Whether there are connections that cannot be read, as an agent cannot that is not root.
+    pub hides_connections: bool,
 }
 
 /// A connection that is active on an interface.
@@ -120,6 +122,10 @@ const NM_DISABLED: u32 = 0x1;
 /// What it takes where nothing is said: `enabled,subflow`.
 const NM_FALLBACK: u32 = 0x22;
 
+/// Has it make none of connections that say nothing themselves.
+const NM_LEAVES_IT: &str = "printf '[connection-mpsec]\\nconnection.mptcp-flags=1\\n' \
+                            >/etc/NetworkManager/conf.d/90-mpsec.conf && nmcli general reload conf";
+
 impl NetworkManager {
     fn makes_endpoints(&self, connection: &Connection) -> bool {
         let said = |flags: Option<u32>| flags.filter(|flags| *flags != 0);
@@ -146,17 +152,23 @@ fn network_manager(manager: &NetworkManager, interfaces: &BTreeMap<u32, String>)
                 "nmcli connection modify uuid {uuid} connection.mptcp-flags disabled && nmcli connection up uuid {uuid}"
             )
         };
-        let commands: BTreeSet<String> = uuids.iter().map(command).collect();
-        return Some(conflict(what, Vec::from_iter(commands).join(" && "), Stops::Endpoints));
+        let uuids = BTreeSet::from_iter(uuids);
+        let commands: Vec<String> = match manager.hides_connections {
+            false => uuids.iter().map(command).collect(),
+            // What a connection says of itself would not be seen; the default is.
+            true => {
+                let up = uuids.iter().map(|uuid| format!("nmcli connection up uuid {uuid}"));
+                std::iter::once(NM_LEAVES_IT.to_owned()).chain(up).collect()
+            }
+        };
+        return Some(conflict(what, commands.join(" && "), Stops::Endpoints));
     }
     if manager.default_flags.is_some_and(|flags| flags & NM_DISABLED != 0) {
         return None;
     }
     let what =
         "NetworkManager makes MPTCP endpoints on interfaces that it is given; at the moment none of these".to_owned();
-    let remedy = "printf '[connection-mpsec]\\nconnection.mptcp-flags=1\\n' >/etc/NetworkManager/conf.d/90-mpsec.conf && \
-                  nmcli general reload conf";
-    Some(conflict(what, remedy.to_owned(), Stops::Nothing))
+    Some(conflict(what, NM_LEAVES_IT.to_owned(), Stops::Nothing))
 }
 
 fn mptcpd() -> Conflict {

@@ -87,11 +87,27 @@ fn write(netns: &Netns, path: &str, text: &str) -> Result<()> {
 
 /// What is said of the namespace's interfaces.
 fn found(netns: &Netns) -> Result<Vec<Conflict>> {
+    netns.run(judge)
+}
+
+/// The same, for an agent with another user than root and without CAP_SYS_PTRACE.
+fn found_by_nobody(netns: &Netns) -> Result<Vec<Conflict>> {
+    const NOBODY: libc::c_long = 65_534;
     netns.run(|| {
-        let interfaces: BTreeMap<_, _> =
-            link::list()?.into_iter().filter(|i| i.name != "lo").map(|i| (i.index, i.name)).collect();
-        Ok(conflicts(&managers::look(), &interfaces))
+        // The system calls are for the calling thread alone; those of the C library are for all threads.
+        for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
+            // SAFETY: numbers, and no pointers.
+            let outcome = unsafe { libc::syscall(call, NOBODY, NOBODY, NOBODY) };
+            ensure!(outcome == 0, "cannot become another user");
+        }
+        judge()
     })
+}
+
+fn judge() -> Result<Vec<Conflict>> {
+    let interfaces: BTreeMap<_, _> =
+        link::list()?.into_iter().filter(|i| i.name != "lo").map(|i| (i.index, i.name)).collect();
+    Ok(conflicts(&managers::look(), &interfaces))
 }
 
 fn stops(netns: &Netns, manager: Manager) -> Result<Option<Stops>> {
@@ -154,6 +170,9 @@ fn networkd() -> Result<()> {
             until("it is found", || Ok(stops(&netns, Manager::Networkd)? == Some(Stops::Routes)))?;
             let remedy = found(&netns)?.remove(0).remedy;
             ensure!(remedy.contains("ManageForeignRoutingPolicyRules=no\\nManageForeignRoutes=no"), "{remedy}");
+            // Who may not look at namespaces sees the daemons of other tests, too.
+            let seen = found_by_nobody(&netns)?;
+            ensure!(found(&netns)?.iter().all(|conflict| seen.contains(conflict)), "{seen:?}");
         }
         let kept = netns.ip("rule")?.contains("lookup 102") && netns.ip("route show table 102")?.contains("default");
         ensure!(kept == told, "told to leave others' rules and routes alone: {told}, and it did: {kept}");
@@ -199,6 +218,17 @@ fn network_manager() -> Result<()> {
             let conflict = found(&netns)?.remove(0);
             ensure!(conflict.what.ends_with("addresses of wan0"), "{conflict:?}");
             ensure!(conflict.remedy.contains("uuid 11111111-2222-3333-4444-555555555555"), "{conflict:?}");
+            // Who cannot read connections is told what they can see the effect of.
+            // Who may not look at namespaces sees the daemons of other tests, too.
+            let by_nobody = || -> Result<Option<Conflict>> {
+                Ok(found_by_nobody(&netns)?.into_iter().find(|conflict| conflict.manager == Manager::NetworkManager))
+            };
+            let conflict = by_nobody()?.context("nobody sees it")?;
+            ensure!(conflict.stops == Stops::Endpoints && conflict.remedy.starts_with("printf "), "{conflict:?}");
+            let printf = conflict.remedy.split(" && ").next().unwrap_or_default();
+            netns.output("sh", &["-c", &format!("mkdir -p /etc/NetworkManager/conf.d && {printf}")])?;
+            let found = by_nobody()?;
+            ensure!(found.is_none(), "the remedy does not remedy it: {found:?}");
         } else {
             thread::sleep(Duration::from_secs(1));
             ensure!(netns.ip("mptcp endpoint")?.is_empty(), "{}", netns.ip("mptcp endpoint")?);

@@ -27,7 +27,7 @@ fn nobody_else_is_no_conflict() {
 #[test]
 fn network_manager_makes_endpoints_of_what_it_manages() {
     let devices = BTreeMap::from([(2, connection("u-2", None)), (3, None), (9, connection("u-9", None))]);
-    let found = with_manager(NetworkManager { version: Some((1, 42)), devices, default_flags: None });
+    let found = with_manager(NetworkManager { version: Some((1, 42)), devices, ..NetworkManager::default() });
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].stops, Stops::Endpoints);
     assert!(found[0].what.ends_with("addresses of eth0"), "{}", found[0].what);
@@ -36,10 +36,18 @@ fn network_manager_makes_endpoints_of_what_it_manages() {
 }
 
 #[test]
+fn what_cannot_be_read_is_not_what_is_to_be_changed() {
+    let devices = BTreeMap::from([(3, connection("u-3", None)), (2, connection("u-2", None))]);
+    let manager = NetworkManager { devices, hides_connections: true, ..NetworkManager::default() };
+    let expected = format!("{NM_LEAVES_IT} && nmcli connection up uuid u-2 && nmcli connection up uuid u-3");
+    assert_eq!(with_manager(manager)[0].remedy, expected);
+}
+
+#[test]
 fn network_manager_of_unknown_version_is_taken_for_a_new_one() {
     let devices = BTreeMap::from([(2, connection("u", None))]);
     let stops = |version| {
-        let manager = NetworkManager { version, devices: devices.clone(), default_flags: None };
+        let manager = NetworkManager { version, devices: devices.clone(), ..NetworkManager::default() };
         with_manager(manager).first().map(|conflict| conflict.stops)
     };
     assert_eq!(stops(None), Some(Stops::Endpoints));
@@ -51,7 +59,9 @@ fn network_manager_of_unknown_version_is_taken_for_a_new_one() {
 fn a_connection_that_is_told_to_leaves_endpoints_alone() {
     let stops = |default_flags, flags| {
         let devices = BTreeMap::from([(2, connection("u", flags))]);
-        with_manager(NetworkManager { version: None, devices, default_flags }).first().map(|conflict| conflict.stops)
+        with_manager(NetworkManager { devices, default_flags, ..NetworkManager::default() })
+            .first()
+            .map(|conflict| conflict.stops)
     };
     assert_eq!(stops(None, Some(NM_DISABLED)), Some(Stops::Nothing));
     assert_eq!(stops(Some(NM_DISABLED), None), None);

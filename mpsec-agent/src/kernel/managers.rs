@@ -42,7 +42,7 @@ pub fn look() -> Managers {
         match process.name.as_str() {
             "NetworkManager" => managers.network_manager = Some(network_manager(process)),
             "mptcpd" => managers.mptcpd = true,
-            "systemd-networkd" => managers.networkd = Some(networkd(&process.folder().join("root"))),
+            "systemd-networkd" => managers.networkd = Some(networkd(&root_of(process))),
             // Nobody is told to end a process that may be another namespace's.
             _ if process.is_here == Some(true) && is_other_agent(process) => managers.agents.push(process.pid),
             _ => {}
@@ -57,9 +57,20 @@ fn is_other_agent(process: &Process) -> bool {
     process.pid != std::process::id() && arguments.split(|byte| *byte == 0).nth(1) == Some(b"run")
 }
 
-fn network_manager(process: &Process) -> NetworkManager {
+/// Where a process finds its files. Where that may not be looked at (CAP_SYS_PTRACE), it is taken to be where this one does.
+fn root_of(process: &Process) -> PathBuf {
     let root = process.folder().join("root");
-    NetworkManager { version: version(process), default_flags: default_flags(&root), devices: devices(&root) }
+    if fs::read_dir(&root).is_ok() { root } else { PathBuf::from("/") }
+}
+
+fn network_manager(process: &Process) -> NetworkManager {
+    let root = root_of(process);
+    NetworkManager {
+        version: version(process),
+        default_flags: default_flags(&root),
+        devices: devices(&root),
+        hides_connections: hides_connections(&root),
+    }
 }
 
 /// Asks the installed program, if that is the one that runs: nothing else that bears the name is run.
@@ -130,15 +141,24 @@ fn devices(root: &Path) -> BTreeMap<u32, Option<Connection>> {
     files_in(&root.join("run/NetworkManager/devices"), "").filter_map(device).collect()
 }
 
+/// Files of its connections; they are root's alone.
+fn connection_files(root: &Path) -> impl Iterator<Item = PathBuf> {
+    let folders = NM_CONFIGURATION.iter().map(|folder| root.join(folder).join("system-connections"));
+    folders.flat_map(|folder| files_in(&folder, "nmconnection").collect::<Vec<_>>()).map(|(_, path)| path)
+}
+
+fn hides_connections(root: &Path) -> bool {
+    connection_files(root).any(|path| fs::File::open(path).is_err())
+}
+
 /// `connection.mptcp-flags` by UUID, of connections that say it.
 fn connection_flags(root: &Path) -> BTreeMap<String, u32> {
-    let connection = |(_, path): (String, PathBuf)| {
+    let connection = |path: PathBuf| {
         let file = Keyfile::read(&path)?;
         let flags = file.get("connection", "mptcp-flags").and_then(number)?;
         Some((file.get("connection", "uuid")?.to_owned(), flags))
     };
-    let folders = NM_CONFIGURATION.iter().map(|folder| root.join(folder).join("system-connections"));
-    folders.flat_map(|folder| files_in(&folder, "nmconnection").collect::<Vec<_>>()).filter_map(connection).collect()
+    connection_files(root).filter_map(connection).collect()
 }
 
 /// As GLib reads it: decimal, or hexadecimal behind `0x`.
