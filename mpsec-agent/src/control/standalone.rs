@@ -16,7 +16,10 @@ use super::store::{Place, Store};
 /// # Errors
 /// [`AskError::Wrong`] for settings and names that are wrong, [`AskError::Failed`] where host or state cannot be read.
 pub fn act(loader: &Loader, ask: &Ask) -> Result<Answer, AskError> {
-    let config = load(loader, &[])?;
+    let config = match load(loader, &[]) {
+        Err(error) if *ask == Ask::Release => without_file(loader, &error)?,
+        config => config?,
+    };
     let mut store = open(&config)?;
     let outcome = match ask {
         Ask::Plan(asked) => plan(loader, &store, asked)?,
@@ -65,6 +68,16 @@ pub fn switch_link(host: &mut impl Host, memory: &mut impl Memory, switch: &Link
 fn load(loader: &Loader, kept: &[String]) -> Result<Config, AskError> {
     let loaded = settings::load(loader, kept).map_err(|error| AskError::Wrong(error.to_string()))?;
     Ok(loaded.config)
+}
+
+/// What was changed is to be given back whatever the configuration says; only where it is written down has to be known.
+fn without_file(loader: &Loader, error: &AskError) -> Result<Config, AskError> {
+    let config = load(&Loader { path: Some("/dev/null".into()), overrides: loader.overrides.clone() }, &[])?;
+    eprintln!(
+        "mpsec: the configuration is wrong, and is not needed for this: {error}; what was changed is looked up in {}",
+        config.agent.state_dir.display()
+    );
+    Ok(config)
 }
 
 fn open(config: &Config) -> Result<Store, AskError> {

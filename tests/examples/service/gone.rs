@@ -3,11 +3,16 @@
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 
-use super::guest::{fails, sh, tell};
+use super::guest::{self, PACKAGES, fails, sh, tell};
 use super::{act, net};
 
 pub fn trials() -> Vec<Trial> {
-    vec![tell("stopped_release", stopped_release), tell("remove", remove), tell("purge", purge)]
+    vec![
+        tell("stopped_release", stopped_release),
+        tell("remove", remove),
+        tell("installed_again", installed_again),
+        tell("purge", purge),
+    ]
 }
 
 /// Without the agent root gives back what the service's user made, and the service takes up what root left.
@@ -22,7 +27,11 @@ fn stopped_release() -> Result<()> {
     act::in_force()
 }
 
+/// All is given back, although the agent does not run, for its file is wrong.
 fn remove() -> Result<()> {
+    sh("printf 'nonsense\\n' >/etc/mpsec/mpsec.toml")?;
+    fails("systemctl restart mpsec")?;
+    ensure!(sh("ip mptcp endpoint")?.contains("wan1"), "there is nothing to give back");
     sh("dpkg --remove mpsec")?;
     nothing_is_ours()?;
     nothing_is_attached()?;
@@ -31,8 +40,27 @@ fn remove() -> Result<()> {
     sh("test ! -e /usr/bin/mpsec && test -e /etc/mpsec/mpsec.toml && test -e /var/lib/mpsec/audit.jsonl").map(drop)
 }
 
+/// The agent runs again, with the file that was kept and is right by now.
+fn installed_again() -> Result<()> {
+    sh("printf '' >/etc/mpsec/mpsec.toml")?;
+    sh(&format!("dpkg --force-confold --install {PACKAGES}/mpsec_*-2_amd64.deb"))?;
+    guest::answers_anew(None)?;
+    // One that gave up is revived by the next version.
+    sh("printf 'nonsense\\n' >/etc/mpsec/mpsec.toml")?;
+    fails("systemctl restart mpsec")?;
+    sh("printf '' >/etc/mpsec/mpsec.toml")?;
+    sh(&format!("dpkg --force-confold --install {PACKAGES}/mpsec_*-2_amd64.deb"))?;
+    guest::answers_anew(None)?;
+    sh("dpkg --remove mpsec")?;
+    nothing_is_attached()
+}
+
+/// What is not the package's is kept, for root.
 fn purge() -> Result<()> {
+    sh("install -m 0640 -g mpsec /dev/null /etc/mpsec/server.key")?;
     sh("dpkg --purge mpsec")?;
+    let key = sh("stat --format %U:%G:%a /etc/mpsec/server.key && rm -r /etc/mpsec")?;
+    ensure!(key.trim() == "root:root:600", "the group's number may become another's: {key}");
     let left = sh(
         "find / -xdev -path /proc -prune -o -path /sys -prune -o -path /mpsec -prune -o -path /var/log/journal -prune -o \
                    -iname '*mpsec*' -print",
