@@ -35,7 +35,7 @@ Examples:
   MPSEC_LISTEN='[::]:9475' mpsec run
 
 A flag wins over its environment variable, that over the configuration file, and the file over the default.
-SIGHUP reads the file again; SIGINT and SIGTERM stop the agent, which takes away what it attached.";
+SIGHUP and mpsec config reload have the file read again; SIGINT and SIGTERM stop the agent, which takes away what it attached.";
 
 const TOP_EXAMPLES: &str = "\
 Examples:
@@ -192,6 +192,12 @@ pub enum ConfigCommand {
     },
     /// Show the settings in effect, each with where it came from
     Show(ConfigArgs),
+    /// Have the running agent read its configuration file again, and say whether it is in force
+    #[command(
+        after_help = "A file that is wrong, or that changes what only a restart can, is not loaded: what was read before stays \
+        in force, and this exits with 64."
+    )]
+    Reload(act::AgentArgs),
     /// Print the documented default file
     Default,
 }

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use mpsec_agent::api::WebConfigError;
+use mpsec_agent::api::{TokenError, WebConfigError};
 use mpsec_agent::cli::generate::{completions, manual};
 use mpsec_agent::cli::{self, Command, ConfigCommand, DoctorArgs, StatusArgs, Topic};
 use mpsec_agent::config::{self, ConfigError, EX_USAGE, Loader, Show};
-use mpsec_agent::control::{client, command_line};
+use mpsec_agent::control::client::{self, ClientError};
+use mpsec_agent::control::command_line;
 use mpsec_agent::doctor::{Report, Style, examine};
 use mpsec_agent::kernel::ebpf::OBJECT_SHA256;
 use mpsec_agent::{agent, lab, logging, top};
@@ -50,7 +51,8 @@ fn main() -> ExitCode {
 fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<ConfigError>() {
         Some(error) => error.exit_code(),
-        None if error.is::<WebConfigError>() => EX_USAGE,
+        None if error.is::<WebConfigError>() || error.is::<TokenError>() => EX_USAGE,
+        None if matches!(error.downcast_ref(), Some(ClientError::Wrong(_))) => EX_USAGE,
         None => 1,
     }
 }
@@ -73,6 +75,10 @@ fn configuration(command: ConfigCommand) -> anyhow::Result<()> {
             Loader { path: Some(file), overrides: Vec::new() }.load().map(|_| ok)?
         }
         ConfigCommand::Show(args) => Show(&args.loader.load()?).to_string(),
+        ConfigCommand::Reload(agent) => {
+            command_line::reload(&agent)?;
+            "the configuration file is in force\n".to_owned()
+        }
         ConfigCommand::Default => config::default_toml(),
     };
     say(&text)

@@ -1,6 +1,7 @@
-//! SIGHUP: a good file takes effect, a bad one changes nothing but the metric that says so.
+//! SIGHUP and `mpsec config reload`: a good file takes effect, a bad one changes nothing but the metric that says so.
 
 use std::fs;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("reload::what_needs_a_restart_is_refused", LIMIT, || {
             refused("[interfaces]\nexclude = [\"west\"]\nmax_interfaces = 7\n", "restart")
         }),
+        trial("reload::the_command_tells_what_came_of_it", LIMIT, told),
         trial("reload::a_storm_of_signals_is_endured", LIMIT, storm),
     ]
 }
@@ -124,6 +126,31 @@ fn missing() -> Result<()> {
     settled(&agent, &["west"], 0)?;
     ensure!(agent.stderr().contains("mpsec.toml"), "{}", agent.stderr());
     Ok(())
+}
+
+/// The command ends when the file is in force, and with 64 and the reason when it is not.
+fn told() -> Result<()> {
+    let (agent, _left, _right) = start("")?;
+    let reload = |config: &str| -> Result<(Option<i32>, String)> {
+        fs::write(agent.folder().join("mpsec.toml"), config)?;
+        let mut command = Command::new(need::mpsec()?);
+        command.args(["config", "reload", "--control-socket"]).arg(agent.folder().join("mpsec.sock"));
+        let output = command.output()?;
+        Ok((output.status.code(), String::from_utf8([output.stdout, output.stderr].concat())?))
+    };
+    let (code, said) = reload("[interfaces]\nexclude = [\"lo\"]\n")?;
+    ensure!(code == Some(0), "{code:?}: {said}");
+    let attached = agent.scrape()?.label_values(ATTACHED.0, "interface");
+    ensure!(attached.iter().eq(["west"]), "it ended before the file was in force: {attached:?}");
+    for (config, word) in [("[interfaces]\nexclud = 1\n", "exclud"), ("[interfaces]\nmax_interfaces = 7\n", "restart")]
+    {
+        let (code, said) = reload(config)?;
+        ensure!(code == Some(64) && said.contains(word), "{code:?}: {said}");
+        settled(&agent, &["west"], 0)?;
+    }
+    let (code, said) = reload("")?;
+    ensure!(code == Some(0), "{code:?}: {said}");
+    settled(&agent, &["lo", "west"], 1)
 }
 
 fn storm() -> Result<()> {

@@ -155,7 +155,7 @@ impl Agent {
                 Some(command) = inbox.recv() => self.answer(command, &mut inbox),
                 () = self.keeper.due() => self.reconcile(),
                 news = self.agency.news() => self.agency.observe(news, &mut self.namespaces[0].interfaces.kernel),
-                _ = signals.hangup.recv() => self.reload(),
+                _ = signals.hangup.recv() => drop(self.reload()),
                 _ = verify.tick() => self.verify()?,
                 _ = beat.tick() => self.beat(),
                 () = std::future::ready(()), if self.has_pending() => {
@@ -250,6 +250,7 @@ impl Agent {
                     replies.push(reply);
                 }
                 Command::Ask(ask, who, reply) => drop(reply.send(self.act(&ask, &who))),
+                Command::Reload(reply) => drop(reply.send(self.reload())),
             }
         }
         if replies.is_empty() {
@@ -348,7 +349,7 @@ impl Agent {
         self.sources.collect(&mut self.namespaces, wanted)
     }
 
-    fn reload(&mut self) {
+    fn reload(&mut self) -> Result<(), AskError> {
         self.manager.loading();
         let outcome = self.try_reload();
         match &outcome {
@@ -358,6 +359,7 @@ impl Agent {
         let loaded_at = if outcome.is_ok() { SystemTime::now() } else { self.sources.reload.loaded_at };
         self.sources.reload = Reload { succeeded: outcome.is_ok(), loaded_at };
         self.manager.ready();
+        outcome.map_err(|error| AskError::Wrong(format!("{error:#}")))
     }
 
     fn try_reload(&mut self) -> anyhow::Result<()> {
@@ -405,7 +407,7 @@ impl Agent {
         let method = self.namespaces[0].interfaces.method().name();
         let wrong = match (self.readiness(), self.sources.reload.succeeded) {
             (Err(reason), _) => format!("; {reason}"),
-            (Ok(()), false) => "; the configuration file is wrong, what was read before is in force".to_owned(),
+            (Ok(()), false) => "; the configuration file was not loaded, what was read before is in force".to_owned(),
             (Ok(()), true) => String::new(),
         };
         format!("{counted} interfaces counted by {method}{wrong}")

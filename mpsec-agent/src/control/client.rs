@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::ask::{Answer, Ask, AskErrorKind};
-use super::request::STATUS;
+use super::request::{RELOAD, STATUS};
 use super::socket;
 
 /// Why there is no answer.
@@ -90,6 +90,14 @@ pub fn act(path: &Path, ask: &Ask) -> Result<Answer, ClientError> {
     let line = serde_json::to_string(ask).map_err(ClientError::Garbled)?;
     // The agent gives up first, and then says so.
     request(path, &line, socket::PATIENCE + PATIENCE)
+}
+
+/// Has the running agent read its configuration file again.
+///
+/// # Errors
+/// [`ClientError::Wrong`] with why it keeps what it had read before.
+pub fn reload(path: &Path) -> Result<(), ClientError> {
+    request::<Value>(path, RELOAD, socket::PATIENCE + PATIENCE).map(drop)
 }
 
 /// Sends a line and reads the answer, waiting so long for each of its parts.

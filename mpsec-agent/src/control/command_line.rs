@@ -40,6 +40,14 @@ pub fn run(command: &ActCommand) -> anyhow::Result<ExitCode> {
     }))
 }
 
+/// `mpsec config reload`.
+///
+/// # Errors
+/// [`ClientError::Wrong`] with why the agent keeps what it had read before.
+pub fn reload(agent: &AgentArgs) -> Result<(), ClientError> {
+    client::reload(&socket(agent))
+}
+
 /// `mpsec audit`.
 ///
 /// # Errors

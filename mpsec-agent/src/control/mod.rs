@@ -45,6 +45,8 @@ pub enum Command {
     Snapshot(Depth, oneshot::Sender<Arc<Snapshot>>),
     /// To plan or to change something. That who asks may do so has been checked.
     Ask(Ask, Who, oneshot::Sender<Result<Answer, AskError>>),
+    /// To read the configuration file again. That who asks may do so has been checked.
+    Reload(oneshot::Sender<Result<(), AskError>>),
 }
 
 /// Sends commands to the agent's loop.
@@ -76,5 +78,15 @@ impl Commands {
         let (reply, answer) = oneshot::channel();
         self.0.send(Command::Ask(ask, who, reply)).await.map_err(|_| AskError::Failed(Stopping.to_string()))?;
         answer.await.map_err(stopping)?
+    }
+
+    /// Has the configuration file read again, and waits until it is in force.
+    ///
+    /// # Errors
+    /// [`AskError::Wrong`] with why it is not: what was read before is.
+    pub async fn reload(&self) -> Result<(), AskError> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Command::Reload(reply)).await.map_err(|_| AskError::Failed(Stopping.to_string()))?;
+        answer.await.map_err(|_| AskError::Failed(Stopping.to_string()))?
     }
 }

@@ -10,6 +10,8 @@ use super::ask::{Ask, AskError, Who};
 
 /// The request for a snapshot.
 pub const STATUS: &str = "status";
+/// The request to read the configuration file again.
+pub const RELOAD: &str = "reload";
 /// So much of a request that is none is repeated to whoever sent it, in characters.
 const SHOWN: usize = 100;
 
@@ -18,19 +20,23 @@ const SHOWN: usize = 100;
 pub enum Request {
     /// A snapshot.
     Status,
+    /// To read the configuration file again.
+    Reload,
     /// To plan or to change something.
     Ask(Ask),
 }
 
 impl Request {
-    /// Reads a line: the word `status`, or an [`Ask`] in JSON.
+    /// Reads a line: the word `status` or `reload`, or an [`Ask`] in JSON.
     ///
     /// # Errors
     /// [`AskError::Wrong`] with what would be right.
     pub fn parse(line: &str) -> Result<Request, AskError> {
         let line = line.trim();
-        if line == STATUS {
-            return Ok(Request::Status);
+        match line {
+            STATUS => return Ok(Request::Status),
+            RELOAD => return Ok(Request::Reload),
+            _ => {}
         }
         // Without data in it, an ask is a string.
         if line.starts_with(['{', '"']) {
@@ -39,7 +45,7 @@ impl Request {
         }
         let shown: String = line.chars().take(SHOWN).collect();
         Err(AskError::Wrong(format!(
-            "unknown request {shown:?}; known: {STATUS}, and plan, apply, release and link in JSON"
+            "unknown request {shown:?}; known: {STATUS}, {RELOAD}, and plan, apply, release and link in JSON"
         )))
     }
 }
@@ -97,13 +103,13 @@ impl Allowed {
         self.number
     }
 
-    /// Whether this may be asked by this process, and how the log of changes names it.
+    /// Whether this process may ask for what changes something, or for what does not, and how the log of changes names it.
     ///
     /// # Errors
     /// [`AskError::Forbidden`] with what to do about it.
-    pub fn check(&self, ask: &Ask, peer: &Peer) -> Result<Who, AskError> {
+    pub fn check(&self, is_mutating: bool, peer: &Peer) -> Result<Who, AskError> {
         let is_member = self.number.is_some_and(|number| peer.groups.contains(&number));
-        if !ask.is_mutating() || peer.uid == 0 || peer.uid == self.own || is_member {
+        if !is_mutating || peer.uid == 0 || peer.uid == self.own || is_member {
             return Ok(Who::Local { uid: peer.uid, pid: peer.pid });
         }
         let group = &self.group;
@@ -149,23 +155,24 @@ mod tests {
             let peer = Peer { uid, pid: 3, groups: groups.to_vec() };
             for (allowed, expected) in [&with, &without].into_iter().zip(expected) {
                 for ask in &mutating {
-                    assert_eq!(allowed.check(ask, &peer).is_ok(), expected, "{ask} by {peer:?}");
+                    assert_eq!(allowed.check(ask.is_mutating(), &peer).is_ok(), expected, "{ask} by {peer:?}");
                 }
                 for ask in &reading {
-                    assert_eq!(allowed.check(ask, &peer).unwrap(), Who::Local { uid, pid: 3 });
+                    assert_eq!(allowed.check(ask.is_mutating(), &peer).unwrap(), Who::Local { uid, pid: 3 });
                 }
             }
         }
         let nobody = Peer { uid: 1, pid: 0, groups: Vec::new() };
-        let said = with.check(&Ask::Release, &nobody).unwrap_err().to_string();
+        let said = with.check(true, &nobody).unwrap_err().to_string();
         assert!(said.contains("use sudo, or add your user to the group (sudo usermod -aG mpsec USER)"), "{said}");
-        let said = without.check(&Ask::Release, &nobody).unwrap_err().to_string();
+        let said = without.check(true, &nobody).unwrap_err().to_string();
         assert!(said.contains("this host has no group mpsec"), "{said}");
     }
 
     #[test]
     fn lines_are_asks_or_told_what_they_should_be() {
         assert_eq!(Request::parse(" status \n").unwrap(), Request::Status);
+        assert_eq!(Request::parse("reload\n").unwrap(), Request::Reload);
         assert_eq!(Request::parse("\"release\"\n").unwrap(), Request::Ask(Ask::Release));
         assert_eq!(Request::parse(r#"{"plan": {}}"#).unwrap(), Request::Ask(Ask::Plan(Settings::default())));
         let down = r#"{"link": {"name": "wan0", "up": false}}"#;

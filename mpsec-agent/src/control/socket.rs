@@ -161,10 +161,11 @@ async fn answer(mut stream: UnixStream, commands: &Commands, allowed: &Allowed) 
         true => Err(AskError::Wrong(format!("a request has at most {MAX_REQUEST} bytes"))),
         false => Request::parse(&request),
     };
-    let time = if matches!(request, Ok(Request::Ask(_))) { PATIENCE } else { DEADLINE };
+    let time = if matches!(request, Ok(Request::Ask(_) | Request::Reload)) { PATIENCE } else { DEADLINE };
     let respond = async {
         let outcome = match request {
             Ok(Request::Status) => status(commands).await,
+            Ok(Request::Reload) => reload(&stream, commands, allowed).await,
             Ok(Request::Ask(ask)) => act(ask, &stream, commands, allowed).await,
             Err(error) => Err(error),
         };
@@ -186,10 +187,21 @@ async fn status(commands: &Commands) -> Result<String, AskError> {
 
 /// What is begun is ended, whether the client waits for it or not.
 async fn act(ask: Ask, stream: &UnixStream, commands: &Commands, allowed: &Allowed) -> Result<String, AskError> {
-    let peer = Peer::of(stream).map_err(|error| AskError::Failed(format!("cannot tell who asks: {error}")))?;
-    let who = allowed.check(&ask, &peer).inspect_err(|_| tracing::warn!(?peer, %ask, "refused"))?;
+    let peer = peer(stream)?;
+    let who = allowed.check(ask.is_mutating(), &peer).inspect_err(|_| tracing::warn!(?peer, %ask, "refused"))?;
     let answer = commands.ask(ask, who).await?;
     serde_json::to_string(&answer).map_err(|error| AskError::Failed(error.to_string()))
+}
+
+async fn reload(stream: &UnixStream, commands: &Commands, allowed: &Allowed) -> Result<String, AskError> {
+    let peer = peer(stream)?;
+    allowed.check(true, &peer).inspect_err(|_| tracing::warn!(?peer, ask = "reload", "refused"))?;
+    commands.reload().await?;
+    Ok(json!({}).to_string())
+}
+
+fn peer(stream: &UnixStream) -> Result<Peer, AskError> {
+    Peer::of(stream).map_err(|error| AskError::Failed(format!("cannot tell who asks: {error}")))
 }
 
 fn refusal(error: &AskError) -> String {
@@ -220,7 +232,8 @@ mod tests {
             let bad = client::act(&path, &Ask::Plan(Default::default()));
             let long = client::request::<Answer>(&path, &"x".repeat(MAX_REQUEST as usize), DEADLINE);
             let word = client::request::<Answer>(&path, "halt", DEADLINE);
-            (good, bad, long, word)
+            let reloads = [client::reload(&path), client::reload(&path)];
+            (good, bad, long, word, reloads)
         });
         let answer = Answer { generation: 7, released: true, ..Answer::default() };
         let Some(Command::Ask(Ask::Release, who, reply)) = inbox.recv().await else { panic!("not asked") };
@@ -229,7 +242,13 @@ mod tests {
         reply.send(Ok(answer.clone())).unwrap();
         let Some(Command::Ask(Ask::Plan(_), _, reply)) = inbox.recv().await else { panic!("not asked") };
         reply.send(Err(AskError::Wrong("no such key".into()))).unwrap();
-        let (good, bad, long, word) = client.await.unwrap();
+        for outcome in [Ok(()), Err(AskError::Wrong("mpsec.toml:1: no".into()))] {
+            let Some(Command::Reload(reply)) = inbox.recv().await else { panic!("not asked") };
+            reply.send(outcome).unwrap();
+        }
+        let (good, bad, long, word, [loaded, not_loaded]) = client.await.unwrap();
+        assert!(loaded.is_ok());
+        assert!(matches!(not_loaded, Err(ClientError::Wrong(text)) if text == "mpsec.toml:1: no"));
         assert_eq!(good.unwrap(), answer);
         assert!(matches!(bad, Err(ClientError::Wrong(text)) if text == "no such key"));
         assert!(matches!(long, Err(ClientError::Wrong(text)) if text.contains("at most 65536 bytes")));

@@ -70,6 +70,9 @@ fn reload_bad() -> Result<()> {
     sh("printf '[interfaces]\\nexclud = 1\\n' >/etc/mpsec/mpsec.toml")?;
     fails("systemctl reload mpsec")?;
     ensure!(metric("mpsec_config_last_reload_successful", &[])? == 0.0, "nothing tells that the file is wrong");
+    // Nor does one succeed that is good and has to wait for a restart.
+    sh("printf '[interfaces]\\nmax_interfaces = 7\\n' >/etc/mpsec/mpsec.toml")?;
+    fails("systemctl reload mpsec")?;
     ensure!(net::attached("wan1")?.iter().all(Vec::is_empty), "what was in force is not any more");
     let journal = sh("journalctl --no-pager --unit mpsec --lines 20")?;
     ensure!(journal.contains("exclud"), "the journal does not say what is wrong: {journal}");
