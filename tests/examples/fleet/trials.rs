@@ -37,14 +37,15 @@ type Body = fn(&Tower) -> Result<()>;
 
 /// All of them, in their order.
 pub fn all() -> Vec<Trial> {
-    let all: [(&str, Body); 10] = [
+    let all: [(&str, Body); 11] = [
         ("a_package_that_is_not_the_listed_one_is_refused", refuses_another_package),
+        ("settings_that_cannot_be_meant_are_refused", refuses_settings),
         ("check_mode_changes_nothing_and_the_first_run_installs_four_hosts", installs),
         ("a_second_run_changes_nothing", second_run),
         ("a_setting_is_reloaded_without_a_restart", reloads),
         ("a_setting_that_needs_a_restart_gets_one", restarts),
         ("prometheus_scrapes_the_hosts_of_the_written_list", scraped),
-        ("a_bad_configuration_stops_there_and_leaves_the_old_agent", bad_configuration),
+        ("a_host_that_fails_lets_its_batch_end_and_no_other_begin", one_fails),
         ("an_upgrade_rolls_from_host_to_host_and_back", upgrade),
         ("secrets_operators_and_drop_ins_come_by_the_play", secrets::arrive),
         ("removal_leaves_nothing", removes),
@@ -79,6 +80,7 @@ fn with_fleet(body: Body) -> Result<()> {
 /// All hosts at a time, where it is not the order that is tried.
 pub const AT_ONCE: &[&str] = &["--extra-vars", "mpsec_serial=4"];
 const ONE_BY_ONE: &[&str] = &["--extra-vars", "mpsec_serial=1"];
+const IN_PAIRS: &[&str] = &["--extra-vars", "mpsec_serial=2"];
 
 fn refuses_another_package(tower: &Tower) -> Result<()> {
     let sums = tower.home.path().join("wrong-sums");
@@ -88,6 +90,27 @@ fn refuses_another_package(tower: &Tower) -> Result<()> {
     for host in &tower.hosts {
         ensure!(host.sh("ls /var/cache/mpsec 2>/dev/null || true")?.is_empty(), "{}: something was copied", host.name);
     }
+    Ok(())
+}
+
+/// Each host has another fault, and is told of it.
+fn refuses_settings(tower: &Tower) -> Result<()> {
+    let faults = [
+        (json!({ "mpsec_operators": ["stowaway"] }), "stowaway, no user of this host"),
+        (json!({ "mpsec_control_token": "x" }), "mpsec_control_token need TLS"),
+        (json!({ "mpsec_tls_certificate": "x" }), "set both or none"),
+        (json!({ "mpsec_labels": { "the-site": "x" } }), "begins with no digit"),
+    ];
+    let own: Vec<(&str, Value)> = NAMES.into_iter().zip(faults.iter().map(|(vars, _)| vars.clone())).collect();
+    let played = tower.play("install", &json!({}), &own, AT_ONCE)?;
+    for (host, (_, words)) in tower.hosts.iter().zip(&faults) {
+        let said = played.text.lines().any(|line| line.contains(&format!("[{}]: FAILED!", host.name)));
+        ensure!(said && played.text.contains(words), "{}: `{words}` is missing:\n{}", host.name, played.text);
+        host.sh("test ! -e /var/cache/mpsec && ! getent passwd stowaway")?;
+    }
+    let played = tower.play("targets", &json!({}), &own, &[])?;
+    ensure!(!played.success && played.text.contains("mpsec_labels has the-site"), "{}", played.text);
+    ensure!(!tower.targets().exists(), "a list was written");
     Ok(())
 }
 
@@ -111,7 +134,6 @@ fn second_run(tower: &Tower) -> Result<()> {
     let before = processes(tower)?;
     let played = tower.play("install", &json!({}), &[], AT_ONCE)?;
     played.well(Some(0))?;
-    ensure!(played.count("localhost", "changed")? == 0, "the list was written again:\n{}", played.text);
     ensure!(processes(tower)? == before, "agents were restarted");
     let dry: Vec<_> = AT_ONCE.iter().copied().chain(["--check"]).collect();
     tower.play("install", &json!({}), &[], &dry)?.well(Some(0))
@@ -152,6 +174,15 @@ pub fn settled() -> Value {
 
 fn scraped(tower: &Tower) -> Result<()> {
     need::command("prometheus")?;
+    // The list has all hosts, whomever a play is for, and nothing that Prometheus does not read.
+    let only_first = ["--limit", NAMES[0]];
+    let own = (NAMES[1], json!({ "mpsec_address": "2001:db8::12", "mpsec_labels": { "deck": 5 } }));
+    tower.play("targets", &settled(), &[own], &only_first)?;
+    let listed: Vec<Value> = serde_json::from_str(&fs::read_to_string(tower.targets())?)?;
+    ensure!(listed.len() == NAMES.len(), "{listed:?}");
+    let second = json!({ "targets": ["[2001:db8::12]:9475"], "labels": { "host": NAMES[1], "deck": "5" } });
+    ensure!(listed[1] == second, "{}", listed[1]);
+    tower.play("targets", &settled(), &[], &only_first)?;
     let folder = tempfile::tempdir()?;
     fs::copy(grafana().join("prometheus.yml"), folder.path().join("prometheus.yml"))?;
     symlink(grafana().join("rules").canonicalize()?, folder.path().join("rules"))?;
@@ -173,26 +204,34 @@ fn scraped(tower: &Tower) -> Result<()> {
     Ok(())
 }
 
-fn bad_configuration(tower: &Tower) -> Result<()> {
+/// Two at a time: the second host fails, then it cannot be reached. The first is done nevertheless, and the others are left alone.
+fn one_fails(tower: &Tower) -> Result<()> {
     let before = processes(tower)?;
     let files = |tower: &Tower| -> Result<Vec<String>> {
         tower.hosts.iter().map(|host| host.sh("sha256sum /etc/mpsec/mpsec.toml")).collect()
     };
-    let files_before = files(tower)?;
+    // A word that does not exist, for which the agent has words; an address that nobody has.
     let bad = json!({ "mpsec_config_host": { "mptcp": { "limit_subflow": 6 } } });
-    // Everybody is to have another limit; the second host's own part has a word that does not exist.
-    let mut vars = settled();
-    vars["mpsec_config_all"]["mptcp"]["limit_subflows"] = json!(6);
-    let played = tower.play("install", &vars, &[(NAMES[1], bad)], ONE_BY_ONE)?;
-    ensure!(!played.success, "nobody minded:\n{}", played.text);
-    let words = "did you mean `limit_subflows`";
-    ensure!(played.text.contains(words), "the agent's words are missing:\n{}", played.text);
-    ensure!(processes(tower)? == before, "agents were restarted");
-    let changed: Vec<bool> = files(tower)?.iter().zip(&files_before).map(|(new, old)| new != old).collect();
-    ensure!(changed == [true, false, false, false], "files changed: {changed:?}\n{}", played.text);
-    for (host, limit) in tower.hosts.iter().zip([6, 5, 5, 5]) {
-        let said = host.netns.ip("mptcp limits show")?;
-        ensure!(said.contains(&format!("subflows {limit}")), "{}: {said}", host.name);
+    let away = json!({ "ansible_host": "192.0.2.99" });
+    for (limit, own, failed, words) in [
+        (6, bad, "failed", "did you mean `limit_subflows`"),
+        (7, away, "unreachable", "No further host is touched: node2"),
+    ] {
+        let files_before = files(tower)?;
+        let mut vars = settled();
+        vars["mpsec_config_all"]["mptcp"]["limit_subflows"] = json!(limit);
+        let played = tower.play("install", &vars, &[(NAMES[1], own)], IN_PAIRS)?;
+        ensure!(!played.success, "nobody minded:\n{}", played.text);
+        ensure!(played.count(NAMES[1], failed)? == 1, "not {failed}:\n{}", played.text);
+        ensure!(played.text.contains(words), "`{words}` is missing:\n{}", played.text);
+        ensure!(played.recap.len() == 2, "others were touched:\n{}", played.text);
+        ensure!(processes(tower)? == before, "agents were restarted");
+        let changed: Vec<bool> = files(tower)?.iter().zip(&files_before).map(|(new, old)| new != old).collect();
+        ensure!(changed == [true, false, false, false], "files changed: {changed:?}\n{}", played.text);
+        for (host, limit) in tower.hosts.iter().zip([limit, 5, 5, 5]) {
+            let said = host.netns.ip("mptcp limits show")?;
+            ensure!(said.contains(&format!("subflows {limit}")), "{}: {said}", host.name);
+        }
     }
     Ok(())
 }
@@ -201,12 +240,19 @@ fn upgrade(tower: &Tower) -> Result<()> {
     for (revision, words) in [(2, ONE_BY_ONE), (1, AT_ONCE)] {
         let before = processes(tower)?;
         let mut vars = settled();
-        vars["mpsec_package"] = json!(tower.package(revision)?);
+        let package = tower.package(revision)?;
+        let name = package.file_name().context("a name")?.to_string_lossy();
+        if revision == 1 {
+            // As a dpkg that is cut off leaves it.
+            tower.hosts[0].sh(&format!("dpkg --unpack /var/cache/mpsec/{name}"))?;
+        }
+        vars["mpsec_package"] = json!(package);
         tower.play("install", &vars, &[], words)?.well(None)?;
         let after = processes(tower)?;
         ensure!(before.iter().zip(&after).all(|(old, new)| old != new), "{before:?} then {after:?}");
         for host in &tower.hosts {
-            ensure!(host.version()?.ends_with(&format!("-{revision}")), "{}: {}", host.name, host.version()?);
+            let version = host.version()?;
+            ensure!(name.contains(version.trim_start_matches("installed ")), "{}: {version}", host.name);
             let limits = host.netns.ip("mptcp limits show")?;
             ensure!(limits.contains("subflows 5"), "{}: {limits}", host.name);
         }
@@ -217,6 +263,15 @@ fn upgrade(tower: &Tower) -> Result<()> {
 }
 
 fn removes(tower: &Tower) -> Result<()> {
+    // An agent that cannot give everything back stays.
+    let first = &tower.hosts[0];
+    first.sh("printf '#!/bin/sh\necho a route stays >&2; exit 1' >/run/refuses; chmod +x /run/refuses")?;
+    first.sh("mount --bind /run/refuses /usr/bin/mpsec")?;
+    let played = tower.play("remove", &settled(), &[], &[AT_ONCE, &["--limit", &first.name]].concat())?;
+    first.sh("umount /usr/bin/mpsec; rm /run/refuses")?;
+    ensure!(!played.success && played.text.contains("mpsec release: a route stays"), "{}", played.text);
+    ensure!(first.version()?.starts_with("installed "), "{} was removed", first.name);
+
     tower.play("remove", &settled(), &[], AT_ONCE)?.well(None)?;
     for host in &tower.hosts {
         ensure!(host.version()?.is_empty(), "{}: {}", host.name, host.version()?);
