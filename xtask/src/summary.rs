@@ -12,7 +12,7 @@ pub struct Summary {
     pub skipped: u64,
     /// The `test result:` lines, as printed.
     pub results: Vec<String>,
-    /// The lines of tests that failed, or failed at first, as printed.
+    /// The lines of tests that failed, or failed at first, as printed, and what else is to be known.
     pub remarkable: Vec<String>,
     /// The tests that were skipped, by reason; empty for those that are left out on purpose.
     pub reasons: BTreeMap<String, Vec<String>>,
@@ -88,13 +88,17 @@ impl Summary {
         self.remarkable.push(format!("{what}: FAILED"));
     }
 
-    /// Closes the account of a program that was not let to its end, and of which this many tests had passed, failed and been
-    /// skipped.
+    /// Tells something that counts for nothing.
+    pub fn remark(&mut self, what: &str) {
+        self.remarkable.push(what.to_owned());
+    }
+
+    /// Closes the account of a program that gave no result, and of which this many tests had passed, failed and been skipped.
     pub fn cut_short(&mut self, [passed, failed, skipped]: [usize; 3]) {
         self.passed += passed as u64;
         self.failed += failed as u64;
         self.skipped += skipped as u64;
-        self.started = self.results.len() as u64;
+        // The lines to come are not this program's.
         self.in_failures = false;
     }
 
@@ -216,6 +220,17 @@ test result: ok. 10 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; fin
         let text = summary.to_string();
         let expected = "skipped (1), no such kernel: Linux 6.1\nLinux 6.12 did not boot: FAILED\n";
         assert_eq!(text, expected.to_owned() + "0 passed, 1 failed, 1 skipped\n");
+    }
+
+    #[test]
+    fn a_program_that_is_cut_short_leaves_nothing_open() {
+        let mut summary = Summary::default();
+        "test a ... ok\nfailures:\n---- b ----\n".lines().for_each(|line| summary.read(line));
+        summary.cut_short([1, 1, 0]);
+        "test c ... FAILED\ntest result: FAILED. 0 passed; 1 failed\n".lines().for_each(|line| summary.read(line));
+        summary.remark("a word");
+        assert_eq!((summary.passed, summary.failed, summary.skipped), (1, 2, 0));
+        assert_eq!(summary.remarkable, ["test c ... FAILED", "a word"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::{
     io::{BufWriter, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -23,6 +24,10 @@ pub const BRIEF: &[&str] = &[
     "ipsec::by_hand_tunnel_ipv4",
     "force::curl_and_a_web_server_speak_mptcp_ipv4",
 ];
+/// The longest limit that a test has in such a machine, where limits are five times as long: `flood`'s of 300 s.
+pub const LONGEST: Duration = Duration::from_secs(5 * 300);
+/// The longest of what is asked for in brief: that of `classes`, of 180 s.
+pub const LONGEST_IN_BRIEF: Duration = Duration::from_secs(5 * 180);
 /// Folders of the source tree that tests read, which the guest has under the same path.
 const DATA: &[&str] = &["docs", "grafana", "tests/fuzz/corpus"];
 /// A folder for them, apart from the host's own programs, which are linked otherwise.

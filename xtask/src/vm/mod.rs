@@ -2,6 +2,7 @@
 //!
 //! `debian` fetches, `kernel` and `userland` make archives of what was fetched, `guest` builds what runs, `qemu` boots it.
 use std::{
+    fs,
     io::Write,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
@@ -15,6 +16,7 @@ use vm_init::plan::{Plan, Program};
 
 use crate::{command, summary::Summary, tree};
 
+pub mod console;
 pub mod debian;
 pub mod guest;
 pub mod kernel;
@@ -28,7 +30,7 @@ pub mod userland;
 use guest::Programs;
 use kernel::{Kernel, Kernels, SERIES};
 use listener::{DOCTOR, Listener};
-use qemu::Machine;
+use qemu::{Ended, Machine};
 use report::OfKernel;
 
 /// Which kernels to boot, and what to run on them.
@@ -49,7 +51,7 @@ pub struct Args {
     /// Minutes for one kernel, after which the machine is switched off and what is missing has failed
     #[arg(long, default_value_t = 30)]
     minutes: u64,
-    /// Minutes for all kernels: one that they do not suffice for is left out, and the log says so
+    /// Minutes for all kernels: what they do not suffice for is left out, and the log says so; what hung has failed
     #[arg(long)]
     budget: Option<u64>,
     /// Kernels at a time, each of which takes one processor; with more than one, each is shown when it has ended
@@ -70,6 +72,8 @@ pub struct Args {
 const MEMORY_MIB: u32 = 3072;
 /// A kernel that has less time left is not begun: it could not even boot and say something.
 const LEAST: Duration = Duration::from_secs(120);
+/// The console gets the kernel's warnings, too, which `quiet` keeps from it, and an oops is an end at once.
+const TELLING: &str = "loglevel=5 oops=panic";
 /// Modules that no kernel asks for by itself: the first opens /dev/net/tun.
 const MODULES: &[&str] = &["tun", "veth"];
 
@@ -80,14 +84,14 @@ pub fn main(root: &Path, args: &Args) -> Result<ExitCode> {
     let mut seen = Vec::new();
     let series = series(&args.kernel)?;
     let deadline = args.budget.map(|minutes| Instant::now() + Duration::from_secs(minutes * 60));
-    match Bench::new(root, &folder) {
-        Ok(bench) => {
-            for (series, (summary, of_kernel)) in bench.test_all(&series, args, deadline)? {
-                total.add(summary);
-                seen.extend(of_kernel.map(|of_kernel| (series.to_owned(), of_kernel)));
-            }
-        }
-        Err(reason) => total.add(skipped("every virtual machine", &format!("{reason:#}"))),
+    let needed = Needed::find_or_fetch(&folder);
+    let test = |needed| {
+        let bench = Bench { root, folder: &folder, needed, programs: guest::build(root, &folder)? };
+        Ok(test_all(&series, args.jobs, |series| bench.test(series, args, deadline)))
+    };
+    for (series, (summary, of_kernel)) in test_with(needed, test)? {
+        total.add(summary);
+        seen.extend(of_kernel.map(|of_kernel| (series.to_owned(), of_kernel)));
     }
     if args.report {
         report::write(root, seen)?;
@@ -118,94 +122,117 @@ fn skipped(what: &str, reason: &str) -> Summary {
     summary
 }
 
-/// What a kernel's tests said, and what there is to report of it if it could be booted.
+fn failed(what: &str, reason: &str) -> Summary {
+    let mut summary = Summary::default();
+    println!("{what}: FAILED: {reason}");
+    summary.fail(&format!("{what}: {reason}"));
+    summary
+}
+
+/// What a kernel's tests said, and what there is to report of it if it was booted.
 type Seen = (Summary, Option<OfKernel>);
 
-/// What is needed whatever the kernel is.
+/// Tests with what is needed, and skips everything where that cannot be had. What goes wrong after that is no skip.
+fn test_with<'s, T>(
+    needed: Result<T>,
+    test: impl FnOnce(T) -> Result<Vec<(&'s str, Seen)>>,
+) -> Result<Vec<(&'s str, Seen)>> {
+    match needed {
+        Ok(needed) => test(needed),
+        Err(reason) => Ok(vec![("", (skipped("every virtual machine", &format!("{reason:#}")), None))]),
+    }
+}
+
+/// Tests the kernels of several series, so many of them at a time. An error is a failure of that kernel alone.
+fn test_all<'s>(series: &[&'s str], jobs: usize, test: impl Fn(&str) -> Result<Seen> + Sync) -> Vec<(&'s str, Seen)> {
+    let waiting = Mutex::new(series.iter());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        let mut all = Vec::new();
+        while let Some(series) = next() {
+            let error = |error| (failed(&format!("Linux {series}"), &format!("{error:#}")), None);
+            all.push((*series, test(series).unwrap_or_else(error)));
+        }
+        all
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.min(series.len()).max(1)).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("a worker's errors are values")).collect()
+    })
+}
+
+/// What is needed whatever the kernel is, and not in this tree.
+struct Needed {
+    kernels: Kernels,
+    userland: PathBuf,
+}
+
+impl Needed {
+    fn find_or_fetch(folder: &Path) -> Result<Self> {
+        ensure!(qemu::program().is_some(), "qemu-system-x86_64 (package qemu-system-x86) is not on this machine");
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        Ok(Self { kernels: Kernels::new(folder)?, userland: userland::find_or_make(folder)? })
+    }
+}
+
+/// That, and what was built of this tree.
 struct Bench<'a> {
     root: &'a Path,
     folder: &'a Path,
-    kernels: Kernels,
-    userland: PathBuf,
+    needed: Needed,
     programs: Programs,
 }
 
-impl<'a> Bench<'a> {
-    fn new(root: &'a Path, folder: &'a Path) -> Result<Self> {
-        ensure!(qemu::program().is_some(), "qemu-system-x86_64 (package qemu-system-x86) is not on this machine");
-        std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-        let kernels = Kernels::new(folder)?;
-        let userland = userland::find_or_make(folder)?;
-        Ok(Self { root, folder, kernels, userland, programs: guest::build(root, folder)? })
-    }
-
-    /// Runs the tests on the newest kernels of several series, as many of them at a time as was asked for.
-    fn test_all<'s>(&self, series: &[&'s str], args: &Args, deadline: Option<Instant>) -> Result<Vec<(&'s str, Seen)>> {
-        let waiting = Mutex::new(series.iter());
-        let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let work = || {
-            let mut seen = Vec::new();
-            while let Some(series) = next() {
-                seen.push((*series, self.test(series, args, deadline)?));
-            }
-            Ok(seen)
-        };
-        thread::scope(|scope| {
-            let workers: Vec<_> = (0..args.jobs.min(series.len()).max(1)).map(|_| scope.spawn(work)).collect();
-            let seen: Result<Vec<_>> =
-                workers.into_iter().map(|worker| worker.join().expect("a worker's errors are values")).collect();
-            Ok(seen?.into_iter().flatten().collect())
-        })
-    }
-
+impl Bench<'_> {
     /// Runs the tests on the newest kernel of a series, and says what there is to report of it.
     fn test(&self, series: &str, args: &Args, deadline: Option<Instant>) -> Result<Seen> {
-        let what = format!("Linux {series}");
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left < LEAST) {
-            return Ok((skipped(&what, "left out: the minutes for all kernels are over"), None));
+        let left = || deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let left_out =
+            || Ok((skipped(&format!("Linux {series}"), "left out: the minutes for all kernels are over"), None));
+        if left() < LEAST {
+            return left_out();
         }
-        let kernel = match self.kernels.newest(series) {
+        let kernel = match self.needed.kernels.newest(series) {
             Ok(kernel) => kernel,
-            Err(reason) => return Ok((skipped(&what, &format!("{reason:#}")), None)),
+            Err(reason) => return Ok((skipped(&format!("Linux {series}"), &format!("{reason:#}")), None)),
         };
         if args.prepare {
             return Ok((Summary::default(), None));
         }
-        let limit = Duration::from_secs(args.minutes * 60);
-        let machine = self.machine(&kernel, args, left.map_or(limit, |left| left.min(limit)))?;
+        let mut machine = self.machine(&kernel, args)?;
         if args.shell {
             machine.at_terminal()?;
             return Ok((Summary::default(), None));
         }
-        let start = Instant::now();
+        // Fetching the kernel took some of it.
+        if left() < LEAST {
+            return left_out();
+        }
+        let (start, day) = (Instant::now(), today()?);
         let mut listener = Listener::new(&kernel.release, args.jobs < 2);
         listener.show(&format!("\nLinux {}:", kernel.release));
-        let mut ended = machine.boot(&mut |line| listener.hear(line))?;
-        if !listener.booted {
-            // Emulation loses a boot now and then. A guest that spoke has no second chance: it may have shown a fault.
-            listener.show(&format!("the machine said nothing ({ended:?}): once more"));
-            ended = machine.boot(&mut |line| listener.hear(line))?;
-        }
-        let cut = left.is_some_and(|left| left < limit);
-        let (summary, trials, features) = listener.close(ended, cut, &machine.console)?;
+        let (ended, in_a_hurry) = boot_within(&mut machine, left, &mut listener)?;
+        let longest = if args.brief { guest::LONGEST_IN_BRIEF } else { guest::LONGEST };
+        let forgiven = in_a_hurry.then_some(longest);
+        let booted = listener.booted;
+        let (summary, trials, features) = listener.close(ended, forgiven, &machine.console);
         println!("Linux {}: {:.0} s", kernel.release, start.elapsed().as_secs_f64());
-        Ok((summary, Some(OfKernel { release: kernel.release, day: today()?, features, trials })))
+        Ok((summary, booted.then_some(OfKernel { release: kernel.release, day, features, trials })))
     }
 
-    fn machine(&self, kernel: &Kernel, args: &Args, timeout: Duration) -> Result<Machine> {
+    fn machine(&self, kernel: &Kernel, args: &Args) -> Result<Machine> {
         let home = self.folder.join("run").join(&kernel.series);
-        std::fs::create_dir_all(&home).with_context(|| format!("making {}", home.display()))?;
+        fs::create_dir_all(&home).with_context(|| format!("making {}", home.display()))?;
         let initrd = home.join("initrd.cpio");
-        let kept = [self.userland.as_path(), kernel.modules.as_path()];
+        let kept = [self.needed.userland.as_path(), kernel.modules.as_path()];
         guest::write_initrd(&initrd, &kept, self.root, &self.programs, &self.plan(args)?)?;
         Ok(Machine {
             kernel: kernel.image.clone(),
             initrd: Some(initrd),
             disk: None,
             memory_mib: MEMORY_MIB,
-            append: String::new(),
-            timeout,
+            append: TELLING.to_owned(),
+            timeout: Duration::from_secs(args.minutes * 60),
             console: home.join("console.log"),
             extra: Vec::new(),
         })
@@ -241,6 +268,43 @@ impl<'a> Bench<'a> {
             system: None,
         })
     }
+}
+
+/// Boots, with no more time than is left. Says how it ended, and whether that was less than the machine's own limit.
+fn boot_within(machine: &mut Machine, left: impl Fn() -> Duration, listener: &mut Listener) -> Result<(Ended, bool)> {
+    let limit = machine.timeout;
+    machine.timeout = left().min(limit);
+    let mut ended = boot(machine, listener)?;
+    if !listener.booted && left() >= LEAST {
+        // Emulation loses a boot now and then. A guest that spoke has no second chance: it may have shown a fault.
+        listener.show(&format!("the machine said nothing ({ended:?}): once more"));
+        keep_console(machine)?;
+        machine.timeout = left().min(limit);
+        ended = boot(machine, listener)?;
+    }
+    Ok((ended, machine.timeout < limit))
+}
+
+/// Boots, and hears what the machine and its kernel say.
+fn boot(machine: &Machine, listener: &mut Listener) -> Result<Ended> {
+    // One of an earlier run would be taken for this one's if QEMU did not start.
+    if machine.console.exists() {
+        fs::remove_file(&machine.console).with_context(|| format!("removing {}", machine.console.display()))?;
+    }
+    let ended = machine.boot(&mut |line| listener.hear(line))?;
+    let log = fs::read(&machine.console).unwrap_or_default();
+    listener.hear_console(&String::from_utf8_lossy(&log));
+    Ok(ended)
+}
+
+/// Puts the console of a boot that was lost beside that of the next.
+fn keep_console(machine: &Machine) -> Result<()> {
+    let console = &machine.console;
+    if console.exists() {
+        fs::rename(console, console.with_extension("lost.log"))
+            .with_context(|| format!("renaming {}", console.display()))?;
+    }
+    Ok(())
 }
 
 /// A program's runs: one for each filter, as not every harness takes several.
@@ -298,5 +362,48 @@ mod tests {
     fn kernels_are_named_by_their_series() {
         assert_eq!(series(&args("vm --kernel newest,6.1").kernel).unwrap(), [*SERIES.last().unwrap(), "6.1"]);
         assert_eq!(series(&args("vm --kernel all").kernel).unwrap(), SERIES);
+    }
+
+    #[test]
+    fn an_error_is_a_failure_of_that_kernel_alone() {
+        let tested = test_all(&["6.1", "6.12"], 2, |series| match series {
+            "6.1" => bail!("no room"),
+            _ => Ok((Summary::default(), Some(OfKernel::default()))),
+        });
+        let of = |wanted: &str| &tested.iter().find(|(series, _)| *series == wanted).unwrap().1;
+        assert!(of("6.1").1.is_none() && of("6.1").0.to_string().contains("Linux 6.1: no room: FAILED"));
+        assert_eq!((of("6.12").0.failed, of("6.12").1.is_some()), (0, true));
+    }
+
+    #[test]
+    fn what_this_machine_lacks_is_a_skip_and_what_breaks_is_not() {
+        let skipped = test_with::<()>(Err(anyhow::anyhow!("no qemu")), |()| Ok(Vec::new())).unwrap();
+        let [(_, (summary, None))] = &skipped[..] else { panic!("{} kernels", skipped.len()) };
+        assert_eq!((summary.failed, summary.skipped), (0, 1));
+        assert!(test_with(Ok(()), |()| bail!("could not compile")).is_err());
+    }
+
+    fn machine(folder: &Path) -> Machine {
+        Machine {
+            kernel: "/k".into(),
+            initrd: None,
+            disk: None,
+            memory_mib: 1,
+            append: String::new(),
+            timeout: Duration::ZERO,
+            console: folder.join("console.log"),
+            extra: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_console_of_a_lost_boot_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let machine = machine(folder.path());
+        keep_console(&machine).unwrap();
+        fs::write(&machine.console, "BUG: a").unwrap();
+        keep_console(&machine).unwrap();
+        assert!(!machine.console.exists());
+        assert_eq!(fs::read_to_string(folder.path().join("console.lost.log")).unwrap(), "BUG: a");
     }
 }

@@ -46,8 +46,11 @@ pub struct Machine {
 pub enum Ended {
     /// It switched itself off, or ended in a panic, which its console tells.
     ByItself,
-    /// It was still running at the limit.
-    Overdue,
+    /// It was still running at the limit, and had been silent for so long.
+    Overdue {
+        /// Since its last whole line, or since the start.
+        silent: Duration,
+    },
     /// QEMU failed.
     Failed(ExitStatus),
 }
@@ -70,14 +73,8 @@ impl Machine {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let child = command.spawn();
         let mut child = Running(child.with_context(|| format!("cannot start: {}", command::line(&command)))?);
-        let lines = child.0.stdout.take().map(lines_of).context("QEMU has no output")?;
-        let deadline = Instant::now() + self.timeout;
-        loop {
-            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) => hear(&line),
-                Err(RecvTimeoutError::Timeout) => return Ok(Ended::Overdue),
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
+        if let Some(silent) = hear_until(&mut child.0, self.timeout, hear)? {
+            return Ok(Ended::Overdue { silent });
         }
         let status = child.0.wait().context("waiting for QEMU")?;
         Ok(if status.success() { Ended::ByItself } else { Ended::Failed(status) })
@@ -121,6 +118,29 @@ impl Drop for Running {
         // One that has ended already is what this wants.
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// Gives each line to `hear`, to the end, or to the limit: then the program is ended, and it is known how long it was silent.
+fn hear_until(child: &mut Child, limit: Duration, hear: &mut dyn FnMut(&str)) -> Result<Option<Duration>> {
+    let lines = child.stdout.take().map(lines_of).context("QEMU has no output")?;
+    let mut heard = Instant::now();
+    let deadline = heard + limit;
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                heard = Instant::now();
+                hear(&line);
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let silent = heard.elapsed();
+                child.kill().context("switching QEMU off")?;
+                // What stands on a line that was only begun: the name of the test that ran.
+                lines.iter().for_each(|line| hear(&line));
+                return Ok(Some(silent));
+            }
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+        }
     }
 }
 
@@ -170,5 +190,23 @@ mod tests {
     fn lines_come_without_their_ends() {
         let lines: Vec<_> = lines_of(&b"a\r\nb\n\nc"[..]).iter().collect();
         assert_eq!(lines, ["a", "b", "", "c"]);
+    }
+
+    fn heard(script: &str, limit: Duration) -> (Option<Duration>, Vec<String>) {
+        let child = Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let (mut child, mut heard) = (Running(child), Vec::new());
+        let silent = hear_until(&mut child.0, limit, &mut |line| heard.push(line.to_owned())).unwrap();
+        (silent, heard)
+    }
+
+    #[test]
+    fn at_the_limit_it_is_known_for_how_long_nothing_was_said_and_what_was_begun() {
+        let (silent, said) = heard("echo a; printf 'test b ... '; exec sleep 60", Duration::from_secs(1));
+        assert_eq!(said, ["a", "test b ... "]);
+        assert!(
+            silent.is_some_and(|silent| silent > Duration::ZERO && silent <= Duration::from_secs(30)),
+            "{silent:?}"
+        );
+        assert_eq!(heard("echo a", Duration::from_secs(60)), (None, vec!["a".to_owned()]));
     }
 }

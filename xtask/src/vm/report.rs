@@ -166,9 +166,9 @@ pub fn read(root: &Path) -> Result<Results> {
 impl Results {
     fn add(&mut self, series: String, seen: OfKernel) {
         let known = self.0.entry(series).or_default();
-        // What another release did says nothing of this one.
+        // What another release did and had says nothing of this one.
         if known.release != seen.release {
-            known.trials = Trials::default();
+            *known = OfKernel::default();
         }
         known.trials.add(seen.trials);
         known.release = seen.release;
@@ -380,8 +380,9 @@ mod tests {
         let mut results = Results::default();
         results.add("6.1".into(), kernel("6.1.0"));
         results.add("6.1".into(), OfKernel { release: "6.1.0".into(), ..OfKernel::default() });
-        assert_eq!(results.0["6.1"].trials.passed.len(), 2);
-        results.add("6.1".into(), OfKernel { release: "6.1.1".into(), ..OfKernel::default() });
-        assert_eq!(results.0["6.1"].trials, Trials::default());
+        assert_eq!((results.0["6.1"].trials.passed.len(), results.0["6.1"].features.len()), (2, 2));
+        let other = OfKernel { release: "6.1.1".into(), ..OfKernel::default() };
+        results.add("6.1".into(), other.clone());
+        assert_eq!(results.0["6.1"], other);
     }
 }

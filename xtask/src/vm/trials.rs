@@ -1,5 +1,8 @@
 //! What each test said, from the lines of test programs.
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +54,8 @@ pub struct Reader {
     program: String,
     /// A test that has begun, where its outcome is not on the same line because the test itself printed something.
     begun: Option<String>,
+    /// How many tests have passed, failed and been skipped that no result of the program tells of yet.
+    counts: [usize; 3],
 }
 
 impl Reader {
@@ -58,12 +63,24 @@ impl Reader {
     pub fn start(&mut self, program: &str) {
         program.clone_into(&mut self.program);
         self.begun = None;
+        self.counts = [0; 3];
+    }
+
+    /// The program has died: the test that it was in has failed. Gives its name.
+    pub fn die(&mut self) -> Option<String> {
+        let name = self.begun.take()?;
+        self.trials.note(name.clone(), Outcome::Failed);
+        Some(name)
     }
 
     /// A line of it.
     pub fn read(&mut self, line: &str) {
-        if let Some((name, rest)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
+        if line.starts_with("test result: ") {
+            self.begun = None;
+            self.counts = [0; 3];
+        } else if let Some((name, rest)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
             let name = format!("{}::{}", self.program, name.trim());
+            self.begun = None;
             match outcome(rest) {
                 Some(outcome) => self.note(name, outcome),
                 None => self.begun = Some(name),
@@ -74,20 +91,20 @@ impl Reader {
         }
     }
 
-    /// How many tests of the program that began last have passed, failed and been skipped so far.
-    #[must_use]
-    pub fn of_this_program(&self) -> [usize; 3] {
-        let of_this = |name: &&String| name.split("::").next() == Some(&self.program);
-        let Trials { passed, failed, skipped } = &self.trials;
-        [
-            passed.iter().filter(of_this).count(),
-            failed.iter().filter(of_this).count(),
-            skipped.keys().filter(of_this).count(),
-        ]
+    /// How many tests have passed, failed and been skipped since the program began or gave a result; each is told of once.
+    pub fn take_counts(&mut self) -> [usize; 3] {
+        mem::take(&mut self.counts)
     }
 
     /// One that is left out on purpose has no reason, and says nothing of the kernel.
     fn note(&mut self, name: String, outcome: Outcome) {
+        let [passed, failed, skipped] = &mut self.counts;
+        let count = match outcome {
+            Outcome::Passed => passed,
+            Outcome::Failed => failed,
+            Outcome::Skipped(_) => skipped,
+        };
+        *count += 1;
         if outcome != Outcome::Skipped(String::new()) {
             self.trials.note(name, outcome);
         }
@@ -134,6 +151,33 @@ mod tests {
     fn what_a_test_prints_hides_nothing() {
         let trials = read("test a ... \nsomething ... else\nok\nok\ntest b ... hello\nFAILED\n");
         assert_eq!((trials.passed.len(), trials.failed.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_test_whose_program_dies_has_failed() {
+        let mut reader = Reader::default();
+        reader.start("system");
+        "test a ... ok\ntest b ... hello".lines().for_each(|line| reader.read(line));
+        assert_eq!(reader.die().as_deref(), Some("system::b"));
+        assert_eq!(reader.trials.failed, BTreeSet::from(["system::b".to_owned()]));
+        assert_eq!(reader.die(), None);
+        reader.read("test c ... hello");
+        reader.read("test result: ok. 2 passed; 0 failed; 0 ignored");
+        assert_eq!(reader.die(), None);
+    }
+
+    #[test]
+    fn each_run_counts_for_itself() {
+        let mut reader = Reader::default();
+        reader.start("system");
+        "test a ... ok\ntest b ... FAILED\ntest c ... ignored".lines().for_each(|line| reader.read(line));
+        assert_eq!(reader.take_counts(), [1, 1, 1]);
+        reader.read("test result: FAILED. 1 passed; 1 failed; 1 ignored");
+        assert_eq!(reader.take_counts(), [0; 3]);
+        reader.read("test d ... ok");
+        reader.start("system");
+        reader.read("test a ... ok");
+        assert_eq!(reader.take_counts(), [1, 0, 0]);
     }
 
     #[test]
