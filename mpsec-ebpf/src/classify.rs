@@ -1,5 +1,6 @@
 //! The TC classifier: which class a packet is of, how much of the wire it takes, and where that is counted.
 
+use core::hint::black_box;
 use core::num::NonZero;
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_UNSPEC};
@@ -20,7 +21,7 @@ use crate::{ipsec, kernel, record, subflow};
 /// part of the buffer, is counted right here. For the rest there is [`mpsec_count`], which takes its time.
 #[inline(always)]
 pub fn count(skb: *mut __sk_buff, direction: Direction) -> i32 {
-    if count_usual(skb, direction).is_none() {
+    if count_usual(skb, direction).is_none() && !(is_received(direction) && is_copy_of_sent(skb)) {
         mpsec_count(skb, direction as u32);
     }
     // The same number as TCX_NEXT.
@@ -64,7 +65,7 @@ fn count_usual(skb: *mut __sk_buff, direction: Direction) -> Option<()> {
         let l3_bytes = wire_len.wrapping_sub(segments.wrapping_mul(layout.l3_offset));
         Counter { packets: segments as u64, bytes: bytes as u64, l3_bytes: l3_bytes as u64 }
     };
-    record::traffic(interface.first_counter, direction, layout.class, &amount);
+    record::traffic(interface.first_counter, direction, layout.class as usize, &amount);
     if layout.l4_offset != layout.l3_offset {
         subflow::count_usual(skb, &packet, interface, direction, &layout, &amount);
     }
@@ -90,7 +91,7 @@ pub extern "C" fn mpsec_count(skb: *mut __sk_buff, direction: u32) -> i32 {
     let is_inside = interface.flags & interface_flags::INSIDE_IPSEC != 0;
     let is_decrypted = !is_inside && is_received(direction) && ipsec::in_use() && ipsec::has_decrypted(skb);
     let class = if is_inside || is_decrypted { Class::Decrypted } else { layout.class };
-    record::traffic(interface.first_counter, direction, class, &amount);
+    record::traffic(interface.first_counter, direction, black_box(class as usize), &amount);
     if subflow::is_wanted(&layout) && !is_decrypted {
         subflow::count_slowly(skb, interface, direction, &layout, &amount);
     }
@@ -100,6 +101,19 @@ pub extern "C" fn mpsec_count(skb: *mut __sk_buff, direction: u32) -> i32 {
 #[inline(always)]
 fn is_received(direction: Direction) -> bool {
     direction as u32 == Direction::Rx as u32
+}
+
+/// `PACKET_LOOPBACK` (include/uapi/linux/if_packet.h).
+const PACKET_LOOPBACK: u32 = 5;
+
+/// True for the copy that the IP layer makes for this host's own listeners of what is sent to many. It was on no wire, and what is
+/// sent is counted. It has no link header (dev_loopback_xmit, net/core/dev.c, 6.1 to 6.18), which others of its kind have, so that
+/// nothing is put before it here: those between hosts behind a VRF.
+#[inline(always)]
+fn is_copy_of_sent(skb: *mut __sk_buff) -> bool {
+    // SAFETY: as in `count`.
+    let buffer = unsafe { &*skb };
+    buffer.pkt_type == PACKET_LOOPBACK && buffer.len == buffer.wire_len
 }
 
 /// Says where a malformed packet came by. The loader sets the log level in a read-only global, so that this is not in the
@@ -218,12 +232,15 @@ fn amount(skb: *mut __sk_buff, interface: &InterfaceSlot, direction: Direction, 
         (unfolded >> 32, unfolded & 0xffff_ffff)
     };
     let stripped_tag = if buffer.vlan_present != 0 { VLAN_LEN as u64 } else { 0 };
-    let uncounted = interface.uncounted[direction as usize] as u64;
-    Counter {
-        packets,
-        bytes: (wire_len + packets * stripped_tag).saturating_sub(packets * uncounted),
-        l3_bytes: wire_len.saturating_sub(packets * layout.l3_offset as u64),
+    let l3_bytes = wire_len.saturating_sub(packets * layout.l3_offset as u64);
+    // What comes out of IPsec still has the link header, if any, of the device that it came by, which its own does not count
+    // (xfrmi_rcv_cb, vti_rcv_cb).
+    if interface.flags & interface_flags::INSIDE_IPSEC != 0 && is_received(direction) {
+        return Counter { packets, bytes: l3_bytes, l3_bytes };
     }
+    let uncounted = interface.uncounted[direction as usize] as u64;
+    let bytes = (wire_len + packets * stripped_tag).saturating_sub(packets * uncounted);
+    Counter { packets, bytes, l3_bytes }
 }
 
 /// Packets (upper half) and bytes (lower half) on the wire of a super-packet: each segment repeats the headers.

@@ -8,7 +8,7 @@ use aya_ebpf::maps::{Array, PerCpuArray};
 use mpsec_common::maps::{Event, INTERFACE_ENTRIES, INTERFACE_PROBES, InterfaceSlot, WIREGUARD_PORTS};
 use mpsec_common::maps::{OTHER_SLOT, counter_index_from, slot_index};
 use mpsec_common::traffic::{CLASS_SLOTS, Counter, CounterCell, InterfaceCounters};
-use mpsec_common::{Class, Direction, LAYOUT_VERSION, Link};
+use mpsec_common::{Direction, LAYOUT_VERSION, Link};
 
 pub mod policy;
 pub mod probes;
@@ -78,8 +78,10 @@ pub fn interface(ifindex: u32) -> &'static InterfaceSlot {
 ///
 /// Only this CPU writes the counter, and a TC program is not interrupted by another one on the same CPU, so plain
 /// additions do.
+///
+/// `class` is a class's number. Where the compiler knows that it is one, it leaves out the mask that the verifier wants to see.
 #[inline(always)]
-pub fn traffic(first_counter: u32, direction: Direction, class: Class, amount: &Counter) {
+pub fn traffic(first_counter: u32, direction: Direction, class: usize, amount: &Counter) {
     // SAFETY: the helper has no preconditions.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let index = counter_index_from(first_counter, cpu, direction);
@@ -88,7 +90,7 @@ pub fn traffic(first_counter: u32, direction: Direction, class: Class, amount: &
     };
     // SAFETY: the map returned a pointer to a whole value, and the class is masked to the array's length.
     unsafe {
-        let counter = (&raw mut (*counters).classes).cast::<CounterCell>().add(class as usize & (CLASS_SLOTS - 1));
+        let counter = (&raw mut (*counters).classes).cast::<CounterCell>().add(class & (CLASS_SLOTS - 1));
         let counter = &mut (*counter).counter;
         counter.packets += amount.packets;
         counter.bytes += amount.bytes;

@@ -1,6 +1,7 @@
 //! Every frame is counted in its class, exactly, whatever it is and however its bytes lie in memory.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,8 +31,49 @@ pub(crate) fn trials() -> Vec<Trial> {
                 trials.push(trial(&name, Duration::from_secs(180), move || run(attach, buffer, direction)));
             }
         }
+        let name = format!("classes::copies_for_own_listeners_are_not_received_{attach}");
+        trials.push(trial(&name, Duration::from_secs(60), move || own_copies(attach)));
     }
     trials
+}
+
+/// What is sent to many comes up again for listeners on the same host, without a link header and on no wire: the device counts
+/// it once, as sent.
+fn own_copies(attach: &str) -> Result<()> {
+    need::mpsec()?;
+    if attach == "tcx" {
+        need::tcx()?;
+    }
+    let pair = Pair::addressed()?;
+    pair.left.ip(&format!("route add 224.0.0.0/4 dev {}", Pair::WEST))?;
+    let agent = Options::default().with(&format!("--attach {attach}")).start(&pair.left)?;
+    let counted =
+        |direction: &str| Ok::<_, anyhow::Error>(Classes::read(&agent.scrape()?, Pair::WEST, direction)?.total());
+    let (device_before, before) = (pair.left.counters(Pair::WEST)?, [counted("rx")?, counted("tx")?]);
+    pair.left.run(|| -> Result<()> {
+        let own = Ipv4Addr::new(192, 0, 2, 1);
+        let (group, broadcast) = (Ipv4Addr::new(239, 1, 2, 3), Ipv4Addr::new(192, 0, 2, 255));
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5353))?;
+        socket.join_multicast_v4(&group, &own)?;
+        socket.set_broadcast(true)?;
+        socket.set_read_timeout(Some(SHOWN))?;
+        for to in [group, broadcast] {
+            for _ in 0..5 {
+                socket.send_to(&[7; 100], (to, 5353))?;
+                ensure!(socket.recv(&mut [0; 200])? == 100, "no copy of what is sent to {to}");
+            }
+        }
+        Ok(())
+    })?;
+    wait::until(SHOWN, || {
+        let device = pair.left.counters(Pair::WEST)? - device_before;
+        let [rx, tx] = [counted("rx")?, counted("tx")?];
+        let since = |now: Counted, before: Counted| (now.packets - before.packets, now.bytes - before.bytes);
+        let (rx, tx) = (since(rx, before[0]), since(tx, before[1]));
+        ensure!(tx.0 >= 10 && tx == (device.tx_packets, device.tx_bytes), "sent {tx:?}, and {device:?} by the device");
+        ensure!(rx == (device.rx_packets, device.rx_bytes), "received {rx:?}, and {device:?} by the device");
+        Ok(())
+    })
 }
 
 fn run(attach: &str, buffer: Buffer, direction: &'static str) -> Result<()> {

@@ -107,14 +107,12 @@ impl Interface {
     /// Bytes of link header that the interface's own counter leaves out, received and sent: loopback takes the header off
     /// before it counts (loopback_xmit); a bridge and a VLAN device count what they receive behind the header
     /// (br_pass_frame_up, vlan_do_receive); tunnels count what they send without the inner header (iptunnel_xmit), and
-    /// VXLAN and Geneve also what they receive (vxlan_rcv, geneve_rx). On xfrm and vti interfaces a packet that is received still
-    /// has the link header of the device that it came by, which they do not count (xfrmi_rcv_cb, vti_rcv_cb).
+    /// VXLAN and Geneve also what they receive (vxlan_rcv, geneve_rx). What is inside IPsec is known by its flag.
     pub fn uncounted(&self) -> [u8; 2] {
         match (self.hardware, self.kind.as_str()) {
             (libc::ARPHRD_LOOPBACK, _) => [14, 14],
             (libc::ARPHRD_ETHER, "bridge" | "vlan") => [14, 0],
             (libc::ARPHRD_ETHER, "vxlan" | "geneve") => [14, 14],
-            _ if self.is_inside_ipsec() => [14, 0],
             (libc::ARPHRD_ETHER, "gretap" | "ip6gretap" | "erspan" | "ip6erspan") => [0, 14],
             _ => [0, 0],
         }

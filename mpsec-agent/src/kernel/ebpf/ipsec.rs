@@ -52,10 +52,15 @@ impl Ipsec {
                 Ok(()) => self.is_settled = true,
                 Err(error) => tracing::warn!(%error, "what IPsec decrypts may be taken for cleartext"),
             },
-            // This kernel has no such interface, or does not tell: then only ESP that comes by does.
+            // This kernel has no such interface, or does not tell: then only ESP that comes by does. A shortage passes.
             Err(error) => {
                 tracing::debug!(%error, "states of IPsec cannot be counted");
-                self.is_settled = true;
+                let shortages = [libc::ENOBUFS, libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::EINTR];
+                let errno = match &error {
+                    NetlinkError::Socket(error) => error.raw_os_error(),
+                    other => other.errno(),
+                };
+                self.is_settled = !errno.is_some_and(|errno| shortages.contains(&errno));
             }
         }
     }
