@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::book::Book;
@@ -28,8 +29,16 @@ const MOST_LISTENED: usize = 256;
 /// may be delayed (TCP_DELACK_MIN, 40 ms, include/net/tcp.h), and one that a returning path is noticed by within a second.
 /// `net.mptcp.stale_loss_cnt` should be 1 beside it, so that the kernel hands over after two such timeouts, and the default
 /// of `net.ipv4.tcp_rmem` some megabytes: a receiver that fills up while a hole is open may never take what fills it.
+///
+/// Before Linux 6.15 there is no bound for how long the timer may become: a path that was silent for long is noticed later.
 pub fn policy() -> Policy {
-    Policy { rto_min_us: Some(50_000), rto_max_ms: Some(1_000), reports_timeouts: true, ..Policy::default() }
+    let is_bounded = Path::new("/proc/sys/net/ipv4/tcp_rto_max_ms").exists();
+    Policy {
+        rto_min_us: Some(50_000),
+        rto_max_ms: is_bounded.then_some(1_000),
+        reports_timeouts: true,
+        ..Policy::default()
+    }
 }
 
 /// The paths of one network namespace. All but [`Driver::next_beat`] must be called inside it.
