@@ -86,7 +86,7 @@ fn each(mode: Mode, family: Family) -> Result<()> {
 }
 
 /// On the interface of a tunnel everything is inside, whichever way it goes.
-fn both_ways_inside(watched: &Watched<'_>, tunnel: &Tunnel<'_>, family: Family) -> Result<()> {
+pub(super) fn both_ways_inside(watched: &Watched<'_>, tunnel: &Tunnel<'_>, family: Family) -> Result<()> {
     let name: &'static str = Box::leak(interface(NUMBER).into_boxed_str());
     let watches = [watched.watch(0, name)?, watched.watch(1, name)?];
     let [left, right] = &tunnel.ends;

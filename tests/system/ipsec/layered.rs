@@ -1,5 +1,6 @@
 //! IPsec of several layers, of unusual kinds, between two versions of IP, and around tunnels of another kind.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -10,10 +11,10 @@ use mpsec_tests::layers::{Kind, Layer, Layers};
 use mpsec_tests::link::{self, Offload};
 use mpsec_tests::paths::Family;
 use mpsec_tests::trial::trial;
-use mpsec_tests::xfrm::{self, Mode};
+use mpsec_tests::xfrm::{self, End, Mode, Tunnel};
 use mpsec_tests::{bulk, need, tally};
 
-use super::by_hand::laid;
+use super::by_hand::{NUMBER, both_ways_inside, laid};
 use super::line::{Line, inner, outer};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -58,7 +59,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     let layered = CASES.iter().map(|case| trial(&format!("ipsec::layered_{}", case.name), limit, move || each(case)));
     let devices =
         ["gre", "ipip"].map(|kind| trial(&format!("ipsec::layered_{kind}"), limit, move || device_inside(kind)));
-    layered.chain(devices).collect()
+    let above = trial("ipsec::layered_interface_above_raw_ip", limit, interface_above_raw_ip);
+    layered.chain(devices).chain([above]).collect()
 }
 
 /// Each tunnel has its inside come by once more on the same device, and nothing else does.
@@ -111,6 +113,30 @@ fn again(case: &Case) -> Counted {
         sum
     };
     SIZES.iter().map(of_size).fold(Counted::default(), |all, one| all + one)
+}
+
+/// What an xfrm interface receives by a device without link headers, as modems and tunnels are, has none either, and the interface's
+/// own counters agree with ours.
+fn interface_above_raw_ip() -> Result<()> {
+    Mode::Interface.needed(Family::V4)?;
+    need::link_kind("ipip")?;
+    let line = Line::new(Offload::Off)?;
+    let below = |host: usize| IpAddr::from([198, 18, 0, host as u8 + 1]);
+    for (host, netns) in line.hosts.iter().enumerate() {
+        let [local, remote] = [host, 1 - host].map(|host| outer(Family::V4, host));
+        netns.ip(&format!("link add name {OVER} type ipip local {local} remote {remote}"))?;
+        netns.ip(&format!("link set dev {OVER} mtu 1480 up"))?;
+        link::address(netns, OVER, &format!("{}/24", below(host)))?;
+    }
+    let end = |host: usize| End {
+        netns: &line.hosts[host],
+        device: OVER,
+        outer: below(host),
+        inner: inner(Family::V4, host),
+    };
+    let tunnel = Tunnel { mode: Mode::Interface, number: NUMBER, ends: [end(0), end(1)] };
+    let _sockets = tunnel.lay()?;
+    both_ways_inside(&line.watched()?, &tunnel, Family::V4)
 }
 
 /// Packets of a tunnel without IPsec are inside ESP in transport mode: on the wire they are ESP, on the tunnel's device what they
