@@ -113,7 +113,7 @@ fn refused() -> Result<()> {
     let paths = Paths::new(Plan::wires(1))?;
     let config = "[[netns]]\nname = \"odd\"\npath = \"/proc/self/status\"\n".to_owned();
     let agent = Options { config, ..Options::default() }.spawn(&paths.client)?;
-    wait::until(SHOWN, || {
+    wait::until(LOOKED, || {
         ensure!(agent.stderr().contains("/proc/self/status"), "{}", agent.stderr());
         ensure!(agent.get("/metrics")?.status == 200, "the rest does not work");
         Ok(())
