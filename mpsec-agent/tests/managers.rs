@@ -13,9 +13,9 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Arguments;
 use mpsec_agent::conflicts::{Conflict, Manager, Stops, conflicts};
 use mpsec_agent::kernel::{link, managers};
-use mpsec_tests::need;
 use mpsec_tests::netns::Netns;
 use mpsec_tests::trial::{Skip, trial};
+use mpsec_tests::{need, privilege};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -92,14 +92,8 @@ fn found(netns: &Netns) -> Result<Vec<Conflict>> {
 
 /// The same, for an agent with another user than root and without CAP_SYS_PTRACE.
 fn found_by_nobody(netns: &Netns) -> Result<Vec<Conflict>> {
-    const NOBODY: libc::c_long = 65_534;
     netns.run(|| {
-        // The system calls are for the calling thread alone; those of the C library are for all threads.
-        for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
-            // SAFETY: numbers, and no pointers.
-            let outcome = unsafe { libc::syscall(call, NOBODY, NOBODY, NOBODY) };
-            ensure!(outcome == 0, "cannot become another user");
-        }
+        privilege::become_nobody()?;
         judge()
     })
 }

@@ -52,6 +52,7 @@ pub mod pty;
 pub mod resets;
 pub mod screen;
 pub mod send;
+pub mod signals;
 pub mod sniffer;
 pub mod ss;
 pub mod stream;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsFd as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -22,6 +22,7 @@ use super::limits::Limits;
 use super::registry::Registry;
 use super::stats::{HttpStats, count};
 use super::web_config::{Protection, WebConfig};
+use crate::kernel::stream::bind_anyway;
 
 /// How long to wait for descriptors or memory when accept(2) finds none.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -74,26 +75,12 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
         Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
             tracing::warn!("no interface has the address {addr} yet; it is listened on as soon as one has");
             socket = open()?;
-            bind_anyway(&socket)?;
+            bind_anyway(socket.as_fd())?;
             socket.bind(addr)?;
         }
         outcome => outcome?,
     }
     socket.listen(BACKLOG)
-}
-
-/// Lets a socket be bound to an address that this host does not have (ip(7), IP_FREEBIND).
-fn bind_anyway(socket: &TcpSocket) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    let len = size_of_val(&on) as libc::socklen_t;
-    // SAFETY: the pointer and the length describe `on`, which is only read. A socket of IPv6 takes the option of IPv4, too, and
-    // heeds it (inet_can_nonlocal_bind, include/net/inet_sock.h, 4.15 to 6.18).
-    match unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_FREEBIND, (&raw const on).cast(), len)
-    } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 impl Server {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 /// What a socket speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,20 @@ pub fn set_congestion_control(stream: &TcpStream, name: &str) -> io::Result<()> 
     let (value, len) = (name.as_ptr().cast(), name.len() as libc::socklen_t);
     // SAFETY: the descriptor is open, and the pointer and the length are those of `name`, which outlives the call.
     check(unsafe { libc::setsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_CONGESTION, value, len) })
+}
+
+/// Lets a socket be bound to an address that this host does not have (ip(7), IP_FREEBIND). One of IPv6 takes the option of IPv4,
+/// too, and heeds it (inet_can_nonlocal_bind, include/net/inet_sock.h, 4.15 to 6.18).
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn bind_anyway(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let len = size_of_val(&on) as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the pointer and the length are those of `on`, which outlives the call.
+    check(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_FREEBIND, (&raw const on).cast(), len)
+    })
 }
 
 /// The congestion control of a socket.

@@ -1,12 +1,11 @@
 //! Loading while signals come.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use mpsec_agent::kernel::ebpf::{Kernel, Settings};
 use mpsec_tests::netns::Netns;
+use mpsec_tests::signals::Interrupted;
 
 use super::host::settings;
 
@@ -17,12 +16,8 @@ const SIGNALS: usize = 20;
 /// Much less than it takes to verify the classifier.
 const PAUSE: Duration = Duration::from_millis(2);
 
-extern "C" fn do_nothing(_: libc::c_int) {}
-
 /// The verifier breaks off when its thread has a signal to handle: all is loaded nevertheless.
 pub(crate) fn while_loading() -> Result<()> {
-    // SAFETY: the handler does nothing, and no other test uses this signal.
-    unsafe { libc::signal(libc::SIGUSR2, do_nothing as *const () as libc::sighandler_t) };
     Netns::new()?.run(|| {
         let settings = settings()?;
         let start = Instant::now();
@@ -38,26 +33,10 @@ pub(crate) fn while_loading() -> Result<()> {
 
 /// Loads the programs while signals come from some moment on.
 fn load_with_signals(settings: &Settings, first: Duration) -> Result<Kernel> {
-    // SAFETY: without arguments, and always successful.
-    let loader = unsafe { libc::pthread_self() };
-    let is_loaded = &AtomicBool::new(false);
-    let interrupt = move || {
-        thread::sleep(first);
-        for _ in 0..SIGNALS {
-            if is_loaded.load(Ordering::Acquire) {
-                break;
-            }
-            // SAFETY: the thread outlives the scope, and with it this one.
-            unsafe { libc::pthread_kill(loader, libc::SIGUSR2) };
-            thread::sleep(PAUSE);
-        }
-    };
-    thread::scope(|scope| {
-        scope.spawn(interrupt);
-        let kernel = Kernel::load(settings);
-        is_loaded.store(true, Ordering::Release);
-        Ok(kernel?)
-    })
+    let sender = Interrupted::this_thread().interrupt(first, SIGNALS, PAUSE);
+    let kernel = Kernel::load(settings);
+    sender.join().map_err(|_| anyhow!("the sender panicked"))?;
+    Ok(kernel?)
 }
 
 /// Subflows, the list of sockets, and every probe with its way into the kernel.
