@@ -318,12 +318,26 @@ impl Driver {
 
     fn remove(&mut self, address: IpAddr, book: &Book) -> Result<(), PathManagerError> {
         let Some(endpoint) = self.endpoints.remove(&address) else { return Ok(()) };
-        if book.has_first(address) {
+        let has_first = book.has_first(address);
+        if has_first {
             self.orphaned.insert(address);
         }
         self.manager.delete_endpoint(&endpoint)?;
+        if has_first {
+            self.tell_by_another(address);
+        }
         self.taken.insert(address, self.reduced.remove(&address).unwrap_or(endpoint));
         Ok(())
+    }
+
+    /// Kernels before March 2026 (6.12.77, 6.18.17, 6.19.7) send the RM_ADDR by a connection's first subflow even where that is
+    /// the one to be removed, so that the peer never hears of it (mptcp_pm_addr_send_ack, net/mptcp/pm.c). That subflow is
+    /// closed now, and to remove identifier 0, which is its address, sends one by another. Elsewhere it says a thing twice.
+    fn tell_by_another(&mut self, address: IpAddr) {
+        let first = Endpoint::new(address, EndpointFlags::default());
+        if let Err(error) = self.manager.delete_endpoint(&first) {
+            tracing::debug!(%address, %error, "the peers may not know that the path is away");
+        }
     }
 
     fn restore(&mut self, address: IpAddr) -> Result<(), PathManagerError> {
