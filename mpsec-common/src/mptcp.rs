@@ -76,6 +76,12 @@ pub const fn ports(local: u16, remote: u16) -> u32 {
 pub const ENTRY_FREE: u64 = 0;
 /// Set in every tag, so that no entry in use is [`ENTRY_FREE`].
 const TAG_USED: u64 = 1 << 20;
+/// 1 for an entry in use, 0 for a free one: without a comparison, of which the verifier would follow both outcomes.
+#[inline(always)]
+pub const fn used(entry: u64) -> u32 {
+    (entry / TAG_USED) as u32 & 1
+}
+
 /// The bits of an entry that hold the slot; they are 0 in a tag. The others tell a subflow from all the rest, but for one in
 /// 2^43, and for that one by its key when it is registered.
 const SLOT_BITS: u64 = (MAX_SLOTS - 1) as u64;
@@ -432,6 +438,7 @@ mod tests {
             let tag = SubflowKey::v4([10, 0, 0, 1], [10, 0, 0, 2], port, 443).tag(0);
             let entry = entry_of(tag, MAX_SLOTS - 1);
             assert!(tag != ENTRY_FREE && slot_in(ENTRY_FREE, tag).is_none());
+            assert_eq!((used(ENTRY_FREE), used(tag), used(entry)), (0, 1, 1));
             assert_eq!((slot_in(entry, tag), slot_in(entry, entry_of(tag ^ 1 << 21, 0))), (Some(MAX_SLOTS - 1), None));
             assert!(tags.insert(tag));
         }

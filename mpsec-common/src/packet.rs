@@ -60,6 +60,13 @@ pub trait Packet {
         port_filter(&context.wireguard_ports)
     }
 
+    /// The same offset, which is below 32768. The kernel side has its verifier forget all else that it knows of it, so that it
+    /// follows what comes next once, and not for each way that led here.
+    #[inline(always)]
+    fn forget(&self, offset: u32) -> u32 {
+        offset
+    }
+
     /// One of the UDP ports of WireGuard; 0 for none. Asked for only when a port must be compared.
     #[inline(always)]
     fn wireguard_port(&self, context: &Context, index: usize) -> u16 {
@@ -190,6 +197,7 @@ impl Cursor {
 #[inline(always)]
 pub fn classify<P: Packet>(packet: &P, context: &Context) -> Result<Layout, Short> {
     let (ethertype, at) = link_header(packet, context)?;
+    let at = packet.forget(at);
     let mut cursor = Cursor { l3: at, at, end: packet.len(), first_fragment: false };
     let next = match ethertype {
         ethertype::IPV4 => ipv4(packet, context, &mut cursor),
@@ -200,6 +208,7 @@ pub fn classify<P: Packet>(packet: &P, context: &Context) -> Result<Layout, Shor
     let found = match next {
         Ok(Next::Found(class)) => cursor.found(class),
         Ok(Next::Transport(number)) => {
+            cursor.at = packet.forget(cursor.at);
             let icmp = if ethertype == ethertype::IPV4 { protocol::ICMP } else { protocol::ICMPV6 };
             transport(packet, context, cursor, number, icmp)
         }

@@ -129,13 +129,22 @@ fn log_malformed(skb: *mut __sk_buff) {
 /// Class and headers: from the linear part where that is enough, else from the whole packet.
 #[inline(always)]
 fn layout(skb: *mut __sk_buff, interface: &InterfaceSlot, direction: Direction) -> Layout {
-    if interface.link != Link::Foreign as u8 {
-        let context = context(skb, interface.link == Link::Ethernet as u8, direction);
-        if let Ok(layout) = classify(&Linear::<true>::new(skb), &context) {
-            return layout;
-        }
-    }
-    unpack(mpsec_layout_of_whole(skb, interface.link as u32, direction as u32))
+    let (link, direction) = (interface.link as u32, direction as u32);
+    let packed = if link == Link::Foreign as u32 { SHORT } else { mpsec_layout_of_linear(skb, link, direction) };
+    unpack(if packed == SHORT { mpsec_layout_of_whole(skb, link, direction) } else { packed })
+}
+
+/// What stands for a header that reached beyond the linear part.
+const SHORT: u64 = u64::MAX;
+
+/// [`layout`] where the headers lie. A global function, so that the verifier does not follow what comes after it on each of the
+/// ways through it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn mpsec_layout_of_linear(skb: *mut __sk_buff, link: u32, direction: u32) -> u64 {
+    let direction = if direction == Direction::Rx as u32 { Direction::Rx } else { Direction::Tx };
+    let context = context(skb, link == Link::Ethernet as u32, direction);
+    classify(&Linear::<true>::new(skb), &context).map_or(SHORT, |layout| pack(&layout))
 }
 
 /// How the frame begins, as far as the kernel tells.
@@ -151,6 +160,9 @@ fn context(skb: *mut __sk_buff, ethernet: bool, direction: Direction) -> Context
     }
 }
 
+/// No link header is as long, in bytes (`hard_header_len`, of which `LL_MAX_HEADER` is for 128). A mask.
+const LONGEST_LINK_HEADER: u32 = 0xff;
+
 /// Length of the link header on an interface that is not Ethernet. On ingress the kernel has recorded the length without
 /// it (`qdisc_pkt_len`, net/core/dev.c, sch_handle_ingress, 6.1 to 6.18), but from 6.19 on that of a super-packet as its
 /// segments take; on egress there is none yet.
@@ -164,7 +176,7 @@ fn link_header_len(skb: *mut __sk_buff, direction: Direction) -> u32 {
         Direction::Rx => recorded,
         Direction::Tx => 0,
     };
-    len & 0xff
+    len & LONGEST_LINK_HEADER
 }
 
 /// [`layout`] by copying header after header: slower, and right for every buffer. A global function, so that the verifier
@@ -178,25 +190,23 @@ pub extern "C" fn mpsec_layout_of_whole(skb: *mut __sk_buff, link: u32, directio
         record::event(Event::NonLinear);
     }
     let mut context = context(skb, link == Link::Ethernet as u32, direction);
+    let (mut packet, mut before) = (Whole::new(skb), 0);
     if foreign {
         // `bpf_skb_load_bytes_relative` reads the linear part only (net/core/filter.c, shown on 6.18), so it is the last
         // resort.
         if let Some(link_len) = kernel::link_header_len(skb) {
-            let packet = Whole::new(skb);
-            context.start = link_len.min(packet.len());
-            return pack(&classify(&packet, &context).unwrap_or(Layout::without_link_header(packet.len())));
+            context.start = link_len.min(packet.len()).min(LONGEST_LINK_HEADER);
+        } else {
+            before = context.start;
+            context.start = 0;
+            packet = Whole::from_network_header(skb, before);
         }
-        let link_len = context.start;
-        context.start = 0;
-        let packet = Whole::from_network_header(skb, link_len);
-        let mut layout = classify(&packet, &context).unwrap_or(Layout::without_link_header(packet.len()));
-        layout.l3_offset += link_len;
-        layout.l4_offset += link_len;
-        layout.payload_offset += link_len;
-        return pack(&layout);
     }
-    let packet = Whole::new(skb);
-    pack(&classify(&packet, &context).unwrap_or(Layout::without_link_header(packet.len())))
+    let mut layout = classify(&packet, &context).unwrap_or(Layout::without_link_header(packet.len()));
+    layout.l3_offset += before;
+    layout.l4_offset += before;
+    layout.payload_offset += before;
+    pack(&layout)
 }
 
 /// A layout in a register: a function of the kernel side can return no more. The highest byte is 0.

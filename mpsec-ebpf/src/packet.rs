@@ -1,5 +1,6 @@
 //! The two readers that the classifier is run with: the linear part of a socket buffer, and the whole of it.
 
+use core::hint::black_box;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::__sk_buff;
@@ -13,6 +14,12 @@ use crate::record::{self, subflows};
 const HDR_START_NET: u32 = 1;
 /// No header ends further into a packet than this; it keeps offsets in the verifier's bounds for packet pointers.
 const MAX_OFFSET: u32 = 0x7fff;
+
+/// [`Packet::forget`], by a number that the verifier does not know.
+#[inline(always)]
+fn forget(offset: u32, unknown: u32) -> u32 {
+    (black_box(offset ^ unknown) ^ unknown) & MAX_OFFSET
+}
 
 /// The linear part of a buffer, read where it lies. One that does not walk over TCP options takes the walk for something
 /// that it does not have: without a call on the way, more of it stays in registers.
@@ -77,6 +84,11 @@ impl<const WALKS: bool> Packet for Linear<WALKS> {
     }
 
     #[inline(always)]
+    fn forget(&self, offset: u32) -> u32 {
+        forget(offset, self.len)
+    }
+
+    #[inline(always)]
     fn port_filter(&self, _context: &Context) -> u64 {
         record::port_filter()
     }
@@ -135,6 +147,11 @@ impl Packet for Whole {
     }
 
     #[inline(always)]
+    fn forget(&self, offset: u32) -> u32 {
+        forget(offset, self.len)
+    }
+
+    #[inline(always)]
     fn port_filter(&self, _context: &Context) -> u64 {
         record::port_filter()
     }
@@ -186,7 +203,7 @@ pub extern "C" fn mpsec_scan_options(skb: *mut __sk_buff, offset: u32, len: u32,
         unsafe { words.add(index).write_volatile(0) };
     }
     // The verifier must see that this is 1 to 64, and the compiler must not see that it need not be said.
-    let len = (core::hint::black_box(len.wrapping_sub(1)) & (OPTION_BYTES as u32 - 1)) + 1;
+    let len = (black_box(len.wrapping_sub(1)) & (OPTION_BYTES as u32 - 1)) + 1;
     if !load(skb, offset, words.cast(), len, from_network_header != 0) {
         return SHORT;
     }

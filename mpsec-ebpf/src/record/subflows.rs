@@ -8,6 +8,7 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap};
 use mpsec_common::Direction;
+use mpsec_common::mptcp;
 use mpsec_common::mptcp::{
     CHOICES, ENTRY_FREE, HANDSHAKES as HANDSHAKE_ENTRIES, Handshake, HandshakeCounter, PORT_ENTRIES, SubflowCounter,
     SubflowCounters, SubflowInfo, TagSet, WAYS, choose, entry_of, extend_sequence, first_sequence, free, link,
@@ -218,7 +219,7 @@ fn used(set: u32) -> u32 {
     let mut used = 0;
     for way in 0..WAYS {
         // SAFETY: as in `find`.
-        used += (unsafe { tags.add(way).read_volatile() } != ENTRY_FREE) as u32;
+        used += mptcp::used(unsafe { tags.add(way).read_volatile() });
     }
     used
 }
