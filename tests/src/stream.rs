@@ -38,18 +38,24 @@ impl Call {
     pub fn open(wan: &Wan) -> Result<Self> {
         let target: SocketAddr = (address(Host::Server, Family::V4, 0), PORT).into();
         let listener = wan.server.run(|| Protocol::Mptcp.listen(target))?;
-        let client = wan.client.run(|| -> Result<_> {
-            let socket = Protocol::Mptcp.socket(target.ip())?;
-            mptcp_socket::bind(&socket, (address(Host::Client, Family::V4, 0), 0).into())?;
-            mptcp_socket::connect(&socket, target)?;
-            Ok(TcpStream::from(socket))
-        })?;
+        let client = Self::connect(wan)?;
         let (server, _) = listener.accept()?;
         for end in [&client, &server] {
             end.set_read_timeout(Some(PATIENCE))?;
             end.set_write_timeout(Some(PATIENCE))?;
         }
         Ok(Self { client, server, _listener: listener })
+    }
+
+    /// Another connection like that to the listener of one that is open, as soon as its handshake is done.
+    pub fn connect(wan: &Wan) -> Result<TcpStream> {
+        let target: SocketAddr = (address(Host::Server, Family::V4, 0), PORT).into();
+        wan.client.run(|| {
+            let socket = Protocol::Mptcp.socket(target.ip())?;
+            mptcp_socket::bind(&socket, (address(Host::Client, Family::V4, 0), 0).into())?;
+            mptcp_socket::connect(&socket, target)?;
+            Ok(TcpStream::from(socket))
+        })
     }
 
     /// The end that sends and the one that receives.

@@ -44,6 +44,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("failover::what_carries_all_it_can_is_left_alone", LIMIT, || healthy(4 * RATE)),
         trial("failover::the_end_puts_endpoints_back", LIMIT, restored),
         trial("failover::what_falls_silent_elsewhere_is_another_ones", LIMIT, bystander),
+        trial("failover::what_connects_is_left_alone", LIMIT, connecting),
         trial("failover::congestion_control_by_address", LIMIT, congestion),
         trial("failover::pacing_by_address", LIMIT, pacing),
     ]
@@ -263,6 +264,30 @@ fn restored() -> Result<()> {
     keeper.stop()?;
     ensure!(show()? == before, "{before} is now {}", show()?);
     Ok(())
+}
+
+/// A socket that connects while its path is away, and tried again and again, gets through when the path is back.
+fn connecting() -> Result<()> {
+    let wan = two_lines()?;
+    let keeper = Keeper::start(&wan.client, vec![(None, policy())], true)?;
+    let call = Call::open(&wan)?;
+    let stream = Stream::start(&call.client, &call.server, RATE)?;
+    joined(&call)?;
+    thread::sleep(Duration::from_millis(700));
+    wan.silence(0, [true; 2]);
+    let outcome = thread::scope(|scope| {
+        let connecting = scope.spawn(|| Call::connect(&wan));
+        // It is asked for again after one second and after three.
+        thread::sleep(Duration::from_millis(2200));
+        let is_early = connecting.is_finished();
+        wan.silence(0, [false; 2]);
+        (is_early, connecting.join().expect("a thread that does not panic"))
+    });
+    let (is_early, connected) = outcome;
+    connected.with_context(|| format!("connecting, {}", if is_early { "aborted" } else { "after the path was back" }))?;
+    ensure!(!is_early, "it was connected by a path that is silent");
+    stream.finish(&call.client)?;
+    keeper.stop()
 }
 
 fn congestion() -> Result<()> {

@@ -84,6 +84,12 @@ impl Book {
         self.0.iter().any(|line| line.is_first && line.is_on(Path::Endpoint(local)))
     }
 
+    /// Whether one did, and no socket is connecting from there, which the kernel would abort together with identifier 0.
+    pub(super) fn has_first_alone(&self, local: IpAddr) -> bool {
+        let mut here = self.0.iter().filter(|line| line.is_on(Path::Endpoint(local)));
+        self.has_first(local) && here.all(|line| line.is_established || !line.is_first)
+    }
+
     /// Whether there is no connection whose subflows could be lost.
     pub(super) fn is_idle(&self) -> bool {
         !self.0.iter().any(|line| line.is_established && !line.fell_back)
@@ -227,6 +233,16 @@ mod tests {
         assert_eq!(book.close_stranded(1, |_| false), 1, "the first connection's");
         assert_eq!(book.close_stranded(1, |_| true), 0, "its endpoint is taken away");
         assert_eq!(book.close_stranded(2, |_| false), 0, "joined");
+    }
+
+    #[test]
+    fn a_first_subflow_is_not_alone_beside_one_that_connects() {
+        let here = [10, 0, 0, 1].into();
+        let has = |lines: Vec<Line>| Book(lines).has_first_alone(here);
+        assert!(has(vec![line(0, 1, true), line(0, 2, true), line(1, 3, false)]));
+        assert!(has(vec![line(0, 1, true), Line { is_first: false, ..line(0, 2, false) }]), "it joins");
+        assert!(!has(vec![line(0, 1, true), line(0, 2, false)]));
+        assert!(!has(vec![line(1, 1, true)]));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Lets [`Failover`] see the kernel, and does what it decides.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -68,6 +69,17 @@ pub struct Driver {
     diag: SockDiag,
     /// Tells whether interfaces are up.
     route: Client,
+    tells_twice: bool,
+}
+
+/// Whether this kernel sends the RM_ADDR by a connection's first subflow even where that is the one to be removed, so that the
+/// peer never hears of it (mptcp_pm_addr_send_ack, net/mptcp/pm.c): those before March 2026 (6.12.77, 6.18.17, 6.19.7). Others
+/// of these series say it twice then. Before 6.12 some miscount what is closed already (mptcp_pm_nl_rm_addr_or_subflow, mended in
+/// August 2024 only), and are left alone.
+fn tells_twice(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-', '+']).map_while(|number| number.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    ((6, 12)..(7, 0)).contains(&version)
 }
 
 impl Driver {
@@ -91,6 +103,7 @@ impl Driver {
             listened_at: None,
             diag: SockDiag::open()?,
             route: Client::open(netlink_sys::protocols::NETLINK_ROUTE)?,
+            tells_twice: fs::read_to_string("/proc/sys/kernel/osrelease").is_ok_and(|release| tells_twice(release.trim())),
         };
         let now = Instant::now();
         driver.list(now)?;
@@ -318,21 +331,19 @@ impl Driver {
 
     fn remove(&mut self, address: IpAddr, book: &Book) -> Result<(), PathManagerError> {
         let Some(endpoint) = self.endpoints.remove(&address) else { return Ok(()) };
-        let has_first = book.has_first(address);
-        if has_first {
+        if book.has_first(address) {
             self.orphaned.insert(address);
         }
         self.manager.delete_endpoint(&endpoint)?;
-        if has_first {
+        if self.tells_twice && book.has_first_alone(address) {
             self.tell_by_another(address);
         }
         self.taken.insert(address, self.reduced.remove(&address).unwrap_or(endpoint));
         Ok(())
     }
 
-    /// Kernels before March 2026 (6.12.77, 6.18.17, 6.19.7) send the RM_ADDR by a connection's first subflow even where that is
-    /// the one to be removed, so that the peer never hears of it (mptcp_pm_addr_send_ack, net/mptcp/pm.c). That subflow is
-    /// closed now, and to remove identifier 0, which is its address, sends one by another. Elsewhere it says a thing twice.
+    /// Has the peers told again that the path is away, by another subflow than the first one ([`tells_twice`]). That is closed
+    /// by now, and to remove identifier 0, which is its address, sends an RM_ADDR by what is left.
     fn tell_by_another(&mut self, address: IpAddr) {
         let first = Endpoint::new(address, EndpointFlags::default());
         if let Err(error) = self.manager.delete_endpoint(&first) {
@@ -374,4 +385,19 @@ fn edges(diag: &mut SockDiag) -> ByToken {
         tracing::debug!(%error, "cannot tell where connections stand");
     }
     edges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_that_may_tell_by_a_dead_subflow_are_known_by_their_release() {
+        for release in ["6.12.40-cloud", "6.12-rc1", "6.18.15+deb13-cloud-amd64", "6.19"] {
+            assert!(tells_twice(release), "{release}");
+        }
+        for release in ["6.1.0-57-cloud-amd64", "6.11.9", "7.0.0", "7.3.4+deb13-cloud-amd64", "", "6"] {
+            assert!(!tells_twice(release), "{release}");
+        }
+    }
 }
