@@ -176,10 +176,20 @@ impl<'a> Live<'a> {
     }
 }
 
+/// Whether Linux has this congestion control as a module (net/ipv4/Kconfig, 6.1 to 6.18), for where it cannot be seen which ones
+/// are installed.
+fn is_of_mainline(module: &str) -> bool {
+    const NAMES: &[&str] = &[
+        "bbr", "bic", "cdg", "cubic", "dctcp", "highspeed", "htcp", "hybla", "illinois", "lp", "nv", "scalable", "vegas",
+        "veno", "westwood", "yeah",
+    ];
+    module.strip_prefix("tcp_").is_some_and(|name| NAMES.contains(&name))
+}
+
 impl Host for Live<'_> {
     fn retrieve(&mut self) -> Result<Actual, String> {
         let sysctls = self.sysctls()?;
-        let installed = |name: &&String| features::module_installed(name);
+        let installed = |name: &&String| features::module_installed(name).unwrap_or_else(|| is_of_mainline(name));
         let links = link::list().map_err(|error| format!("interfaces: {error}"))?;
         Ok(Actual {
             // The kernel offers this one in the first network namespace alone (tcp_cong.c, sysctl_net_ipv4.c).

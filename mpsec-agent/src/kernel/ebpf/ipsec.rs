@@ -1,13 +1,12 @@
 //! Whether the programs ask for what IPsec decrypted: as soon as there is something to ask for, because it costs each packet
 //! that is received a call.
 
-use std::path::Path;
+use std::fs;
 
 use aya::maps::{Array, Map, MapData, MapError};
 use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported};
 
-use crate::kernel::features;
 use crate::kernel::netlink::{Client, NetlinkError, Request, attribute, u32_at};
 
 /// Messages and attributes of include/uapi/linux/xfrm.h.
@@ -26,24 +25,23 @@ pub(super) fn can_ask() -> bool {
 /// The switch that the programs turn on themselves with the first packet of ESP.
 pub(super) struct Ipsec {
     in_use: Array<MapData, u32>,
-    /// The kernel's interface to IPsec is a module: to ask before it is there would load it.
-    is_module: bool,
     /// Nothing more is to be done.
     is_settled: bool,
 }
 
-/// The module, as modprobe(8) and /sys/module name it.
-const MODULE: &str = "xfrm_user";
+/// The sockets of netlink, the kernel's own among them, in the caller's network namespace.
+const SOCKETS: &str = "/proc/thread-self/net/netlink";
 
 impl Ipsec {
     pub(super) fn new(map: Map, can_ask: bool) -> Result<Ipsec, MapError> {
-        Ok(Ipsec { in_use: map.try_into()?, is_module: features::module_installed(MODULE), is_settled: !can_ask })
+        Ok(Ipsec { in_use: map.try_into()?, is_settled: !can_ask })
     }
 
     /// Turns it on if there is a state: where a device or GRO decrypts, the programs see no packet of ESP.
     pub(super) fn look(&mut self) {
-        let is_loaded = || Path::new("/sys/module").join(MODULE).exists();
-        if self.is_settled || (self.is_module && !is_loaded()) {
+        // To ask before the kernel's end is there would load the module that it is in. Without /proc nobody knows, and it is asked.
+        let is_there = || fs::read_to_string(SOCKETS).map_or(true, |sockets| has_kernel_end(&sockets));
+        if self.is_settled || !is_there() {
             return;
         }
         match states() {
@@ -66,6 +64,16 @@ impl Ipsec {
     }
 }
 
+/// Whether the kernel listens for what is asked about IPsec: its own sockets have port 0 (netlink_native_seq_show,
+/// net/netlink/af_netlink.c, 6.1 to 6.18).
+fn has_kernel_end(sockets: &str) -> bool {
+    sockets.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next() == Some("6") && fields.next() == Some("0")
+    })
+}
+const _: () = assert!(libc::NETLINK_XFRM == 6);
+
 /// How many states this network namespace has.
 fn states() -> Result<u32, NetlinkError> {
     let mut count = None;
@@ -76,4 +84,20 @@ fn states() -> Result<u32, NetlinkError> {
         }
     })?;
     count.ok_or(NetlinkError::Truncated)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_own_socket_tells_that_ipsec_can_be_asked() {
+        let head = "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n";
+        let others = "00000000b4cf3d2c 0   0          00000000 0        0        0     2        0        4\n\
+                      00000000c4cf3d2c 16  6          00000000 0        0        0     2        0        5\n\
+                      00000000a1cf3d2c 6   4021       00000000 0        0        0     2        0        17\n";
+        let kernels = "00000000d4cf3d2c 6   0          00000000 0        0        0     2        0        18\n";
+        assert!(!has_kernel_end(&format!("{head}{others}")));
+        assert!(has_kernel_end(&format!("{head}{others}{kernels}")));
+    }
 }

@@ -131,15 +131,18 @@ pub(super) fn find_cgroup2(mounts: &str) -> Option<PathBuf> {
 
 /// How to come by something that this kernel was built without, or whose module is not loaded.
 pub(super) fn module_remedy(module: &str, option: &str) -> String {
+    let other = format!("boot a kernel built with {option} (=y, or =m with its module installed)");
     match module_installed(module) {
-        true => format!("modprobe {module}"),
-        false => format!("boot a kernel built with {option} (=y, or =m with its module installed)"),
+        Some(true) => format!("modprobe {module}"),
+        Some(false) => other,
+        None => format!("modprobe {module}, or if there is no such module, {other}"),
     }
 }
 
-/// Whether the running kernel has this module to load.
-pub(super) fn module_installed(module: &str) -> bool {
-    let release = sysctl("kernel/osrelease").unwrap_or_default();
-    let file = format!("/{module}.ko");
-    fs::read_to_string(format!("/lib/modules/{release}/modules.dep")).is_ok_and(|dep| dep.contains(&file))
+/// Whether the running kernel has this module to load. `None` where that cannot be read: a service may not see the modules
+/// (`ProtectKernelModules` of systemd), and a container has those of no kernel.
+pub(super) fn module_installed(module: &str) -> Option<bool> {
+    let release = sysctl("kernel/osrelease").ok()?;
+    let list = fs::read_to_string(format!("/lib/modules/{release}/modules.dep")).ok()?;
+    Some(list.contains(&format!("/{module}.ko")))
 }

@@ -173,9 +173,9 @@ pub fn mptcp_socket() -> Result<(), String> {
     }
 }
 
-/// Whether the running kernel has this module to load, named as modprobe(8) takes it.
+/// Whether the running kernel has this module to load, named as modprobe(8) takes it; `None` where that cannot be read.
 #[must_use]
-pub fn module_installed(module: &str) -> bool {
+pub fn module_installed(module: &str) -> Option<bool> {
     host::module_installed(module)
 }
 
