@@ -117,9 +117,9 @@ pub struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// The socket of the agent
-    #[arg(long, value_name = "PATH", env = "MPSEC_CONTROL_SOCKET", default_value = "/run/mpsec/mpsec.sock")]
-    pub control_socket: PathBuf,
+    /// How to reach the agent
+    #[command(flatten)]
+    pub agent: act::SocketArgs,
 }
 
 /// `mpsec top`.
@@ -149,9 +149,9 @@ pub struct TopArgs {
     /// Rates in bytes instead of bits per second
     #[arg(long)]
     pub bytes: bool,
-    /// The socket of the agent
-    #[arg(long, value_name = "PATH", env = "MPSEC_CONTROL_SOCKET", default_value = "/run/mpsec/mpsec.sock")]
-    pub control_socket: PathBuf,
+    /// How to reach the agent
+    #[command(flatten)]
+    pub agent: act::SocketArgs,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -170,9 +170,9 @@ pub struct DoctorArgs {
     /// mptcp: an address that connections lead to, to look routes up for
     #[arg(long, value_name = "ADDRESS")]
     pub peer: Option<std::net::IpAddr>,
-    /// mptcp: the socket of the agent, which knows more if it runs
-    #[arg(long, value_name = "PATH", env = "MPSEC_CONTROL_SOCKET", default_value = "/run/mpsec/mpsec.sock")]
-    pub control_socket: PathBuf,
+    /// How to reach the agent
+    #[command(flatten)]
+    pub agent: act::SocketArgs,
 }
 
 /// What `mpsec doctor` looks into.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, FromArgMatches, Subcommand, ValueHint};
 
-use crate::config::{Given, KEYS, Loader, Override};
+use crate::config::{AgentConfig, Given, KEYS, Loader, Override};
 use crate::control::ask::{Ask, LinkSwitch, Settings};
 
 pub(super) const PLAN_EXAMPLES: &str = "\
@@ -169,13 +169,46 @@ pub struct AgentArgs {
 }
 
 /// Settings that these commands have a flag for. All others come from the file and the environment.
-const FLAGS: [&str; 2] = ["agent.control_socket", "agent.state_dir"];
+const FLAGS: &[&str] = &[SOCKET, "agent.state_dir"];
+/// The setting that says where the agent is asked.
+const SOCKET: &str = "agent.control_socket";
+
+impl AgentArgs {
+    /// The flags of these settings, and that of the file.
+    fn arguments(command: clap::Command, names: &[&str]) -> clap::Command {
+        let flags = KEYS.iter().filter(|key| names.contains(&key.name));
+        let flags = flags.map(|key| super::flag(key).help_heading("The agent").value_hint(ValueHint::AnyPath));
+        command.arg(super::config_file().help_heading("The agent")).args(flags)
+    }
+
+    /// What was said by the flags of these settings, and by the environment.
+    fn given(matches: &ArgMatches, names: &[&str]) -> Self {
+        let overrides = KEYS.iter().filter_map(|key| match names.contains(&key.name) {
+            true => super::given(key, matches),
+            false => {
+                let value = std::env::var(key.env).ok().filter(|value| !value.is_empty())?;
+                Some(Override { key, values: vec![value], given: Given::Env })
+            }
+        });
+        let loader = Loader { path: super::given_file(matches), overrides: overrides.collect() };
+        let socket = loader.overrides.iter().find(|given| given.key.name == SOCKET);
+        Self { control_socket: socket.map(|given| given.values.join(",").into()), loader }
+    }
+
+    /// The agent's socket, as flag, environment or the configuration name it. A configuration that cannot be read names none:
+    /// the agent, if it runs, may read it all the same.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        match self.loader.load() {
+            Ok(loaded) => loaded.config.agent.control_socket,
+            Err(_) => self.control_socket.clone().unwrap_or_else(|| AgentConfig::default().control_socket),
+        }
+    }
+}
 
 impl Args for AgentArgs {
     fn augment_args(command: clap::Command) -> clap::Command {
-        let flags = KEYS.iter().filter(|key| FLAGS.contains(&key.name));
-        let flags = flags.map(|key| super::flag(key).help_heading("The agent").value_hint(ValueHint::AnyPath));
-        command.arg(super::config_file().help_heading("The agent")).args(flags)
+        Self::arguments(command, FLAGS)
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -185,16 +218,35 @@ impl Args for AgentArgs {
 
 impl FromArgMatches for AgentArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let overrides = KEYS.iter().filter_map(|key| match FLAGS.contains(&key.name) {
-            true => super::given(key, matches),
-            false => {
-                let value = std::env::var(key.env).ok().filter(|value| !value.is_empty())?;
-                Some(Override { key, values: vec![value], given: Given::Env })
-            }
-        });
-        let loader = Loader { path: super::given_file(matches), overrides: overrides.collect() };
-        let socket = loader.overrides.iter().find(|given| given.key.name == FLAGS[0]);
-        Ok(Self { control_socket: socket.map(|given| given.values.join(",").into()), loader })
+        Ok(Self::given(matches, FLAGS))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Where the agent is asked, for commands that only ask it.
+#[derive(Clone, Debug)]
+pub struct SocketArgs {
+    /// The agent's socket, as flag, environment or the configuration name it.
+    pub path: PathBuf,
+}
+
+impl Args for SocketArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        AgentArgs::arguments(command, &[SOCKET])
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SocketArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self { path: AgentArgs::given(matches, &[SOCKET]).socket() })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -249,5 +301,26 @@ mod tests {
         let names: Vec<&str> = agent.loader.overrides.iter().map(|given| given.key.name).collect();
         assert!(FLAGS.iter().all(|flag| names.contains(flag)), "{names:?}");
         assert_eq!(agent.loader.overrides.iter().filter(|given| given.given == Given::Flag).count(), 2);
+    }
+    #[test]
+    fn those_that_only_ask_find_the_agent_where_the_file_says() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[agent]\ncontrol_socket = \"/a/file\"\n").unwrap();
+        let path = file.path().display();
+        let socket = |line: String| {
+            let words = ["mpsec".to_owned()].into_iter().chain(line.split_whitespace().map(str::to_owned));
+            match parse_from(words, "none").unwrap().command {
+                Command::Status(args) => args.agent.path,
+                Command::Top(args) => args.agent.path,
+                Command::Doctor(args) => args.agent.path,
+                other => panic!("{other:?}"),
+            }
+        };
+        for command in ["status", "top", "doctor mptcp"] {
+            assert_eq!(socket(format!("{command} --config {path}")), PathBuf::from("/a/file"), "{command}");
+            let line = format!("{command} --config {path} --control-socket /a/flag");
+            assert_eq!(socket(line), PathBuf::from("/a/flag"), "{command}");
+        }
+        assert_eq!(socket("status --config /no/such/file".to_owned()), AgentConfig::default().control_socket);
     }
 }

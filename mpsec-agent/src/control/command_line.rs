@@ -1,13 +1,12 @@
 //! `mpsec plan`, `apply`, `release`, `link` and `audit`: the running agent does it if there is one, else this process.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 
 use crate::cli::act::{ActCommand, AgentArgs, AuditArgs};
 use crate::cli::print;
-use crate::config::{AgentConfig, EX_USAGE};
+use crate::config::EX_USAGE;
 
 use super::ask::{Answer, Ask, AskError};
 use super::client::{self, ClientError};
@@ -45,7 +44,7 @@ pub fn run(command: &ActCommand) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// [`ClientError::Wrong`] with why the agent keeps what it had read before.
 pub fn reload(agent: &AgentArgs) -> Result<(), ClientError> {
-    client::reload(&socket(agent))
+    client::reload(&agent.socket())
 }
 
 /// `mpsec audit`.
@@ -68,7 +67,7 @@ pub fn audit(args: &AuditArgs) -> anyhow::Result<()> {
 }
 
 fn answer(ask: &Ask, agent: &AgentArgs) -> Result<Answer, AskError> {
-    let socket = socket(agent);
+    let socket = agent.socket();
     match client::act(&socket, ask) {
         Ok(answer) => Ok(answer),
         Err(error) if error.is_absent() => {
@@ -78,15 +77,6 @@ fn answer(ask: &Ask, agent: &AgentArgs) -> Result<Answer, AskError> {
         Err(ClientError::Wrong(error)) => Err(AskError::Wrong(error)),
         Err(ClientError::Refused(error)) => Err(AskError::Forbidden(error)),
         Err(error) => Err(AskError::Failed(error.to_string())),
-    }
-}
-
-/// The agent's socket, as flag, environment or the configuration name it. A configuration that cannot be read names none:
-/// the agent, if it runs, may read it all the same.
-fn socket(agent: &AgentArgs) -> PathBuf {
-    match agent.loader.load() {
-        Ok(loaded) => loaded.config.agent.control_socket,
-        Err(_) => agent.control_socket.clone().unwrap_or_else(|| AgentConfig::default().control_socket),
     }
 }
 
