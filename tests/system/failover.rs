@@ -284,7 +284,8 @@ fn connecting() -> Result<()> {
         (is_early, connecting.join().expect("a thread that does not panic"))
     });
     let (is_early, connected) = outcome;
-    connected.with_context(|| format!("connecting, {}", if is_early { "aborted" } else { "after the path was back" }))?;
+    connected
+        .with_context(|| format!("connecting, {}", if is_early { "aborted" } else { "after the path was back" }))?;
     ensure!(!is_early, "it was connected by a path that is silent");
     stream.finish(&call.client)?;
     keeper.stop()

@@ -180,8 +180,22 @@ impl<'a> Live<'a> {
 /// are installed.
 fn is_of_mainline(module: &str) -> bool {
     const NAMES: &[&str] = &[
-        "bbr", "bic", "cdg", "cubic", "dctcp", "highspeed", "htcp", "hybla", "illinois", "lp", "nv", "scalable", "vegas",
-        "veno", "westwood", "yeah",
+        "bbr",
+        "bic",
+        "cdg",
+        "cubic",
+        "dctcp",
+        "highspeed",
+        "htcp",
+        "hybla",
+        "illinois",
+        "lp",
+        "nv",
+        "scalable",
+        "vegas",
+        "veno",
+        "westwood",
+        "yeah",
     ];
     module.strip_prefix("tcp_").is_some_and(|name| NAMES.contains(&name))
 }

@@ -103,7 +103,8 @@ impl Driver {
             listened_at: None,
             diag: SockDiag::open()?,
             route: Client::open(netlink_sys::protocols::NETLINK_ROUTE)?,
-            tells_twice: fs::read_to_string("/proc/sys/kernel/osrelease").is_ok_and(|release| tells_twice(release.trim())),
+            tells_twice: fs::read_to_string("/proc/sys/kernel/osrelease")
+                .is_ok_and(|release| tells_twice(release.trim())),
         };
         let now = Instant::now();
         driver.list(now)?;
