@@ -1,6 +1,7 @@
 //! Traffic of real IPsec, counted by the agent on both hosts, against captures: of the wire between them, which nothing but
 //! what crosses it is on, and of the hosts' own devices, where what was decrypted comes by a second time.
 
+mod begun;
 mod by_hand;
 mod gateway;
 mod layered;
@@ -13,5 +14,5 @@ use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let by_hand = [by_hand::trials(), layered::trials(), gateway::trials(), offload::trials()];
-    by_hand.into_iter().chain([strongswan::trials(), multipath::trials()]).flatten().collect()
+    by_hand.into_iter().chain([strongswan::trials(), multipath::trials(), begun::trials()]).flatten().collect()
 }

@@ -20,11 +20,11 @@ use serde_json::Value;
 use super::line::DECRYPTED;
 use crate::mptcp_view::{SHOWN, list, number, view};
 
-const LIMIT: Duration = Duration::from_secs(90);
-const HOSTS: [Host; 2] = [Host::Client, Host::Server];
-const UP: u64 = 2_000_000;
-const DOWN: u64 = 500_000;
-const PATHS: usize = 2;
+pub(super) const LIMIT: Duration = Duration::from_secs(90);
+pub(super) const HOSTS: [Host; 2] = [Host::Client, Host::Server];
+pub(super) const UP: u64 = 2_000_000;
+pub(super) const DOWN: u64 = 500_000;
+pub(super) const PATHS: usize = 2;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let limit = need::patience(LIMIT);
@@ -42,14 +42,14 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// Paths with an agent on each host, and a capture on every device.
-struct Scene {
-    paths: Paths,
-    agents: [Agent; 2],
+pub(super) struct Scene {
+    pub(super) paths: Paths,
+    pub(super) agents: [Agent; 2],
     tallies: [Vec<Tally>; 2],
 }
 
 impl Scene {
-    fn new(paths: Paths) -> Result<Self> {
+    pub(super) fn new(paths: Paths) -> Result<Self> {
         let options = || Options { config: "[mptcp]\nsubflow_series = true\n".into(), ..Options::default() };
         let start = |host: Host| options().start(paths.netns(host));
         let watch = |host: Host| (0..PATHS).map(|path| Tally::watch(paths.netns(host), &device(host, path))).collect();
@@ -60,7 +60,7 @@ impl Scene {
     }
 
     /// What each host's devices have seen when nothing more comes.
-    fn seen(&self) -> Result<Vec<Vec<Sums>>> {
+    pub(super) fn seen(&self) -> Result<Vec<Vec<Sums>>> {
         let read = |tallies: &Vec<Tally>| tallies.iter().map(Tally::sums).collect::<Result<Vec<_>>>();
         sniffer::settled(|| self.tallies.iter().map(read).collect())
     }
@@ -91,7 +91,7 @@ impl Scene {
     }
 
     /// Cleartext on a path, sent by both hosts, by the captures.
-    fn clear(&self, path: usize) -> Result<Counted> {
+    pub(super) fn clear(&self, path: usize) -> Result<Counted> {
         let seen = self.seen()?;
         let is_clear = |class: &&str| ![class::ESP, class::ESP_UDP, class::IKE].contains(class);
         let of = |host: usize| seen[host][path][1].iter().filter(|(class, _)| is_clear(class)).map(|(_, sum)| *sum);
@@ -104,11 +104,21 @@ impl Scene {
         let mut talk = Conversation::open(&self.paths, family)?;
         talk.joined(u32::try_from(PATHS)?)?;
         talk.exchange(UP, DOWN)?;
+        let (sent, known) = self.sent(&talk)?;
+        for host in 0..HOSTS.len() {
+            wait::until(SHOWN, || self.carried(host, [sent[1 - host], sent[host]], known))
+                .with_context(|| format!("host {host}"))?;
+        }
+        Ok(talk)
+    }
+
+    /// What the subflows of each host have sent when all of it is acknowledged, each byte once, and whether that is all that is to
+    /// be known of it: before Linux 6.5 nobody knows how much MPTCP sent twice.
+    pub(super) fn sent(&self, talk: &Conversation) -> Result<([u64; 2], bool)> {
         // What MPTCP sends again on another subflow, each end tells of itself; the last byte again, to probe a window of 0, it
         // counts for the namespace.
         HOSTS.iter().try_for_each(|host| ss::wait_acknowledged(self.paths.netns(*host)))?;
         let mut sent = [talk.client.sent, talk.server.sent];
-        // Before Linux 6.5 nobody knows how much that was.
         let mut known = true;
         for ((host, sent), info) in HOSTS.into_iter().zip(&mut sent).zip(talk.info()?) {
             let probes = ss::mib(self.paths.netns(host))?;
@@ -117,11 +127,7 @@ impl Scene {
             *sent += bytes.map_or(0, |bytes| bytes.retrans);
             *sent += probes.get("WinProbe").unwrap_or(&0);
         }
-        for host in 0..HOSTS.len() {
-            wait::until(SHOWN, || self.carried(host, [sent[1 - host], sent[host]], known))
-                .with_context(|| format!("host {host}"))?;
-        }
-        Ok(talk)
+        Ok((sent, known))
     }
 
     /// A conversation from its first packet to its last, of which no path shows anything.
@@ -191,7 +197,8 @@ fn tunnel(paths: &Paths, mode: Mode, family: Family, path: usize) -> Tunnel<'_> 
     Tunnel { mode, number: 1 + path as u32, ends: [end(0), end(1)] }
 }
 
-fn laid(paths: &Paths, mode: Mode, family: Family, path: usize, level: &str) -> Result<()> {
+/// The states and the policies of a path on both hosts.
+pub(super) fn laid(paths: &Paths, mode: Mode, family: Family, path: usize, level: &str) -> Result<()> {
     let tunnel = tunnel(paths, mode, family, path);
     let [left, right] = &tunnel.ends;
     for (here, there) in [(left, right), (right, left)] {

@@ -17,8 +17,8 @@ use crate::snapshot::mptcp::{DELIVERY_RATE_BOUNDS, Path, RTT_BOUNDS, Role, Total
 use super::book::Book;
 use super::paths::{PathId, Paths};
 use super::sockets::Ends;
-pub use subflow::{ConnectionId, Mark, Observation, Phase, Told, Tracked};
-use subflow::{count, reason_by_socket};
+pub use subflow::{ConnectionId, Figures, Mark, Observation, Phase, Told, Tracked};
+use subflow::{completed, count, reason_by_socket};
 
 /// For how long a closed subflow keeps its entry: its last packets come by after its socket is closed, and the path manager
 /// says why it was closed.
@@ -56,6 +56,8 @@ pub struct Ledger {
     moving: Vec<u32>,
     /// Slots of subflows that are closed.
     closing: Vec<u32>,
+    /// Slots of subflows whose sockets said more than packets had shown, since the table was last looked at.
+    ahead: Vec<u32>,
     paths: Paths,
     totals: Totals,
     last_beat: Option<Instant>,
@@ -73,6 +75,7 @@ impl Ledger {
             connections: HashMap::default(),
             moving: Vec::new(),
             closing: Vec::new(),
+            ahead: Vec::new(),
             paths: Paths::new(settings),
             totals: Totals::default(),
             last_beat: None,
@@ -100,6 +103,7 @@ impl Ledger {
         if !std::mem::replace(&mut tracked.moving, true) {
             self.moving.push(slot);
         }
+        tracked.complete(&mut seen);
         for (seen, known) in seen.traffic.iter_mut().zip(&tracked.seen.traffic) {
             // Its socket may have told more already.
             seen.at_least(known.payload_bytes);
@@ -144,7 +148,12 @@ impl Ledger {
         for tracked in self.subflows.values_mut().filter(|tracked| tracked.seen.phase != Phase::Closed) {
             let Some(told) = told(tracked.seen.slot) else { continue };
             tracked.backup_now = told.backup.or(tracked.backup_now);
-            if let (Some(traffic), Some(id)) = (tracked.known_by_socket(&told), tracked.path) {
+            let figures = tracked.figures(&told);
+            tracked.ahead = figures.filter(|figures| !tracked.hides && tracked.is_exceeded_by(figures));
+            if tracked.ahead.is_some() {
+                self.ahead.push(tracked.seen.slot);
+            }
+            if let (Some(traffic), Some(id)) = (tracked.known_by_socket(&told, figures), tracked.path) {
                 let seen = Observation { traffic, ..tracked.seen.clone() };
                 credit(self.paths.get_mut(id), tracked, &seen);
                 tracked.seen = seen;
@@ -156,6 +165,21 @@ impl Ledger {
             };
         }
         self.sends_again = false;
+    }
+
+    /// Finds the subflows whose sockets said more than packets have shown by now. Called when the whole table was looked at: what
+    /// came by before the sockets were asked is counted then.
+    pub fn find_hidden(&mut self) {
+        for slot in std::mem::take(&mut self.ahead) {
+            let Some(tracked) = self.subflows.get_mut(slot) else { continue };
+            let (Some(figures), Some(id)) = (tracked.ahead.take(), tracked.path) else { continue };
+            if tracked.is_exceeded_by(&figures) {
+                tracked.hides = true;
+                let seen = Observation { traffic: completed(tracked.seen.traffic, &figures), ..tracked.seen.clone() };
+                credit(self.paths.get_mut(id), tracked, &seen);
+                tracked.seen = seen;
+            }
+        }
     }
 
     /// Whether something that was sent may not arrive: then it is worth while to ask the sockets.
@@ -213,14 +237,13 @@ impl Ledger {
     /// The same for one subflow. False if it has come to rest, and the next beat need not look at it.
     fn beat_one(&mut self, slot: u32, seconds: f64) -> bool {
         let Some(tracked) = self.subflows.get_mut(slot) else { return false };
-        let bytes = tracked.seen.traffic.map(|traffic| traffic.carried_bytes());
-        let payload = tracked.seen.traffic[1].payload_bytes;
-        let rate = |i: usize| bytes[i].saturating_sub(tracked.base_bytes[i]) as f64 / seconds;
-        let rates = if seconds > 0.0 { [rate(0), rate(1)] } else { [0.0; 2] };
-        tracked.moving = bytes != tracked.base_bytes || rates != [0.0; 2];
+        let moved = [0, 1].map(|i| tracked.seen.traffic[i].since(&tracked.base[i]));
+        let bytes = moved.map(|moved| if tracked.hides { moved.payload_bytes } else { moved.carried_bytes() });
+        let rates = if seconds > 0.0 { bytes.map(|bytes| bytes as f64 / seconds) } else { [0.0; 2] };
+        tracked.moving = bytes != [0; 2] || rates != [0.0; 2];
         tracked.rates = rates;
-        tracked.sent_payload = payload.saturating_sub(tracked.base_payload);
-        (tracked.base_bytes, tracked.base_payload) = (bytes, payload);
+        tracked.sent_payload = moved[1].payload_bytes;
+        tracked.base = tracked.seen.traffic;
         sample(&mut self.paths, tracked);
         if let (1.., Some(known)) = (tracked.sent_payload, self.connections.get_mut(&tracked.seen.connection)) {
             known.sent_payload += tracked.sent_payload;
@@ -298,13 +321,16 @@ impl Ledger {
         }
         let tracked = Tracked {
             seen: Observation { opened: false, traffic: Default::default(), ..seen.clone() },
+            visible_bytes: [0; 2],
+            hides: false,
+            before: None,
+            ahead: None,
             path: None,
             counted_on_path: false,
             closed_since: None,
             vanished: false,
             moving: false,
-            base_bytes: [0; 2],
-            base_payload: 0,
+            base: Default::default(),
             base_reports: 0,
             rates: [0.0; 2],
             sent_payload: 0,

@@ -169,6 +169,7 @@ impl Mptcp {
                 ledger.observe(seen, now);
             }
         })?;
+        self.ledger.find_hidden();
         for slot in self.ledger.settle(now) {
             table.release(slot)?;
         }

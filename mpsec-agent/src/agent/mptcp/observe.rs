@@ -10,7 +10,7 @@ use crate::kernel::mptcp_pm::Event;
 use crate::kernel::subflows::View;
 use crate::snapshot::mptcp::{Role, SubflowTraffic, TcpState};
 
-use super::ledger::{ConnectionId, Mark, Observation, Phase};
+use super::ledger::{ConnectionId, Figures, Mark, Observation, Phase};
 use super::sockets::Ends;
 
 /// By what it is known whether a slot says anything new.
@@ -43,14 +43,7 @@ pub fn observation(view: &View, name: &mut impl FnMut(u32) -> Option<Arc<str>>) 
         SubflowState::Established => Phase::Established,
         SubflowState::Closed => Phase::Closed,
     };
-    let [mut rx, mut tx] = [traffic(&view.rx), traffic(&view.tx)];
-    let is_unseen = rx.packets + tx.packets == 0;
-    if is_unseen && info.has(flags::HAS_FIGURES) && !info.has(flags::ADOPTED) {
-        // Of what IPsec hides no packet comes by that shows whose it is. At the end, what was received may have a byte more: the
-        // kernel counts a FIN for one.
-        rx.at_least(info.bytes_received);
-        tx.at_least(info.bytes_sent);
-    }
+    let [rx, mut tx] = [traffic(&view.rx), traffic(&view.tx)];
     // The socket's own count knows what was sent again on whatever CPU.
     tx.retransmitted_bytes = view.tx.retransmitted_bytes;
     Some(Observation {
@@ -70,6 +63,7 @@ pub fn observation(view: &View, name: &mut impl FnMut(u32) -> Option<Arc<str>>) 
         role: role(info),
         interface: Some(interface(view)).filter(|index| *index != 0).and_then(name),
         traffic: [rx, tx],
+        figures: figures(info),
         srtt_us: (info.srtt_us, info.rtt_reports),
         delivery_rate: info.delivery_rate_bytes_per_second(),
         closer: Closer::of(info.flags).map(Closer::name),
@@ -83,6 +77,22 @@ fn role(info: &SubflowInfo) -> Role {
         (false, true) => Role::Client,
         (false, false) => Role::Server,
     }
+}
+
+/// What the socket has counted, if the kernel side asks it.
+fn figures(info: &SubflowInfo) -> Option<Figures> {
+    if !info.has(flags::HAS_FIGURES) || info.has(flags::ADOPTED) {
+        return None;
+    }
+    // The kernel counts a FIN that was received for a byte (tcp_rcv_nxt_update, net/ipv4/tcp_input.c, 6.18). Only of sockets that
+    // were closed in these states it is known that none was: in FIN_WAIT2 one may have come or not.
+    let last_state = TcpState::from_number(info.last_tcp_state);
+    let has_no_fin = matches!(last_state, Some(TcpState::Established | TcpState::FinWait1));
+    Some(Figures {
+        received_bytes: info.bytes_received.saturating_sub(u64::from(!has_no_fin)),
+        sent_bytes: info.bytes_sent,
+        acked_bytes: info.bytes_acked,
+    })
 }
 
 fn traffic(counter: &SubflowCounter) -> SubflowTraffic {
@@ -127,6 +137,23 @@ pub fn reason(event: &Event) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fin_is_no_payload() {
+        let figures = |flags, last_tcp_state| {
+            let info =
+                SubflowInfo { flags, last_tcp_state, bytes_received: 501, bytes_sent: 9, ..SubflowInfo::default() };
+            figures(&info).map(|figures| (figures.received_bytes, figures.sent_bytes))
+        };
+        let told = |last_state: TcpState| figures(flags::HAS_FIGURES, last_state as u8 + 1);
+        for ended in [TcpState::FinWait2, TcpState::CloseWait, TcpState::LastAck, TcpState::Closing] {
+            assert_eq!(told(ended), Some((500, 9)), "{}", ended.name());
+        }
+        assert_eq!(told(TcpState::Established), Some((501, 9)), "it was reset");
+        assert_eq!(figures(flags::HAS_FIGURES, 0), Some((500, 9)), "its socket is there, and a FIN may have come");
+        assert_eq!(figures(0, 0), None);
+        assert_eq!(figures(flags::HAS_FIGURES | flags::ADOPTED, 0), None, "nobody asks it");
+    }
 
     #[test]
     fn ends_are_found_again_by_their_key() {

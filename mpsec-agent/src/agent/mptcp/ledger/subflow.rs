@@ -57,6 +57,31 @@ impl ConnectionId {
     }
 }
 
+/// Bytes that a socket has counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Payload received in order.
+    pub received_bytes: u64,
+    /// Payload sent, what was sent again included.
+    pub sent_bytes: u64,
+    /// What the peer has acknowledged: payload, and for one byte each the SYN and the FIN.
+    pub acked_bytes: u64,
+}
+
+impl Figures {
+    /// What was counted since `before`.
+    const fn since(&self, before: &Figures) -> Figures {
+        Figures {
+            received_bytes: self.received_bytes.saturating_sub(before.received_bytes),
+            sent_bytes: self.sent_bytes.saturating_sub(before.sent_bytes),
+            acked_bytes: self.acked_bytes.saturating_sub(before.acked_bytes),
+        }
+    }
+}
+
+/// A SYN and a FIN, as [`Figures::acked_bytes`] counts them.
+const SYN_AND_FIN_BYTES: u64 = 2;
+
 /// What the kernel's table says of one subflow.
 #[derive(Clone, Debug)]
 pub struct Observation {
@@ -90,8 +115,10 @@ pub struct Observation {
     pub role: Role,
     /// Name of the interface that its packets take, once one was seen.
     pub interface: Option<std::sync::Arc<str>>,
-    /// Received and sent since it began.
+    /// Received and sent since it began, as its packets showed it.
     pub traffic: [SubflowTraffic; 2],
+    /// What its socket had counted when the kernel side last asked it, which was before the packets were counted.
+    pub figures: Option<Figures>,
     /// Smoothed round-trip time in microseconds, and how often it was measured.
     pub srtt_us: (u32, u32),
     /// Delivery rate in bytes per second, if there is one.
@@ -104,8 +131,16 @@ pub struct Observation {
 
 /// A subflow in the book.
 pub struct Tracked {
-    /// What was last said of it.
+    /// What was last said of it; the traffic is by its socket where that knows of more.
     pub seen: Observation,
+    /// Payload received and sent, as its packets showed it.
+    pub(super) visible_bytes: [u64; 2],
+    /// IPsec hides some of its packets, or all: its socket knew of payload that none had shown.
+    pub(super) hides: bool,
+    /// What its socket had counted before its packets were: of one that is older than the agent, once that is known.
+    pub(super) before: Option<Figures>,
+    /// What its socket said beyond what packets had shown up to then. Those that came by meanwhile are not counted yet.
+    pub(super) ahead: Option<Figures>,
     pub(super) path: Option<PathId>,
     pub(super) counted_on_path: bool,
     pub(super) closed_since: Option<Instant>,
@@ -113,10 +148,8 @@ pub struct Tracked {
     pub(super) vanished: bool,
     /// It is among those that [`Ledger::beat`] looks at.
     pub(super) moving: bool,
-    /// Bytes on the wire at the last beat, received and sent.
-    pub(super) base_bytes: [u64; 2],
-    /// Payload sent at the last beat.
-    pub(super) base_payload: u64,
+    /// What it had carried at the last beat, received and sent.
+    pub(super) base: [SubflowTraffic; 2],
     /// How often the round-trip time had been measured at the last beat.
     pub(super) base_reports: u32,
     /// Bytes on the wire per second between the last two beats, received and sent.
@@ -152,18 +185,54 @@ impl Tracked {
         self.backup_now.unwrap_or(self.seen.backup)
     }
 
-    /// Whether it is established and no packet of it was ever seen: IPsec hides them.
+    /// Whether it is established and its packets do not tell what it carries: IPsec hides them.
     pub(super) fn is_hidden(&self) -> bool {
-        let is_known = self.seen.phase == Phase::Established && self.seen.adopted_after.is_none();
-        is_known && self.seen.traffic.iter().all(|traffic| traffic.packets == 0)
+        let is_unseen =
+            self.seen.adopted_after.is_none() && self.seen.traffic.iter().all(|traffic| traffic.packets == 0);
+        self.seen.phase == Phase::Established && (self.hides || is_unseen)
     }
 
-    /// What was received and sent, if the socket knows of more: of payload where no packet shows it, and of what was sent again
-    /// where the kernel's table does not follow the socket.
-    pub(super) fn known_by_socket(&self, told: &Told) -> Option<[SubflowTraffic; 2]> {
+    /// Whether its socket has counted what no packet that was seen can have carried. That it has sent more proves nothing: TCP
+    /// counts what it sends while a device is down, too, and what was sent twice hides as much that was sent once.
+    pub(super) fn is_exceeded_by(&self, figures: &Figures) -> bool {
+        let [received, sent] = self.visible_bytes;
+        figures.received_bytes > received || figures.acked_bytes > sent + SYN_AND_FIN_BYTES
+    }
+
+    /// Puts right what packets say of a subflow that hides some of them, or all.
+    pub(super) fn complete(&mut self, seen: &mut Observation) {
+        self.visible_bytes = seen.traffic.map(|traffic| traffic.payload_bytes);
+        let Some(figures) = seen.figures else { return };
+        self.hides |= self.is_exceeded_by(&figures);
+        let is_unseen = seen.traffic.iter().all(|traffic| traffic.packets == 0);
+        if self.hides || is_unseen {
+            seen.traffic = completed(seen.traffic, &figures);
+        }
+    }
+
+    /// What its socket has counted since its packets are, while it says.
+    pub(super) fn figures(&mut self, told: &Told) -> Option<Figures> {
+        let [received_bytes, sent_bytes] = told.payload_bytes?;
+        let figures = Figures { received_bytes, sent_bytes, acked_bytes: told.acked_bytes };
+        if self.seen.adopted_after.is_none() {
+            return Some(figures);
+        }
+        // What had been sent, each byte once, may be acknowledged later.
+        let sent_once = sent_bytes.saturating_sub(told.retransmitted_bytes.unwrap_or(0)) + SYN_AND_FIN_BYTES;
+        let before = self.before.get_or_insert(Figures { acked_bytes: sent_once, ..figures });
+        // Packets that came by since the table was looked at make this too much; the least is the nearest.
+        let [visible_received, visible_sent] = self.visible_bytes;
+        before.received_bytes = before.received_bytes.min(received_bytes.saturating_sub(visible_received));
+        before.sent_bytes = before.sent_bytes.min(sent_bytes.saturating_sub(visible_sent));
+        Some(figures.since(before))
+    }
+
+    /// What was received and sent, if the socket knows of more: of payload where packets hide, and of what was sent again where
+    /// the kernel's table does not follow the socket.
+    pub(super) fn known_by_socket(&self, told: &Told, figures: Option<Figures>) -> Option<[SubflowTraffic; 2]> {
         let mut traffic = self.seen.traffic;
-        if let (true, Some(payload_bytes)) = (self.is_hidden(), told.payload_bytes) {
-            traffic.iter_mut().zip(payload_bytes).for_each(|(traffic, bytes)| traffic.at_least(bytes));
+        if let (true, Some(figures)) = (self.is_hidden(), figures) {
+            traffic = completed(traffic, &figures);
         }
         if let (Some(before), Some(bytes)) = (self.seen.adopted_after, told.retransmitted_bytes) {
             let known = &mut traffic[1].retransmitted_bytes;
@@ -188,6 +257,14 @@ impl Tracked {
         let since = [self.unheard_since, self.stuck.map(|(_, since)| since)].into_iter().flatten().min();
         since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
+}
+
+/// Traffic of which packets did not show everything, with the payload that the socket knows of. What was received twice the socket
+/// has counted once.
+pub(super) fn completed([mut rx, mut tx]: [SubflowTraffic; 2], figures: &Figures) -> [SubflowTraffic; 2] {
+    rx.at_least(figures.received_bytes + rx.retransmitted_bytes);
+    tx.at_least(figures.sent_bytes);
+    [rx, tx]
 }
 
 /// Counts a subflow by what it is doing.

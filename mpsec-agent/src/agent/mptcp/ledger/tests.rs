@@ -31,6 +31,7 @@ fn subflow(slot: u32, incarnation: u32, bytes: u64) -> Observation {
         role: Role::Client,
         interface: Some(Arc::from("wan0")),
         traffic: [SubflowTraffic::default(), traffic],
+        figures: None,
         srtt_us: (1000, 1),
         delivery_rate: Some(1_000_000),
         closer: None,
@@ -118,6 +119,92 @@ fn what_an_adopted_subflow_sends_again_is_told_by_its_socket() {
     ledger.observe(subflow(1, 1, 1000), now);
     ledger.note_sockets(told(650), now);
     assert_eq!(on_path(&mut ledger), 150);
+}
+
+/// Payload of the only path, received and sent.
+fn payload(ledger: &mut Ledger, now: Instant) -> [u64; 2] {
+    let path = &ledger.paths(|_| None, now)[0];
+    [path.rx.payload_bytes, path.tx.payload_bytes]
+}
+
+#[test]
+fn payload_goes_on_where_packets_begin_to_hide() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    let figures = |received_bytes, sent_bytes, acked_bytes| Observation {
+        figures: Some(Figures { received_bytes, sent_bytes, acked_bytes }),
+        ..subflow(0, 1, 1000)
+    };
+    // A SYN and a FIN are acknowledged, and what is under way is not.
+    ledger.observe(figures(0, 500, 502), now);
+    ledger.observe(figures(0, 900, 502), now);
+    assert_eq!((payload(&mut ledger, now), ledger.has_hidden()), ([0, 500], false), "the device may be down");
+    ledger.beat(now);
+    ledger.observe(figures(0, 5500, 5000), now);
+    assert_eq!((payload(&mut ledger, now), ledger.has_hidden()), ([0, 5500], true));
+    ledger.beat(now + Duration::from_secs(1));
+    assert_eq!(ledger.live_in(0).map(|tracked| (tracked.rates[1], tracked.sent_payload)), Some((5000.0, 5000)));
+    let end = Observation { traffic: subflow(0, 1, 1200).traffic, ..closed(&figures(70, 6000, 6002)) };
+    ledger.observe(end, now);
+    assert_eq!(payload(&mut ledger, now), [70, 6000]);
+    let path = &ledger.paths(|_| None, now)[0];
+    assert_eq!((path.tx.packets, path.tx.bytes), (12, 1200), "those that were seen");
+}
+
+#[test]
+fn what_packets_showed_twice_is_not_taken_for_what_they_hid() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    let mut seen = subflow(0, 1, 1000);
+    seen.traffic[0] = SubflowTraffic { packets: 7, bytes: 1000, payload_bytes: 600, retransmitted_bytes: 100 };
+    let received = |received_bytes| Some(Figures { received_bytes, ..Figures::default() });
+    ledger.observe(Observation { figures: received(500), ..seen.clone() }, now);
+    assert_eq!(payload(&mut ledger, now), [600, 500]);
+    ledger.observe(Observation { figures: received(900), ..seen }, now);
+    let rx = ledger.paths(|_| None, now)[0].rx;
+    assert_eq!((rx.payload_bytes, rx.retransmitted_bytes), (1000, 100));
+}
+
+#[test]
+fn a_socket_is_believed_when_the_packets_before_its_word_are_counted() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    let told = |received: u64, sent: u64| {
+        move |_| Some(Told { payload_bytes: Some([received, sent]), acked_bytes: sent + 1, ..Told::default() })
+    };
+    ledger.observe(subflow(0, 1, 1000), now);
+    ledger.note_sockets(told(0, 700), now);
+    assert_eq!(payload(&mut ledger, now), [0, 500]);
+    ledger.observe(subflow(0, 1, 1400), now);
+    ledger.find_hidden();
+    assert_eq!((payload(&mut ledger, now), ledger.has_hidden()), ([0, 700], false), "its packets were on their way");
+    ledger.note_sockets(told(1, 700), now);
+    ledger.find_hidden();
+    assert_eq!((payload(&mut ledger, now), ledger.has_hidden()), ([1, 700], true), "it was told, and no packet came");
+    ledger.note_sockets(told(40, 800), now);
+    assert_eq!(payload(&mut ledger, now), [40, 800], "what hides is known");
+    ledger.observe(subflow(0, 1, 1500), now);
+    assert_eq!(payload(&mut ledger, now), [40, 800]);
+}
+
+#[test]
+fn an_adopted_subflow_that_hides_has_carried_what_its_socket_did_since() {
+    let (mut ledger, now) = (Ledger::new(PathsConfig::default()), start());
+    let adopted = |bytes| Observation { adopted_after: Some(50), ..subflow(0, 1, bytes) };
+    let told = |received, sent, acked_bytes| {
+        let retransmitted_bytes = Some(50);
+        move |_| {
+            Some(Told { payload_bytes: Some([received, sent]), acked_bytes, retransmitted_bytes, ..Told::default() })
+        }
+    };
+    // It had sent 10,000 bytes, of which some are not acknowledged yet. A hundred more have been sent that are not counted yet.
+    ledger.observe(adopted(1000), now);
+    ledger.note_sockets(told(300, 10_600, 9000), now);
+    ledger.observe(adopted(1200), now);
+    ledger.find_hidden();
+    ledger.note_sockets(told(300, 10_600, 10_550), now);
+    ledger.find_hidden();
+    assert_eq!((payload(&mut ledger, now), ledger.has_hidden()), ([0, 600], false));
+    ledger.note_sockets(told(370, 14_000, 13_950), now);
+    ledger.find_hidden();
+    assert_eq!((payload(&mut ledger, now), ledger.has_hidden()), ([70, 4000], true));
 }
 
 #[test]
