@@ -1,12 +1,15 @@
 //! Planning and changing without a running agent: the same engine in the process of the command.
 
 use crate::config::{Config, Loader, nearest};
-use crate::kernel::{cgroup, identity, peer};
+use crate::kernel::clsact::Clsact;
+use crate::kernel::netns::Netns;
+use crate::kernel::{cgroup, identity, link, peer};
 
 use super::apply::{self, Failure, Host, Memory, Outcome, Spirit, preview};
 use super::ask::{Answer, Ask, AskError, LinkSwitch, Settings, Who};
 use super::audit::{Audit, Entry};
 use super::change::Change;
+use super::client::plain;
 use super::live::{self, Live};
 use super::settings;
 use super::store::{Place, Store};
@@ -24,7 +27,7 @@ pub fn act(loader: &Loader, ask: &Ask) -> Result<Answer, AskError> {
     let outcome = match ask {
         Ask::Plan(asked) => plan(loader, &store, asked)?,
         Ask::Apply(asked) => apply(loader, &mut store, asked)?,
-        Ask::Release => release(&mut store)?,
+        Ask::Release => release(&config, &mut store)?,
         Ask::Link(switch) => {
             let mut host = host(&Config::default(), &mut store)?;
             switch_link(&mut host, &mut store, switch)?
@@ -118,14 +121,50 @@ fn apply(loader: &Loader, store: &mut Store, asked: &Settings) -> Result<Outcome
     Ok(outcome)
 }
 
-/// What was set goes too.
-fn release(store: &mut Store) -> Result<Outcome, AskError> {
+/// What was set goes too, and what counted.
+fn release(config: &Config, store: &mut Store) -> Result<Outcome, AskError> {
     let mut host = host(&Config::default(), store)?;
     let mut outcome = apply::release(&mut host, store);
     if !store.released() || !store.settings().is_empty() {
         keep(store, Vec::new(), true, &mut outcome);
     }
+    let left = detach(config).into_iter().map(|error| Failure { change: None, error, by_hand: None });
+    outcome.failures.extend(left);
     Ok(outcome)
+}
+
+/// Takes away what a killed agent left attached to interfaces, as the next one would, and says so. Returns what stays, and why.
+fn detach(config: &Config) -> Vec<String> {
+    let mut failures = detach_here();
+    for named in &config.netns {
+        match Netns::open(&named.path).and_then(|netns| netns.inside(detach_here)) {
+            Ok(inside) => failures.extend(inside.into_iter().map(|error| format!("{}: {error}", named.name))),
+            // What was attached in it went with it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => failures.push(format!("cannot enter {}: {error}", named.path.display())),
+        }
+    }
+    failures
+}
+
+/// The same in the network namespace that this thread is in.
+fn detach_here() -> Vec<String> {
+    let (list, mut clsact) = match (link::list(), Clsact::open()) {
+        (Ok(list), Ok(clsact)) => (list, clsact),
+        (Err(error), _) => return vec![format!("interfaces: {error}")],
+        (_, Err(error)) => return vec![format!("cannot open a netlink socket: {error}")],
+    };
+    let mut failures = Vec::new();
+    for link in list {
+        match clsact.remove_stale(link.index) {
+            Ok(false) => {}
+            // A kernel without traffic control holds nothing.
+            Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => {}
+            Ok(true) => eprintln!("mpsec: removed from {} what a killed agent had left attached", plain(&link.name)),
+            Err(error) => failures.push(format!("{}: what a killed agent left attached stays: {error}", link.name)),
+        }
+    }
+    failures
 }
 
 fn keep(store: &mut Store, settings: Vec<String>, released: bool, outcome: &mut Outcome) {

@@ -2,9 +2,13 @@
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
+use mpsec_tests::wait;
 
-use super::guest::{self, PACKAGES, fails, sh, tell};
+use super::guest::{self, PACKAGES, PATIENCE, fails, sh, show, tell};
 use super::{act, net};
+
+/// Where the unit's drop-ins are that are gone with the boot.
+const DROPINS: &str = "/run/systemd/system/mpsec.service.d";
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -27,14 +31,32 @@ fn stopped_release() -> Result<()> {
     act::in_force()
 }
 
-/// All is given back, although the agent does not run, for its file is wrong.
+/// All is given back, although the agent was killed and does not start again, for its file is wrong.
 fn remove() -> Result<()> {
+    let status = wait::until(PATIENCE, || {
+        let status = show("StatusText")?;
+        ensure!(status.contains("interfaces counted by"), "it says of itself: {status:?}");
+        Ok(status)
+    })?;
+    let by_filters = status.contains("clsact");
     sh("printf 'nonsense\\n' >/etc/mpsec/mpsec.toml")?;
-    fails("systemctl restart mpsec")?;
+    sh(&format!("kill -KILL {}", guest::pid()?))?;
+    wait::until(PATIENCE, || {
+        ensure!(show("ActiveState")? == "failed", "the unit is {}", show("ActiveState")?);
+        Ok(())
+    })?;
     ensure!(sh("ip mptcp endpoint")?.contains("wan1"), "there is nothing to give back");
-    sh("dpkg --remove mpsec")?;
+    // Links of TCX end with the process; filters do not.
+    for wire in net::WIRES {
+        let is_bare = net::attached(wire)?.iter().all(Vec::is_empty);
+        ensure!(!by_filters || !is_bare, "the killed agent left nothing on {wire} to be removed");
+    }
+    let said = sh("dpkg --remove mpsec 2>&1")?;
     nothing_is_ours()?;
     nothing_is_attached()?;
+    for wire in net::WIRES {
+        ensure!(!by_filters || said.contains(&format!("removed from {wire}")), "nothing is said of {wire}: {said}");
+    }
     fails("systemctl is-active mpsec")?;
     fails("pgrep --exact mpsec")?;
     sh("test ! -e /usr/bin/mpsec && test -e /etc/mpsec/mpsec.toml && test -e /var/lib/mpsec/audit.jsonl").map(drop)
@@ -55,10 +77,22 @@ fn installed_again() -> Result<()> {
     nothing_is_attached()
 }
 
-/// What is not the package's is kept, for root.
+/// An agent that hangs gives nothing back; all goes nevertheless. What is not the package's is kept, for root.
 fn purge() -> Result<()> {
+    sh(&format!(
+        "mkdir -p {DROPINS}
+         printf '[Service]\\nWatchdogSec=8\\n' >{DROPINS}/trial.conf
+         dpkg --force-confold --install {PACKAGES}/mpsec_*-2_amd64.deb
+         rm -r {DROPINS}"
+    ))?;
+    guest::answers_anew(None)?;
+    sh(&format!("mpsec apply {}", act::SET))?;
+    act::in_force()?;
     sh("install -m 0640 -g mpsec /dev/null /etc/mpsec/server.key")?;
-    sh("dpkg --purge mpsec")?;
+    sh(&format!("kill -STOP {}", guest::pid()?))?;
+    let said = sh("dpkg --purge mpsec 2>&1")?;
+    ensure!(!said.contains("not everything could be given back"), "{said}");
+    nothing_is_attached()?;
     let key = sh("stat --format %U:%G:%a /etc/mpsec/server.key && rm -r /etc/mpsec")?;
     ensure!(key.trim() == "root:root:600", "the group's number may become another's: {key}");
     let left = sh(

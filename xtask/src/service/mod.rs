@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use vm_init::plan::{self, Plan};
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     tree,
     vm::{
         guest,
-        kernel::{Kernel, Kernels},
+        kernel::{Kernel, Kernels, SERIES},
         newc::Archive,
         qemu::{self, Ended, Machine},
     },
@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long)]
     release: bool,
     /// Minutes for one kernel, after which the machine is switched off
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 25)]
     minutes: u64,
     /// Build and fetch what is needed, and try nothing
     #[arg(long)]
@@ -57,25 +57,65 @@ const DISK: &str = "/dev/vda";
 
 /// `cargo xtask service [--kernel ...] [--release] [-- filter and harness args]`
 pub fn main(root: &Path, args: &Args) -> Result<ExitCode> {
-    let mut total = Summary::default();
-    match Bench::new(root, args) {
-        Ok(bench) => {
-            for series in &args.kernel {
-                total.add(bench.test(series, args)?);
-            }
+    check_series(&args.kernel)?;
+    let folder = tree::target(root).join("vm");
+    let total = test_with(Needed::find_or_make(&folder), |needed| {
+        let bench = Bench::build(root, &folder, needed, args)?;
+        let mut total = Summary::default();
+        for series in &args.kernel {
+            total.add(bench.test(series, args).unwrap_or_else(|error| failed(series, &error)));
         }
-        Err(reason) => total.skip("the packaged service", &format!("{reason:#}")),
-    }
+        Ok(total)
+    })?;
     print!("\nAll tests of the packaged service, summed up:\n{total}");
     std::io::stdout().flush()?;
     Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What is needed whatever the kernel is.
-struct Bench {
-    folder: PathBuf,
+/// One that nobody has heard of is a mistake, and nothing to be skipped.
+fn check_series(all: &[String]) -> Result<()> {
+    match all.iter().find(|series| !SERIES.contains(&series.as_str())) {
+        Some(unknown) => bail!("there is no series {unknown:?}; known are {}", SERIES.join(", ")),
+        None => Ok(()),
+    }
+}
+
+/// Tests with what is needed, and skips everything where that cannot be had. What goes wrong after that is no skip.
+fn test_with<T>(needed: Result<T>, test: impl FnOnce(T) -> Result<Summary>) -> Result<Summary> {
+    needed.map_or_else(|reason| Ok(skipped("the packaged service", &reason)), test)
+}
+
+fn skipped(what: &str, reason: &anyhow::Error) -> Summary {
+    let mut summary = Summary::default();
+    summary.skip(what, &format!("{reason:#}"));
+    summary
+}
+
+/// An error is a failure of that kernel alone.
+fn failed(series: &str, error: &anyhow::Error) -> Summary {
+    let mut summary = Summary::default();
+    summary.fail(&format!("the packaged service on Linux {series}: {error:#}"));
+    summary
+}
+
+/// What is needed whatever the kernel is, and not in this tree.
+struct Needed {
     kernels: Kernels,
     disk: PathBuf,
+}
+
+impl Needed {
+    fn find_or_make(folder: &Path) -> Result<Self> {
+        ensure!(qemu::program().is_some(), "qemu-system-x86_64 (package qemu-system-x86) is not on this machine");
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        Ok(Self { disk: image::find_or_make(folder)?, kernels: Kernels::new(folder)? })
+    }
+}
+
+/// That, and what was built of this tree.
+struct Bench {
+    folder: PathBuf,
+    needed: Needed,
     init: PathBuf,
     trials: PathBuf,
     /// The package, and the same as a later revision.
@@ -85,13 +125,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(root: &Path, args: &Args) -> Result<Self> {
-        ensure!(qemu::program().is_some(), "qemu-system-x86_64 (package qemu-system-x86) is not on this machine");
-        let folder = tree::target(root).join("vm");
-        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        let disk = image::find_or_make(&folder)?;
-        let kernels = Kernels::new(&folder)?;
-        let mut cargo = guest::cargo_build(root, &folder);
+    fn build(root: &Path, folder: &Path, needed: Needed, args: &Args) -> Result<Self> {
+        let mut cargo = guest::cargo_build(root, folder);
         cargo.args(["-p", "vm-init", "-p", "mpsec-agent", "-p", "mpsec-tests", "--bins", "--example", "service"]);
         let messages = command::stdout(&mut cargo)?;
         let find = |name: &str| run::executable(&messages, name).with_context(|| format!("cargo built no {name}"));
@@ -102,18 +137,16 @@ impl Bench {
         let packages = [package(1)?, package(2)?];
         let handed_out = made.join("handed-out");
         dist::lay_out(root, &agent, &handed_out)?;
-        Ok(Self { init: find("vm-init")?, trials: find("service")?, folder, kernels, disk, packages, handed_out })
+        let (init, trials) = (find("vm-init")?, find("service")?);
+        Ok(Self { init, trials, folder: folder.to_owned(), needed, packages, handed_out })
     }
 
     fn test(&self, series: &str, args: &Args) -> Result<Summary> {
-        let mut summary = Summary::default();
-        let kernel = match self.kernels.newest(series) {
+        let kernel = match self.needed.kernels.newest(series) {
             Ok(kernel) => kernel,
-            Err(reason) => {
-                summary.skip(&format!("the packaged service on Linux {series}"), &format!("{reason:#}"));
-                return Ok(summary);
-            }
+            Err(reason) => return Ok(skipped(&format!("the packaged service on Linux {series}"), &reason)),
         };
+        let mut summary = Summary::default();
         if args.prepare {
             return Ok(summary);
         }
@@ -145,7 +178,7 @@ impl Bench {
         Ok(Machine {
             kernel: kernel.image.clone(),
             initrd: Some(initrd),
-            disk: Some(self.disk.clone()),
+            disk: Some(self.needed.disk.clone()),
             memory_mib: MEMORY_MIB,
             // There is no udev to bring the device that a prompt on the console would wait for.
             append: "systemd.mask=serial-getty@ttyS0.service systemd.show_status=no".to_owned(),
@@ -201,5 +234,28 @@ fn hear(line: &str, said: &mut Vec<String>) {
         said.push(line.to_owned());
         // Where nobody reads it, it is in the summary all the same.
         let _ = std::io::stdout().flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_breaks_is_no_skip() {
+        let skipped = test_with(Err::<(), _>(anyhow::anyhow!("no qemu")), |()| bail!("not reached")).expect("a skip");
+        assert_eq!((skipped.failed, skipped.skipped), (0, 1));
+        assert!(test_with(Ok(()), |()| bail!("it does not compile")).is_err());
+        let failed = failed("6.1", &anyhow::anyhow!("no archive").context("making it"));
+        assert_eq!((failed.failed, failed.skipped), (1, 0));
+        assert!(failed.to_string().contains("Linux 6.1: making it: no archive: FAILED"), "{failed}");
+    }
+
+    #[test]
+    fn a_series_that_is_not_known_is_an_error_that_names_those_that_are() {
+        let all = |words: &[&str]| check_series(&words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>());
+        assert!(all(&["6.1", "6.12"]).is_ok());
+        let error = all(&["6.1", "6.11"]).expect_err("there is none").to_string();
+        assert!(error.contains("\"6.11\"") && error.contains("6.1, 6.12, "), "{error}");
     }
 }
