@@ -43,8 +43,9 @@ pub fn main(root: &Path, args: &Args) -> Result<ExitCode> {
     let program = program::build(root, args.dev)?;
     let folder = tree::target(root).join(FOLDER);
     let package = package::make(root, &program, &folder, args.revision)?;
-    lay_out(root, &program, &folder)?;
-    let sums = check_sums(&folder)?;
+    let mut made = lay_out(root, &program, &folder)?;
+    made.push(package.clone());
+    let sums = check_sums(&folder, &made)?;
     fs::write(folder.join(SUMS), sums.iter().map(|(sum, name)| format!("{sum}  {name}\n")).collect::<String>())?;
     println!("{}", package.display());
     for (_, name) in &sums {
@@ -54,15 +55,24 @@ pub fn main(root: &Path, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Everything but the package.
-pub(crate) fn lay_out(root: &Path, program: &Path, folder: &Path) -> Result<()> {
+/// Everything but the package. Returns the files.
+pub(crate) fn lay_out(root: &Path, program: &Path, folder: &Path) -> Result<Vec<PathBuf>> {
     let alone = format!("mpsec-{}-x86_64-linux", env!("CARGO_PKG_VERSION"));
-    copy(program, &folder.join(alone))?;
-    copy(program, &folder.join("container/mpsec"))?;
+    let mut made = Vec::new();
+    let mut lay = |from: &Path, to: PathBuf| {
+        copy(from, &to)?;
+        made.push(to);
+        anyhow::Ok(())
+    };
+    lay(program, folder.join(alone))?;
+    lay(program, folder.join("container/mpsec"))?;
     for (from, to) in CONTAINER {
-        copy(&root.join(from), &folder.join("container").join(to))?;
+        lay(&root.join(from), folder.join("container").join(to))?;
     }
-    PLAIN.iter().try_for_each(|(from, to)| copy(&root.join(from), &folder.join(to)))
+    for (from, to) in PLAIN {
+        lay(&root.join(from), folder.join(to))?;
+    }
+    Ok(made)
 }
 
 /// Copies a file, and makes the folder that it goes to.
@@ -74,18 +84,15 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).map(drop).with_context(what)
 }
 
-/// Checksum and name of each file that is handed out, by name.
-fn check_sums(folder: &Path) -> Result<Vec<(String, String)>> {
-    let is_handed_out = |name: &str| name != SUMS && !name.starts_with(package::STAGE);
-    let name = |file: &PathBuf| file.strip_prefix(folder).map(|name| name.to_string_lossy().into_owned());
-    let mut sums = Vec::new();
-    for file in tree::files(folder)? {
-        let name = name(&file)?;
-        if is_handed_out(&name) {
-            let bytes = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
-            sums.push((hex(&Sha256::digest(&bytes)), name));
-        }
-    }
+/// Checksum and name of each of these files, by name. What else lies in the folder, such as earlier revisions, is not vouched for.
+fn check_sums(folder: &Path, files: &[PathBuf]) -> Result<Vec<(String, String)>> {
+    let sum = |file: &PathBuf| {
+        let bytes = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+        let name = file.strip_prefix(folder).with_context(|| format!("{} lies elsewhere", file.display()))?;
+        Ok((hex(&Sha256::digest(&bytes)), name.to_string_lossy().into_owned()))
+    };
+    let mut sums = files.iter().map(sum).collect::<Result<Vec<_>>>()?;
+    sums.sort_by(|(_, one), (_, other)| one.cmp(other));
     Ok(sums)
 }
 

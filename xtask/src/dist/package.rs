@@ -11,7 +11,7 @@ use super::notices;
 use crate::{command, tools::CARGO_DEB, tree};
 
 /// The folder below `target/dist` of what is made for the package alone.
-pub(super) const STAGE: &str = "stage";
+const STAGE: &str = "stage";
 /// Where shells look for the completions of a program of this name.
 const COMPLETIONS: &[(&str, &str)] = &[("bash", "mpsec"), ("zsh", "_mpsec"), ("fish", "mpsec.fish")];
 

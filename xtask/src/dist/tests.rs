@@ -72,13 +72,30 @@ fn the_documented_container_has_what_the_unit_has_and_may_use_it() {
 #[test]
 fn check_sums_are_as_sha256sum_has_them() {
     let folder = tempfile::tempdir().expect("a folder");
-    fs::write(folder.path().join("a"), "abc").expect("a file");
-    fs::create_dir(folder.path().join("stage")).expect("a folder");
-    fs::write(folder.path().join("stage/b"), "abc").expect("a file");
-    fs::write(folder.path().join(SUMS), "").expect("a file");
-    let sums = check_sums(folder.path()).expect("sums");
+    let file = |name: &str| {
+        let file = folder.path().join(name);
+        fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        fs::write(&file, "abc").expect("a file");
+        file
+    };
+    let made = [file("b/c"), file("a")];
+    // The lock, an earlier revision, an earlier list, and what is made on the way.
+    for other in [".lock", "mpsec_0.0.9-1_amd64.deb", SUMS, "stage/b"] {
+        file(other);
+    }
+    let sums = check_sums(folder.path(), &made).expect("sums");
     let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-    assert_eq!(sums, [(expected.to_owned(), "a".to_owned())]);
+    assert_eq!(sums, ["a", "b/c"].map(|name| (expected.to_owned(), name.to_owned())));
+    assert!(check_sums(Path::new("/elsewhere"), &made).is_err());
+}
+
+#[test]
+fn what_is_laid_out_is_all_that_lies_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut made = lay_out(&root(), &root().join("Cargo.toml"), folder.path()).expect("files");
+    made.sort();
+    assert_eq!(made, tree::files(folder.path()).expect("a list"));
+    assert_eq!(made.len(), 2 + CONTAINER.len() + PLAIN.len());
 }
 
 /// Settings of a unit, each with its value.
@@ -97,6 +114,26 @@ fn the_unit_has_three_capabilities_and_no_more() {
     assert_eq!(value("CapabilityBoundingSet"), three);
     assert_eq!((value("User"), value("Group")), (vec!["mpsec"], vec!["mpsec"]));
     assert_eq!(value("ReadWritePaths"), ["/proc/sys/net"]);
+}
+
+/// A time in a unit, in seconds.
+fn seconds(unit: &[(String, String)], key: &str) -> u64 {
+    let value = &unit.iter().find(|(name, _)| name == key).unwrap_or_else(|| panic!("no {key}")).1;
+    match value.strip_suffix("min") {
+        Some(minutes) => minutes.parse::<u64>().expect("minutes") * 60,
+        None => value.strip_suffix('s').expect("a unit of time").parse().expect("seconds"),
+    }
+}
+
+#[test]
+fn the_unit_waits_for_what_is_late_at_boot_but_not_for_ever() {
+    let unit = settings(&read("packaging/mpsec.service"));
+    let burst =
+        unit.iter().find(|(key, _)| key == "StartLimitBurst").expect("a limit").1.parse::<u64>().expect("a number");
+    let (pause, interval) = (seconds(&unit, "RestartSec"), seconds(&unit, "StartLimitIntervalSec"));
+    assert!(burst * pause >= 120, "{burst} starts, {pause} s apart");
+    // A start that fails takes a while itself; the limit is to be reached all the same.
+    assert!(burst * (pause + 2) < interval, "{burst} starts, {pause} s apart, never fall into {interval} s");
 }
 
 /// The documents of the manifest, by kind.
