@@ -57,7 +57,7 @@ pub struct Args {
     /// Kernels at a time, each of which takes one processor; with more than one, each is shown when it has ended
     #[arg(long, default_value_t = 1, conflicts_with = "shell")]
     jobs: usize,
-    /// Write what was seen into docs/kernels.json and docs/kernels.md
+    /// Write what was seen into docs/kernels.json, docs/kernels.md and the readme's table
     #[arg(long, conflicts_with = "shell")]
     report: bool,
     /// Build and fetch what is needed, and run nothing
@@ -109,7 +109,10 @@ fn series(words: &[String]) -> Result<Vec<&str>> {
         match word.as_str() {
             "all" => all.extend(SERIES.iter().copied()),
             "newest" => all.push(newest),
-            name => all.push(name),
+            name => {
+                ensure!(SERIES.contains(&name), "no series {name} is known here: {}, newest, all", SERIES.join(", "));
+                all.push(name);
+            }
         }
     }
     Ok(all)
@@ -362,6 +365,7 @@ mod tests {
     fn kernels_are_named_by_their_series() {
         assert_eq!(series(&args("vm --kernel newest,6.1").kernel).unwrap(), [*SERIES.last().unwrap(), "6.1"]);
         assert_eq!(series(&args("vm --kernel all").kernel).unwrap(), SERIES);
+        assert!(series(&args("vm --kernel 6.11").kernel).unwrap_err().to_string().contains("6.12"));
     }
 
     #[test]

@@ -197,7 +197,8 @@ pub fn page(results: &Results) -> String {
     format!(
         "# Kernels\n\n\
          What MPSec does on Debian's own kernels (the `cloud` flavour, x86_64) in virtual machines under QEMU's emulation. This page\n\
-         is made by `cargo xtask vm --kernel all --report`, from docs/kernels.json, which has the name of every test.\n\n\
+         is made by `cargo xtask vm --kernel all --report`, from docs/kernels.json, which has the name of every test. A whole run takes\n\
+         hours a kernel; one of some tests only leaves what the others last said on the same release, perhaps of an older MPSec.\n\n\
          {}\n## What was tested\n\n\
          How many tests of each kind passed. Where it is not all of them, the note says why the others could not run there, or which\n\
          failed. Where fewer tests of a kind ran on one kernel than on another, the run was for some of them only.\n\n{tested}\n\
