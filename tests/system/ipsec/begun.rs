@@ -13,8 +13,7 @@ use super::multipath::{DOWN, HOSTS, LIMIT, PATHS, Scene, UP, laid};
 use crate::mptcp_view::{SHOWN, list, number, view};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let limit = need::patience(LIMIT);
-    let one = |family| trial(&format!("ipsec::begun_{family}"), limit, move || begun(family));
+    let one = |family| trial(&format!("ipsec::begun_{family}"), LIMIT, move || begun(family));
     Family::ALL.map(one).into()
 }
 

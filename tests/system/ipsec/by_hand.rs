@@ -11,7 +11,7 @@ use mpsec_tests::paths::Family;
 use mpsec_tests::send::{Buffer, Sender};
 use mpsec_tests::trial::trial;
 use mpsec_tests::xfrm::{End, Mode, Tunnel, interface};
-use mpsec_tests::{bulk, need, tally};
+use mpsec_tests::{bulk, tally};
 
 use super::line::{DECRYPTED, DEVICES, Line, Watched, inner, outer};
 
@@ -22,27 +22,27 @@ pub(super) const SIZES: &[usize] = &[0, 1, 13, 64, 511, 1300];
 pub(super) const NUMBER: u32 = 7;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let (mut trials, limit) = (Vec::new(), need::patience(LIMIT));
+    let mut trials = Vec::new();
     for mode in Mode::ALL {
         for family in Family::ALL {
             let name = format!("ipsec::by_hand_{}_{family}", mode.name());
-            trials.push(trial(&name, limit, move || each(mode, family)));
+            trials.push(trial(&name, LIMIT, move || each(mode, family)));
         }
     }
     for offload in [Offload::Software, Offload::Full] {
         let kind = format!("{offload:?}").to_lowercase();
         for mode in [Mode::Transport, Mode::Tunnel, Mode::UdpTunnel] {
             let name = format!("ipsec::by_hand_{}_bulk_{kind}", mode.name());
-            trials.push(trial(&name, limit, move || bulk_is_exact(mode, offload)));
+            trials.push(trial(&name, LIMIT, move || bulk_is_exact(mode, offload)));
         }
     }
     for mode in [Mode::Transport, Mode::Tunnel] {
         let name = format!("ipsec::by_hand_{}_is_lost", mode.name());
-        trials.push(trial(&name, limit, move || is_lost(mode)));
+        trials.push(trial(&name, LIMIT, move || is_lost(mode)));
     }
     for mode in [Mode::Tunnel, Mode::UdpTunnel] {
         let name = format!("ipsec::by_hand_{}_in_fragments", mode.name());
-        trials.push(trial(&name, limit, move || in_fragments(mode)));
+        trials.push(trial(&name, LIMIT, move || in_fragments(mode)));
     }
     trials
 }

@@ -14,7 +14,7 @@ use mpsec_tests::netns::Netns;
 use mpsec_tests::paths::Family;
 use mpsec_tests::trial::trial;
 use mpsec_tests::xfrm::{End, Mode, Tunnel};
-use mpsec_tests::{bulk, need, tally};
+use mpsec_tests::{bulk, tally};
 
 use super::by_hand::{NUMBER, SIZES};
 use super::line::{DECRYPTED, DEVICES, Line, inner, outer};
@@ -33,11 +33,10 @@ enum Onward {
 }
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let limit = need::patience(LIMIT);
     let mut trials = Vec::new();
     for family in Family::ALL {
         for (name, onward) in [("gateway", Onward::Clear), ("hub", Onward::Encrypted)] {
-            trials.push(trial(&format!("ipsec::{name}_{family}"), limit, move || passed_on(family, onward)));
+            trials.push(trial(&format!("ipsec::{name}_{family}"), LIMIT, move || passed_on(family, onward)));
         }
     }
     trials

@@ -55,11 +55,10 @@ const fn case(name: &'static str, families: [Family; 2], layers: &'static [Layer
 }
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let limit = need::patience(LIMIT);
-    let layered = CASES.iter().map(|case| trial(&format!("ipsec::layered_{}", case.name), limit, move || each(case)));
+    let layered = CASES.iter().map(|case| trial(&format!("ipsec::layered_{}", case.name), LIMIT, move || each(case)));
     let devices =
-        ["gre", "ipip"].map(|kind| trial(&format!("ipsec::layered_{kind}"), limit, move || device_inside(kind)));
-    let above = trial("ipsec::layered_interface_above_raw_ip", limit, interface_above_raw_ip);
+        ["gre", "ipip"].map(|kind| trial(&format!("ipsec::layered_{kind}"), LIMIT, move || device_inside(kind)));
+    let above = trial("ipsec::layered_interface_above_raw_ip", LIMIT, interface_above_raw_ip);
     layered.chain(devices).chain([above]).collect()
 }
 

@@ -27,17 +27,16 @@ pub(super) const DOWN: u64 = 500_000;
 pub(super) const PATHS: usize = 2;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let limit = need::patience(LIMIT);
     let mut trials = Vec::new();
     for mode in [Mode::Transport, Mode::Tunnel] {
         for family in Family::ALL {
             let name = format!("ipsec::multipath_{}_{family}", mode.name());
-            trials.push(trial(&name, limit, move || by_hand(mode, family)));
+            trials.push(trial(&name, LIMIT, move || by_hand(mode, family)));
         }
         let name = format!("ipsec::multipath_strongswan_{}", mode.name());
-        trials.push(trial(&name, limit, move || negotiated(mode)));
+        trials.push(trial(&name, LIMIT, move || negotiated(mode)));
     }
-    trials.push(trial("ipsec::multipath_leak", limit, leak));
+    trials.push(trial("ipsec::multipath_leak", LIMIT, leak));
     trials
 }
 

@@ -16,7 +16,7 @@ use mpsec_tests::link::Offload;
 use mpsec_tests::paths::Family;
 use mpsec_tests::trial::{Skip, trial};
 use mpsec_tests::xfrm::Mode;
-use mpsec_tests::{bulk, need, wait};
+use mpsec_tests::{bulk, wait};
 
 use super::by_hand::{SIZES, laid};
 use super::line::{DECRYPTED, DEVICES, Line};
@@ -28,8 +28,7 @@ const RELEASE: Duration = Duration::from_secs(10);
 const ESP_HEADER: u64 = 16;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let limit = need::patience(LIMIT);
-    let each = |mode: Mode| trial(&format!("ipsec::offload_{}", mode.name()), limit, move || offloaded(mode));
+    let each = |mode: Mode| trial(&format!("ipsec::offload_{}", mode.name()), LIMIT, move || offloaded(mode));
     [Mode::Transport, Mode::Tunnel].map(each).into()
 }
 

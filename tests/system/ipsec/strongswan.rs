@@ -23,21 +23,20 @@ const NAME: &str = "between";
 const MODES: [Mode; 5] = [Mode::Transport, Mode::Tunnel, Mode::UdpTransport, Mode::UdpTunnel, Mode::Interface];
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let limit = need::patience(LIMIT);
     let mut trials = Vec::new();
     for mode in MODES {
         for family in Family::ALL {
             let name = format!("ipsec::strongswan_{}_{family}", mode.name());
-            trials.push(trial(&name, limit, move || negotiated(mode, family, &Proof::Secret)));
+            trials.push(trial(&name, LIMIT, move || negotiated(mode, family, &Proof::Secret)));
         }
     }
     let name = "ipsec::strongswan_with_certificates";
-    trials.push(trial(name, limit, || {
+    trials.push(trial(name, LIMIT, || {
         // Keys on elliptic curves are this plugin's.
         need::file("/usr/lib/ipsec/plugins/libstrongswan-openssl.so")?;
         negotiated(Mode::Tunnel, Family::V4, &Proof::Certificates(Arc::new(Authority::new()?)))
     }));
-    trials.push(trial("ipsec::strongswan_without_the_kernels_esp", limit, in_a_program));
+    trials.push(trial("ipsec::strongswan_without_the_kernels_esp", LIMIT, in_a_program));
     trials
 }
 
