@@ -22,6 +22,8 @@ pub const BRIEF: &[&str] = &[
     "doctor::",
     "laboratory::a_failing_path_loses_nothing_silent",
     "ipsec::by_hand_tunnel_ipv4",
+    "ipsec::strongswan_tunnel_ipv4",
+    "ways::tp_btf_reads_why_a_join_is_refused",
     "force::curl_and_a_web_server_speak_mptcp_ipv4",
 ];
 /// The longest limit that a test has in such a machine, where limits are five times as long: `flood`'s of 300 s.
