@@ -64,7 +64,7 @@ fn run(loader: Loader) -> anyhow::Result<()> {
 }
 
 fn status(args: &StatusArgs) -> anyhow::Result<()> {
-    let status = client::status(&args.agent.path)?;
+    let status = client::status(&args.agent.path())?;
     say(&if args.json { format!("{status:#}\n") } else { client::table(&status) })
 }
 
@@ -92,7 +92,7 @@ fn doctor(args: &DoctorArgs) -> ExitCode {
             let style = Style::of_stdout();
             (if args.json { format!("{:#}\n", report.to_json()) } else { report.to_text(style) }, report.is_fit())
         }
-        Some(Topic::Mptcp) => examine::mptcp(args.peer, &args.agent.path, args.json),
+        Some(Topic::Mptcp) => examine::mptcp(args.peer, &args.agent.path(), args.json),
     };
     match say(&text) {
         Ok(()) if is_fine => ExitCode::SUCCESS,

@@ -229,9 +229,14 @@ impl FromArgMatches for AgentArgs {
 
 /// Where the agent is asked, for commands that only ask it.
 #[derive(Clone, Debug)]
-pub struct SocketArgs {
-    /// The agent's socket, as flag, environment or the configuration name it.
-    pub path: PathBuf,
+pub struct SocketArgs(AgentArgs);
+
+impl SocketArgs {
+    /// As [`AgentArgs::socket`]: reads the configuration.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.0.socket()
+    }
 }
 
 impl Args for SocketArgs {
@@ -246,7 +251,7 @@ impl Args for SocketArgs {
 
 impl FromArgMatches for SocketArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        Ok(Self { path: AgentArgs::given(matches, &[SOCKET]).socket() })
+        Ok(Self(AgentArgs::given(matches, &[SOCKET])))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -310,9 +315,9 @@ mod tests {
         let socket = |line: String| {
             let words = ["mpsec".to_owned()].into_iter().chain(line.split_whitespace().map(str::to_owned));
             match parse_from(words, "none").unwrap().command {
-                Command::Status(args) => args.agent.path,
-                Command::Top(args) => args.agent.path,
-                Command::Doctor(args) => args.agent.path,
+                Command::Status(args) => args.agent.path(),
+                Command::Top(args) => args.agent.path(),
+                Command::Doctor(args) => args.agent.path(),
                 other => panic!("{other:?}"),
             }
         };

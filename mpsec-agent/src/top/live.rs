@@ -55,7 +55,7 @@ async fn live(mut model: Model, args: &TopArgs) -> anyhow::Result<()> {
     let mut quit = handle(SignalKind::quit())?;
     let mut screen = Screen::open()?;
     let (sender, mut events) = mpsc::channel(64);
-    let asker = Asker::start(args.agent.path.clone(), sender.clone());
+    let asker = Asker::start(args.agent.path(), sender.clone());
     thread::spawn(move || read_keys(&sender));
     let mut tick = interval(Duration::from_secs_f64(args.interval));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

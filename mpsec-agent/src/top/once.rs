@@ -18,10 +18,10 @@ const WIDTH: usize = 120;
 
 /// Asks twice, because rates of paths and interfaces are what came in between, and prints.
 pub fn run(args: &TopArgs) -> anyhow::Result<()> {
-    let mut model = super::model(args)?;
-    model.update(client::ask::<Status>(&args.agent.path)?);
+    let (mut model, socket) = (super::model(args)?, args.agent.path());
+    model.update(client::ask::<Status>(&socket)?);
     std::thread::sleep(Duration::from_secs_f64(args.interval));
-    model.update(client::ask::<Status>(&args.agent.path)?);
+    model.update(client::ask::<Status>(&socket)?);
     let text = if args.json { json(&model)? } else { text(&model, std::env::var("COLUMNS").ok().as_deref()) };
     cli::print(&text).context("standard output")
 }

@@ -8,11 +8,10 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap};
 use mpsec_common::Direction;
-use mpsec_common::mptcp;
 use mpsec_common::mptcp::{
-    CHOICES, ENTRY_FREE, HANDSHAKES as HANDSHAKE_ENTRIES, Handshake, HandshakeCounter, PORT_ENTRIES, SubflowCounter,
-    SubflowCounters, SubflowInfo, TagSet, WAYS, choose, entry_of, extend_sequence, first_sequence, free, link,
-    port_entry, set_of, slot_in, subflow_counter_index,
+    self, CHOICES, ENTRY_FREE, HANDSHAKES as HANDSHAKE_ENTRIES, Handshake, HandshakeCounter, PORT_ENTRIES,
+    SubflowCounter, SubflowCounters, SubflowInfo, TagSet, WAYS, choose, entry_of, extend_sequence, first_sequence,
+    free, link, port_entry, set_of, slot_in, subflow_counter_index,
 };
 use mpsec_common::traffic::Counter;
 

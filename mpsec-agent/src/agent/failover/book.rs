@@ -85,7 +85,7 @@ impl Book {
     }
 
     /// Whether one did, and no socket is connecting from there, which the kernel would abort together with identifier 0.
-    pub(super) fn has_first_alone(&self, local: IpAddr) -> bool {
+    pub(super) fn has_settled_first(&self, local: IpAddr) -> bool {
         let mut here = self.0.iter().filter(|line| line.is_on(Path::Endpoint(local)));
         self.has_first(local) && here.all(|line| line.is_established || !line.is_first)
     }
@@ -236,9 +236,9 @@ mod tests {
     }
 
     #[test]
-    fn a_first_subflow_is_not_alone_beside_one_that_connects() {
+    fn first_subflows_are_settled_unless_one_connects() {
         let here = [10, 0, 0, 1].into();
-        let has = |lines: Vec<Line>| Book(lines).has_first_alone(here);
+        let has = |lines: Vec<Line>| Book(lines).has_settled_first(here);
         assert!(has(vec![line(0, 1, true), line(0, 2, true), line(1, 3, false)]));
         assert!(has(vec![line(0, 1, true), Line { is_first: false, ..line(0, 2, false) }]), "it joins");
         assert!(!has(vec![line(0, 1, true), line(0, 2, false)]));

@@ -336,7 +336,7 @@ impl Driver {
             self.orphaned.insert(address);
         }
         self.manager.delete_endpoint(&endpoint)?;
-        if self.tells_twice && book.has_first_alone(address) {
+        if self.tells_twice && book.has_settled_first(address) {
             self.tell_by_another(address);
         }
         self.taken.insert(address, self.reduced.remove(&address).unwrap_or(endpoint));
