@@ -16,6 +16,13 @@ use crate::command;
 
 /// The series that are tested, the newest last. Of each the newest release that Debian has is taken.
 pub const SERIES: &[&str] = &["6.1", "6.12", "6.18", "7.2", "7.3"];
+
+/// The series, if it is one of them. One that nobody has heard of is a mistake, and nothing to be skipped.
+pub fn known(series: &str) -> Result<&str> {
+    ensure!(SERIES.contains(&series), "there is no series {series:?}; known are {}", SERIES.join(", "));
+    Ok(series)
+}
+
 /// Where Debian keeps them, between its stable release of 2023 and what is to come.
 const SUITES: &[Suite] = &[
     Suite::Main("bookworm"),

@@ -109,10 +109,7 @@ fn series(words: &[String]) -> Result<Vec<&str>> {
         match word.as_str() {
             "all" => all.extend(SERIES.iter().copied()),
             "newest" => all.push(newest),
-            name => {
-                ensure!(SERIES.contains(&name), "no series {name} is known here: {}, newest, all", SERIES.join(", "));
-                all.push(name);
-            }
+            name => all.push(kernel::known(name)?),
         }
     }
     Ok(all)
