@@ -13,7 +13,7 @@ use mpsec_tests::frames;
 use mpsec_tests::send::{Buffer, Sender};
 use mpsec_tests::topology::Pair;
 use mpsec_tests::trial::trial;
-use mpsec_tests::{need, wait};
+use mpsec_tests::{bpf, need, wait};
 use serde_json::Value;
 
 use crate::watch::SHOWN;
@@ -53,12 +53,16 @@ fn verified() -> Result<()> {
     for file in std::fs::read_dir(format!("/proc/{}/fdinfo", agent.pid()))? {
         // A descriptor of the moment may be gone.
         let text = std::fs::read_to_string(file?.path()).unwrap_or_default();
-        let told = text.lines().find_map(|line| line.strip_prefix("verified_insns:"));
-        steps.extend(told.map(|told| told.trim().parse::<u64>()).transpose()?);
+        let told = |what: &str| -> Option<u64> {
+            text.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':')?.trim().parse().ok())
+        };
+        if let (Some(program), Some(verified)) = (told("prog_id"), told("verified_insns")) {
+            steps.push((verified, bpf::name(u32::try_from(program)?)?));
+        }
     }
     let most = steps.iter().max().context("no program tells")?;
     // Those that count packets are among them.
-    ensure!((10_000..MOST_STEPS).contains(most), "{steps:?}");
+    ensure!((10_000..MOST_STEPS).contains(&most.0), "{steps:?}");
     Ok(())
 }
 

@@ -70,18 +70,19 @@ pub fn scan(options: &[u8; OPTION_BYTES], len: u32) -> Options {
 }
 
 /// The reason that MP_TCPRST gives (RFC 8684 section 3.6), if it is among the first `len` bytes (up to 40) of a reset's options.
-/// Others of MPTCP may come before it. Walks as [`scan`] does.
+/// Others of MPTCP may come before it. Walks as [`scan`] does. `read` gives the four bytes from an offset, of which those behind
+/// the options may be anything; [`Short`] if it cannot. By `unknown`, a number that the verifier does not know, every step begins
+/// with an offset of which that has forgotten how it came about.
 #[inline(always)]
-pub fn reset_reason(options: &[u8; OPTION_BYTES], len: u32) -> Option<u8> {
+pub fn reset_reason(len: u32, unknown: u32, read: impl Fn(u32) -> Option<[u8; 4]>) -> Result<Option<u8>, Short> {
     let mut next = 0u32;
     for _ in 0..40 {
-        let at = core::hint::black_box(next);
+        let at = (core::hint::black_box(next ^ unknown) ^ unknown) & (OPTION_BYTES as u32 - 1);
         let remaining = len.wrapping_sub(at) as i32;
         if remaining <= 0 {
             break;
         }
-        let byte = |index: u32| options[at.wrapping_add(index) as usize & (OPTION_BYTES - 1)];
-        let (kind, option_len) = (byte(0), byte(1) as i32);
+        let [kind, option_len, third, reason] = read(at).ok_or(Short)?;
         if kind == KIND_END {
             break;
         }
@@ -89,15 +90,16 @@ pub fn reset_reason(options: &[u8; OPTION_BYTES], len: u32) -> Option<u8> {
             next = at.wrapping_add(1);
             continue;
         }
+        let option_len = option_len as i32;
         if option_len < 2 || remaining.wrapping_sub(option_len) < 0 {
             break;
         }
-        if kind == KIND_MPTCP && option_len == RESET_LEN && byte(2) & 0xf0 == SUBTYPE_RESET {
-            return Some(byte(3));
+        if kind == KIND_MPTCP && option_len == RESET_LEN && third & 0xf0 == SUBTYPE_RESET {
+            return Ok(Some(reason));
         }
         next = at.wrapping_add(option_len as u32);
     }
-    None
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -105,9 +107,10 @@ mod tests {
     use super::*;
 
     fn reason(options: &[u8]) -> Option<u8> {
-        let mut padded = [0xff; OPTION_BYTES];
+        let mut padded = [0xff; 64];
         padded[..options.len()].copy_from_slice(options);
-        reset_reason(&padded, options.len() as u32)
+        reset_reason(options.len() as u32, 0x5555_5555, |at| padded[at as usize..].first_chunk().copied())
+            .expect("it can be read")
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use aya_ebpf::Global;
 use mpsec_common::mptcp::mapped_halves;
-use mpsec_common::packet::{OPTION_BYTES, reset_reason};
+use mpsec_common::packet::reset_reason;
 
 use super::ABSENT;
 use super::socket::{Place, bits, load, places, read};
@@ -158,12 +158,11 @@ pub fn said_by_reset(skb: *const u8) -> Option<Said> {
     let head: u64 = read(skb, &SKB_HEAD)?;
     let header = (head as *const u8).wrapping_add(read::<u16>(skb, &SKB_TRANSPORT)? as usize);
     let words = load::<u8>(header.wrapping_add(LENGTH_AT))? >> 4;
-    // What follows the options is in the same buffer, which ends with a structure of the kernel that is longer than they can be.
-    let options: [u64; OPTION_BYTES / 8] = load(header.wrapping_add(HEADER))?;
+    let options = header.wrapping_add(HEADER);
     let len = (words as u32 * 4).wrapping_sub(HEADER as u32);
-    // SAFETY: eight words are sixty-four bytes.
-    let options = unsafe { &*(&raw const options).cast::<[u8; OPTION_BYTES]>() };
-    Some(match reset_reason(options, len) {
+    // What follows the options is in the same buffer, which ends with a structure of the kernel that is longer than they can be.
+    let reason = reset_reason(len, head as u32, |at| load(options.wrapping_add(at as usize))).ok()?;
+    Some(match reason {
         Some(reason) => Said::Reason(reason),
         None => Said::Nothing,
     })
