@@ -45,7 +45,7 @@ impl Summary {
             self.failed += count(line, "failed");
             self.skipped += count(line, "ignored");
             self.results.push(line.to_owned());
-        } else if line.starts_with("flaky: ") {
+        } else if ["flaky: ", "said: "].iter().any(|word| line.starts_with(word)) {
             self.remarkable.push(line.to_owned());
         } else if let Some((name, outcome)) = line.strip_prefix("test ").and_then(|test| test.split_once(" ... ")) {
             self.conclude(line, name, outcome);
@@ -246,6 +246,13 @@ test result: ok. 10 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; fin
     fn what_passed_at_the_second_try_is_told() {
         let text = "test a ... ok\ntest result: ok. 1 passed; 0 failed; 0 ignored\nflaky: a: 3 is not 4\n";
         assert!(summary(text, true).to_string().ends_with("\nflaky: a: 3 is not 4\n1 passed, 0 failed, 0 skipped\n"));
+    }
+
+    #[test]
+    fn what_failed_is_told_although_the_program_never_ended() {
+        let text = "test a ... FAILED\nsaid: a: 3 is not 4\nFAILED\ntest b ... ";
+        let lines = "test a ... FAILED\nsaid: a: 3 is not 4\n";
+        assert!(summary(text, true).to_string().starts_with(lines));
     }
 
     #[test]

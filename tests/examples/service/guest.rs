@@ -1,24 +1,34 @@
 //! The machine, as its administrator sees it.
 
+use std::fs;
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use mpsec_tests::exposition::Exposition;
+use mpsec_tests::trial::Skip;
 use mpsec_tests::{trial, wait};
 
 /// Where xtask has put the packages.
 pub const PACKAGES: &str = "/mpsec/packages";
 /// What xtask was told for the test program, a word a line.
 pub const ARGUMENTS: &str = "/mpsec/arguments";
+/// Where xtask has said after how many seconds no trial is begun any more, if there is such a limit.
+const BUDGET: &str = "/mpsec/budget";
 /// What anything may take that is not watched: the machine is emulated.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What is worth knowing beside the outcome of trials, told when they are over: lines of their own between trials would tear
 /// the trials' lines.
 static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// When no trial is begun any more, if there is such a limit: told to whoever asks first, and the same for all.
+static DEADLINE: LazyLock<Option<Instant>> = LazyLock::new(|| {
+    let seconds = fs::read_to_string(BUDGET).ok()?.trim().parse().ok()?;
+    Some(Instant::now() + Duration::from_secs(seconds))
+});
 
 /// Notes something down.
 pub fn note(what: String) {
@@ -30,16 +40,23 @@ pub fn tell_notes() {
     NOTES.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|note| println!("{note}"));
 }
 
-/// A trial that notes how long it took, and on failure what the service said last.
+/// A trial that notes how long it took, and on failure what the service said last. That is told at once as well, in a line after
+/// the outcome: the machine may be switched off before all trials are over and their failures printed.
 pub fn tell(name: &str, body: impl Fn() -> Result<()> + Send + Sync + 'static) -> Trial {
     let full = format!("service::{name}");
     let shown = full.clone();
     trial::trial(&full, 3 * PATIENCE, move || {
         let start = Instant::now();
+        if DEADLINE.is_some_and(|deadline| start > deadline) {
+            return Err(Skip::because("the minutes are over"));
+        }
         let result = body();
         note(format!("{shown}: {:.1} s", start.elapsed().as_secs_f64()));
         let journal = || sh("journalctl --no-pager --unit mpsec --lines 20 2>&1").unwrap_or_default();
-        result.map_err(|error| error.context(format!("the journal ends with\n{}", journal())))
+        result.map_err(|error| {
+            println!("FAILED\nsaid: {shown}: {}", format!("{error:#}").lines().collect::<Vec<_>>().join(" | "));
+            error.context(format!("the journal ends with\n{}", journal()))
+        })
     })
 }
 

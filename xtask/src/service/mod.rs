@@ -38,6 +38,9 @@ pub struct Args {
     /// Minutes for one kernel, after which the machine is switched off
     #[arg(long, default_value_t = 25)]
     minutes: u64,
+    /// Minutes of the trials on one kernel, after which no other is begun: the log says what was left out
+    #[arg(long)]
+    budget: Option<u64>,
     /// Build and fetch what is needed, and try nothing
     #[arg(long)]
     prepare: bool,
@@ -168,7 +171,7 @@ impl Bench {
         let home = self.folder.join("run").join(format!("service-{}", kernel.series));
         fs::create_dir_all(&home).with_context(|| format!("making {}", home.display()))?;
         let initrd = home.join("initrd.cpio");
-        self.write_initrd(&initrd, kernel, &args.harness)?;
+        self.write_initrd(&initrd, kernel, args)?;
         Ok(Machine {
             kernel: kernel.image.clone(),
             initrd: Some(initrd),
@@ -183,7 +186,7 @@ impl Bench {
         })
     }
 
-    fn write_initrd(&self, to: &Path, kernel: &Kernel, harness: &[String]) -> Result<()> {
+    fn write_initrd(&self, to: &Path, kernel: &Kernel, args: &Args) -> Result<()> {
         let mut file = BufWriter::new(File::create(to).with_context(|| format!("creating {}", to.display()))?);
         let mut modules =
             File::open(&kernel.modules).with_context(|| format!("opening {}", kernel.modules.display()))?;
@@ -203,7 +206,10 @@ impl Bench {
         // The system on the disk sees this folder, but nothing else of ours.
         archive.file(guest::place("modprobe").trim_start_matches('/'), 0o755, &init)?;
         archive.file(guest::place("service").trim_start_matches('/'), 0o755, &fs::read(&self.trials)?)?;
-        archive.file("mpsec/arguments", 0o644, harness.join("\n").as_bytes())?;
+        archive.file("mpsec/arguments", 0o644, args.harness.join("\n").as_bytes())?;
+        if let Some(minutes) = args.budget {
+            archive.file("mpsec/budget", 0o644, (minutes * 60).to_string().as_bytes())?;
+        }
         archive.folders_to("mpsec/packages/x")?;
         for package in &self.packages {
             let name = package.file_name().context("a file without a name")?.to_string_lossy();
