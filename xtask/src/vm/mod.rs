@@ -54,7 +54,8 @@ pub struct Args {
     /// Minutes for all kernels: what they do not suffice for is left out, and the log says so; what hung has failed
     #[arg(long)]
     budget: Option<u64>,
-    /// Kernels at a time, each of which takes one processor; with more than one, each is shown when it has ended
+    /// Kernels at a time, each of which takes one processor; with more than one, each is shown when it has ended, and is in
+    /// `said.log` beside its console's log meanwhile
     #[arg(long, default_value_t = 1, conflicts_with = "shell")]
     jobs: usize,
     /// Write what was seen into docs/kernels.json, docs/kernels.md and the readme's table

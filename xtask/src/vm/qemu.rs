@@ -1,7 +1,8 @@
 //! Boots a virtual machine under QEMU's own emulation and passes on what it says, line by line.
 use std::{
-    env, fs,
-    io::{BufRead, BufReader, Read},
+    env,
+    fs::{self, File},
+    io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
@@ -15,6 +16,8 @@ use crate::command;
 
 /// QEMU's program for the machines that MPSec is tested on.
 const PROGRAM: &str = "qemu-system-x86_64";
+/// The file of the lines that were heard, in the folder of the console's.
+pub const SAID: &str = "said.log";
 /// One thread for both processors, and no 16-byte compare-and-swap: with either, one boot in ten of QEMU 7.2 fails.
 const EMULATION: &[&str] = &["-accel", "tcg,thread=single", "-cpu", "max,-cx16", "-smp", "2"];
 /// No devices that nobody asked for, no window, and an end where the guest would start again.
@@ -63,7 +66,8 @@ pub fn program() -> Option<PathBuf> {
 }
 
 impl Machine {
-    /// Boots, gives each line of the second serial port, `ttyS1`, to `hear`, and comes back when the machine is off.
+    /// Boots, gives each line of the second serial port, `ttyS1`, to `hear`, and comes back when the machine is off. The lines are
+    /// kept beside the console, in [`SAID`], as they come.
     pub fn boot(&self, hear: &mut dyn FnMut(&str)) -> Result<Ended> {
         if let Some(folder) = self.console.parent() {
             fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
@@ -73,7 +77,14 @@ impl Machine {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let child = command.spawn();
         let mut child = Running(child.with_context(|| format!("cannot start: {}", command::line(&command)))?);
-        if let Some(silent) = hear_until(&mut child.0, self.timeout, hear)? {
+        let said = self.console.with_file_name(SAID);
+        let mut kept = File::create(&said).with_context(|| format!("creating {}", said.display()))?;
+        let mut hear = |line: &str| {
+            // That is for whoever looks on; what comes of it is what `hear` makes of it.
+            let _ = writeln!(kept, "{line}");
+            hear(line);
+        };
+        if let Some(silent) = hear_until(&mut child.0, self.timeout, &mut hear)? {
             return Ok(Ended::Overdue { silent });
         }
         let status = child.0.wait().context("waiting for QEMU")?;
