@@ -11,6 +11,7 @@ use mpsec_tests::paths::{Family, Host, Paths, Plan, address, device};
 use mpsec_tests::resets::Resets;
 use mpsec_tests::{ss, wait};
 
+use super::ends::unless_never_reset;
 use super::{WAYS, for_each_way, need_probes};
 use crate::lab::HOSTS;
 use crate::mptcp_view::{SHOWN, view};
@@ -120,7 +121,7 @@ fn closed(way: &str) -> Result<()> {
 fn given_up(way: &str) -> Result<()> {
     let Scene { agents, talk, .. } = Scene::new(way, true)?;
     let _kept = talk.reset_by_server()?;
-    told(&agents, 0, [&["reset_received", "unspecified"], &["reset_sent"]])
+    told(&agents, 0, [&["reset_received", "unspecified"], &["reset_sent"]]).map_err(unless_never_reset)
 }
 
 /// Somebody on the way resets the second path.

@@ -214,7 +214,7 @@ fn changed_data(way: &str) -> Result<()> {
 
 /// The error, but where it is the kernel's: Linux 6.18.15 ends in order what a program resets with SO_LINGER of 0 s, which
 /// 6.12, 6.18.44 and 7.2 do not.
-fn unless_never_reset(error: anyhow::Error) -> anyhow::Error {
+pub(super) fn unless_never_reset(error: anyhow::Error) -> anyhow::Error {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     if release.split(['+', '-', '\n']).next() != Some("6.18.15") {
         return error;
