@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn reason(options: &[u8]) -> Option<u8> {
-        let mut padded = [0xff; 64];
+        let mut padded = [0xff; OPTION_BYTES];
         padded[..options.len()].copy_from_slice(options);
         reset_reason(options.len() as u32, 0x5555_5555, |at| padded[at as usize..].first_chunk().copied())
             .expect("it can be read")
