@@ -31,7 +31,7 @@ use guest::Programs;
 use kernel::{Kernel, Kernels, SERIES};
 use listener::{DOCTOR, Listener};
 use qemu::{Ended, Machine};
-use report::OfKernel;
+use report::{OfKernel, Results};
 
 /// Which kernels to boot, and what to run on them.
 #[derive(clap::Args)]
@@ -58,6 +58,9 @@ pub struct Args {
     /// `said.log` beside its console's log meanwhile
     #[arg(long, default_value_t = 1, conflicts_with = "shell")]
     jobs: usize,
+    /// Only what docs/kernels.json does not have yet of the same release, and what failed there: goes on where a run ended
+    #[arg(long, conflicts_with_all = ["shell", "harness"])]
+    rest: bool,
     /// Write what was seen into docs/kernels.json, docs/kernels.md and the readme's table
     #[arg(long, conflicts_with = "shell")]
     report: bool,
@@ -226,7 +229,7 @@ impl Bench<'_> {
         fs::create_dir_all(&home).with_context(|| format!("making {}", home.display()))?;
         let initrd = home.join("initrd.cpio");
         let kept = [self.needed.userland.as_path(), kernel.modules.as_path()];
-        guest::write_initrd(&initrd, &kept, self.root, &self.programs, &self.plan(args)?)?;
+        guest::write_initrd(&initrd, &kept, self.root, &self.programs, &self.plan(kernel, args)?)?;
         Ok(Machine {
             kernel: kernel.image.clone(),
             initrd: Some(initrd),
@@ -239,7 +242,7 @@ impl Bench<'_> {
         })
     }
 
-    fn plan(&self, args: &Args) -> Result<Plan> {
+    fn plan(&self, kernel: &Kernel, args: &Args) -> Result<Plan> {
         let environment = [
             ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin:/mpsec/bin"),
             ("HOME", "/root"),
@@ -249,9 +252,11 @@ impl Bench<'_> {
             ("MPSEC_EMULATED", "1"),
         ];
         let asked = |name: &str| args.program.is_empty() || args.program.iter().any(|program| program == name);
+        let known = if args.rest { report::read(self.root)? } else { Results::default() };
+        let known = known.said_on(&kernel.series, &kernel.release);
         let mut programs = Vec::new();
         for (name, _) in self.programs.tests.iter().filter(|(name, _)| asked(name)) {
-            programs.extend(runs(name, args));
+            programs.extend(runs(name, args, &known));
         }
         if programs.is_empty() {
             bail!("no test program of these: {}; there are {}", args.program.join(", "), guest::TESTS.join(", "));
@@ -308,8 +313,13 @@ fn keep_console(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-/// A program's runs: one for each filter, as not every harness takes several.
-fn runs(name: &str, args: &Args) -> Vec<Program> {
+/// A program's runs: one for each filter, as not every harness takes several. Without the tests that are known already.
+fn runs(name: &str, args: &Args, known: &[&str]) -> Vec<Program> {
+    let known = known.iter().filter_map(|test| test.strip_prefix(name)?.strip_prefix("::"));
+    let mut left_out: Vec<_> = known.flat_map(|test| ["--skip".to_owned(), test.to_owned()]).collect();
+    if !left_out.is_empty() {
+        left_out.push("--exact".to_owned());
+    }
     let (options, mut filters): (Vec<_>, Vec<_>) = args.harness.iter().partition(|word| word.starts_with('-'));
     let brief: Vec<_> = guest::BRIEF.iter().map(|&filter| filter.to_owned()).collect();
     if args.brief && name == "system" && filters.is_empty() {
@@ -324,6 +334,7 @@ fn runs(name: &str, args: &Args) -> Vec<Program> {
             .into_iter()
             .chain(filter.cloned())
             .chain(options.iter().map(|&option| option.clone()))
+            .chain(left_out.iter().cloned())
             .collect(),
     };
     filters.into_iter().map(run).collect()
@@ -351,12 +362,22 @@ mod tests {
 
     #[test]
     fn each_filter_is_a_run_of_its_own() {
-        let words =
-            |args: &Args| -> Vec<_> { runs("system", args).into_iter().map(|run| run.words[2..].join(" ")).collect() };
+        let words = |args: &Args| -> Vec<_> {
+            runs("system", args, &[]).into_iter().map(|run| run.words[2..].join(" ")).collect()
+        };
         assert_eq!(words(&args("vm -- a:: --nocapture b")), ["a:: --nocapture", "b --nocapture"]);
         assert_eq!(words(&args("vm")), [""]);
         assert_eq!(words(&args("vm --brief")), guest::BRIEF);
-        assert_eq!(runs("pm", &args("vm --brief")).len(), 1);
+        assert_eq!(runs("pm", &args("vm --brief"), &[]).len(), 1);
+    }
+
+    #[test]
+    fn what_is_known_is_left_out_of_its_own_program() {
+        let known = ["pm::many::a", "system::a::b", "system::a::b_c"];
+        let words = |name| runs(name, &args("vm --rest"), &known)[0].words[2..].join(" ");
+        assert_eq!(words("system"), "--skip a::b --skip a::b_c --exact");
+        assert_eq!(words("pm"), "--skip many::a --exact");
+        assert_eq!(words("rtnl"), "");
     }
 
     #[test]

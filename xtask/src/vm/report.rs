@@ -178,6 +178,14 @@ impl Results {
         }
     }
 
+    /// The tests that passed on a release, or could not run there.
+    #[must_use]
+    pub fn said_on(&self, series: &str, release: &str) -> Vec<&str> {
+        let kernel = self.0.get(series).filter(|kernel| kernel.release == release);
+        let trials = kernel.into_iter().map(|kernel| &kernel.trials);
+        trials.flat_map(|trials| trials.passed.iter().chain(trials.skipped.keys())).map(String::as_str).collect()
+    }
+
     /// The oldest first.
     fn in_order(&self) -> Vec<(&str, &OfKernel)> {
         let mut all: Vec<_> = self.0.iter().map(|(series, kernel)| (series.as_str(), kernel)).collect();
@@ -382,6 +390,8 @@ mod tests {
         results.add("6.1".into(), kernel("6.1.0"));
         results.add("6.1".into(), OfKernel { release: "6.1.0".into(), ..OfKernel::default() });
         assert_eq!((results.0["6.1"].trials.passed.len(), results.0["6.1"].features.len()), (2, 2));
+        let said = ["pm::many", "system::classes::rx_clsact", "system::classes::rx_tcx"];
+        assert_eq!((results.said_on("6.1", "6.1.0"), results.said_on("6.1", "6.1.1").len()), (said.to_vec(), 0));
         let other = OfKernel { release: "6.1.1".into(), ..OfKernel::default() };
         results.add("6.1".into(), other.clone());
         assert_eq!(results.0["6.1"], other);
