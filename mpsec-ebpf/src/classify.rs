@@ -113,7 +113,7 @@ const PACKET_LOOPBACK: u32 = 5;
 fn is_copy_of_sent(skb: *mut __sk_buff) -> bool {
     // SAFETY: as in `count`.
     let buffer = unsafe { &*skb };
-    buffer.pkt_type == PACKET_LOOPBACK && buffer.len == buffer.wire_len
+    buffer.pkt_type == PACKET_LOOPBACK && link_header_len(skb, Direction::Rx) == 0
 }
 
 /// Says where a malformed packet came by. The loader sets the log level in a read-only global, so that this is not in the

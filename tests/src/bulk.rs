@@ -121,6 +121,16 @@ impl TcpInfo {
     }
 }
 
+/// Has a socket send what it is given in datagrams of so many bytes, kept together by the kernel (UDP_SEGMENT).
+pub fn send_in_segments_of(socket: &UdpSocket, bytes: u16) -> Result<()> {
+    let value = libc::c_int::from(bytes);
+    let (fd, len) = (socket.as_raw_fd(), size_of_val(&value) as libc::socklen_t);
+    // SAFETY: `value` is an int and `len` its size.
+    check(unsafe { libc::setsockopt(fd, libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const value).cast(), len) })
+        .map(drop)
+        .context("UDP_SEGMENT")
+}
+
 /// Sends UDP datagrams of `segment` bytes, `per_call` of them in each of `calls` calls, kept together by the kernel
 /// (UDP_SEGMENT). The last of each call is one byte short. Gives packets and bytes of UDP payload; all have arrived.
 pub fn udp_segments(
@@ -136,11 +146,7 @@ pub fn udp_segments(
     let target = receiver.local_addr()?;
     let any: IpAddr = if address.is_ipv4() { "0.0.0.0".parse()? } else { "::".parse()? };
     let sender = client.run(|| UdpSocket::bind((any, 0)))?;
-    let value = libc::c_int::from(segment);
-    let (fd, len) = (sender.as_raw_fd(), size_of_val(&value) as libc::socklen_t);
-    // SAFETY: `value` is an int and `len` its size.
-    check(unsafe { libc::setsockopt(fd, libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const value).cast(), len) })
-        .context("UDP_SEGMENT")?;
+    send_in_segments_of(&sender, segment)?;
     let batch = vec![0x5a; usize::try_from(per_call * u64::from(segment) - 1)?];
     let mut buffer = vec![0; 65_536];
     for _ in 0..calls {
