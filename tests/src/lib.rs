@@ -14,6 +14,7 @@
 //! | know what crossed a path, and what the kernel says of it | [`wire`], [`tally`], [`sniffer`], [`ss`] |
 //! | know what resets say, and reset what others talk | [`resets`] |
 //! | encrypt what crosses it | [`xfrm`], [`layers`], [`charon`] |
+//! | let tcpdump judge what crossed it | [`tcpdump`] |
 //! | know how often the kernel enters a function | [`kprobe`] |
 //! | open MPTCP sockets | [`mptcp_socket`] |
 //! | run others' programs in control groups | [`cgroup`] |
@@ -57,6 +58,7 @@ pub mod sniffer;
 pub mod ss;
 pub mod stream;
 pub mod tally;
+pub mod tcpdump;
 pub mod tls;
 pub mod topology;
 pub mod trial;

@@ -11,6 +11,7 @@ use mpsec_tests::link::{self, Offload};
 use mpsec_tests::netns::Netns;
 use mpsec_tests::paths::Family;
 use mpsec_tests::tally::{self, Sums, Tally};
+use mpsec_tests::tcpdump::Tcpdump;
 use mpsec_tests::{need, sniffer, wait};
 
 use crate::watch::{SHOWN, Watch};
@@ -77,6 +78,11 @@ impl Line {
         let devices = [Tally::watch(&self.hosts[0], DEVICES[0])?, Tally::watch(&self.hosts[1], DEVICES[1])?];
         Ok(Watched { line: self, agents, wire, devices })
     }
+
+    /// What each host sends from now on, written down in the middle.
+    pub(crate) fn tcpdumps(&self) -> Result<[Tcpdump; 2]> {
+        Ok([Tcpdump::watch(&self.middle, PORTS[0])?, Tcpdump::watch(&self.middle, PORTS[1])?])
+    }
 }
 
 /// A line on which everything is counted.
@@ -128,6 +134,12 @@ impl Watched<'_> {
             ensure!(counted == expected, "{} {direction}: {counted:?} instead of {expected:?}", DEVICES[host]);
         }
         Ok(())
+    }
+
+    /// Waits until what a host's agent has counted on its device is as it shall be.
+    pub(crate) fn shows(&self, host: usize, direction: &str, is: impl Fn(&Classes) -> Result<()>) -> Result<()> {
+        let read = || Classes::read(&self.agents[host].scrape()?, DEVICES[host], direction);
+        wait::until(SHOWN, || is(&read()?))
     }
 
     /// What a host's agent counts on a device from now on.

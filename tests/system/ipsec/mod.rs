@@ -9,10 +9,15 @@ mod line;
 mod multipath;
 mod offload;
 mod strongswan;
+mod tcpdump;
 
 use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let by_hand = [by_hand::trials(), layered::trials(), gateway::trials(), offload::trials()];
-    by_hand.into_iter().chain([strongswan::trials(), multipath::trials(), begun::trials()]).flatten().collect()
+    by_hand
+        .into_iter()
+        .chain([strongswan::trials(), tcpdump::trials(), multipath::trials(), begun::trials()])
+        .flatten()
+        .collect()
 }

@@ -19,7 +19,7 @@ use super::line::{Line, Watched};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const BULK: u64 = 1_000_000;
-const NAME: &str = "between";
+pub(super) const NAME: &str = "between";
 const MODES: [Mode; 5] = [Mode::Transport, Mode::Tunnel, Mode::UdpTransport, Mode::UdpTunnel, Mode::Interface];
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -40,11 +40,15 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-fn negotiated(mode: Mode, family: Family, proof: &Proof) -> Result<()> {
+/// A charon on each host, with a connection of this mode that is not up yet.
+pub(super) fn start(line: &Line, mode: Mode, family: Family) -> Result<[Charon; 2]> {
+    start_with(line, mode, family, &Proof::Secret)
+}
+
+fn start_with(line: &Line, mode: Mode, family: Family, proof: &Proof) -> Result<[Charon; 2]> {
     Esp::Kernel.needed()?;
     mode.needed(family)?;
-    let line = Line::new(Offload::Off)?;
-    let tunnel = laid(&line, mode, family);
+    let tunnel = laid(line, mode, family);
     tunnel.addresses()?;
     let connection = Connection {
         name: NAME.into(),
@@ -58,7 +62,13 @@ fn negotiated(mode: Mode, family: Family, proof: &Proof) -> Result<()> {
         let connections = std::slice::from_ref(&connection);
         Charon::start(&line.hosts[host], Esp::Kernel, host, connections, proof)
     };
-    let charons = [start(0)?, start(1)?];
+    Ok([start(0)?, start(1)?])
+}
+
+fn negotiated(mode: Mode, family: Family, proof: &Proof) -> Result<()> {
+    let line = Line::new(Offload::Off)?;
+    let charons = start_with(&line, mode, family, proof)?;
+    let tunnel = laid(&line, mode, family);
     let watched = line.watched()?;
     charons[0].initiate(NAME)?;
     let seen = watched.agrees()?;
