@@ -192,7 +192,7 @@ impl Paths {
             let [near, far] = [Host::Client, Host::Server].map(|host| address(host, family, path).to_string());
             let (west, east) = (device(Host::Client, path), device(Host::Server, path));
             link::neighbours((&self.client, &west, &near), (&self.server, &east, &far))?;
-            let (table, version) = (TABLE + path, if family == Family::V4 { "-4" } else { "-6" });
+            let (table, version) = (table(path), if family == Family::V4 { "-4" } else { "-6" });
             self.client.ip(&format!("{version} route replace default via {far} dev {west} table {table}"))?;
             let rules = self.client.ip(&format!("{version} rule list table {table}"))?;
             if rules.trim().is_empty() {
@@ -343,6 +343,11 @@ impl Bottleneck {
 fn in_order(netns: &Netns, device: &str) -> Result<()> {
     let file = format!("/sys/class/net/{device}/queues/rx-0/rps_cpus");
     netns.run(|| fs::write(&file, "1")).with_context(|| file)
+}
+
+/// The number of the client's routing table of a path.
+pub fn table(path: usize) -> usize {
+    TABLE + path
 }
 
 /// The name of a host's device on a path.

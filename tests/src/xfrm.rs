@@ -243,26 +243,30 @@ impl Tunnel<'_> {
             return Ok(());
         }
         let bits = if here.inner.is_ipv4() { 32 } else { 128 };
-        let (netns, name) = (here.netns, interface(self.number));
-        match self.mode {
-            Mode::Interface => {
-                netns.ip(&format!("link add {name} type xfrm dev {} if_id {}", here.device, self.number))?
-            }
-            Mode::Vti => {
-                let kind = if here.outer.is_ipv4() { "vti" } else { "vti6" };
-                let (local, remote) = (here.outer, there.outer);
-                netns.ip(&format!("link add {name} type {kind} local {local} remote {remote} key {}", self.number))?
-            }
-            _ => {
-                link::address(netns, "lo", &format!("{}/{bits}", here.inner))?;
-                let line = format!("route add {}/{bits} via {} src {}", there.inner, there.outer, here.inner);
-                return netns.ip(&format!("{line} dev {}", here.device)).map(drop);
-            }
-        };
-        // Room for what is put around a packet, so that none must be told that it is too long.
-        netns.ip(&format!("link set dev {name} mtu 1400 up"))?;
+        let netns = here.netns;
+        if !self.mode.has_interface() {
+            link::address(netns, "lo", &format!("{}/{bits}", here.inner))?;
+            let line = format!("route add {}/{bits} via {} src {}", there.inner, there.outer, here.inner);
+            return netns.ip(&format!("{line} dev {}", here.device)).map(drop);
+        }
+        let name = self.make_interface(here, there)?;
         link::address(netns, &name, &format!("{}/{bits}", here.inner))?;
         netns.ip(&format!("route add {}/{bits} dev {name}", there.inner)).map(drop)
+    }
+
+    /// Makes the interface that an end of a tunnel with one has, without addresses. Gives its name.
+    pub fn make_interface(&self, here: &End<'_>, there: &End<'_>) -> Result<String> {
+        let (netns, name) = (here.netns, interface(self.number));
+        if self.mode == Mode::Vti {
+            let kind = if here.outer.is_ipv4() { "vti" } else { "vti6" };
+            let (local, remote) = (here.outer, there.outer);
+            netns.ip(&format!("link add {name} type {kind} local {local} remote {remote} key {}", self.number))?;
+        } else {
+            netns.ip(&format!("link add {name} type xfrm dev {} if_id {}", here.device, self.number))?;
+        }
+        // Room for what is put around a packet, so that none must be told that it is too long.
+        netns.ip(&format!("link set dev {name} mtu 1400 up"))?;
+        Ok(name)
     }
 }
 

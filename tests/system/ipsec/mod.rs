@@ -8,6 +8,7 @@ mod layered;
 mod line;
 mod multipath;
 mod offload;
+mod routed;
 mod strongswan;
 mod tcpdump;
 
@@ -17,7 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     let by_hand = [by_hand::trials(), layered::trials(), gateway::trials(), offload::trials()];
     by_hand
         .into_iter()
-        .chain([strongswan::trials(), tcpdump::trials(), multipath::trials(), begun::trials()])
+        .chain([strongswan::trials(), tcpdump::trials(), multipath::trials(), routed::trials(), begun::trials()])
         .flatten()
         .collect()
 }

@@ -66,7 +66,7 @@ impl Scene {
 
     /// The agents have counted, path by path, what the captures of the devices have: what a device receives in clear came out of ESP
     /// unless the peer's device sent it so.
-    fn agrees(&self) -> Result<()> {
+    pub(super) fn agrees(&self) -> Result<()> {
         let seen = self.seen()?;
         for (host, path) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let sent_by_peer = &seen[1 - host][path][1];
