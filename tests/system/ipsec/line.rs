@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use mpsec_tests::agent::Agent;
+use mpsec_tests::agent::{Agent, Options};
 use mpsec_tests::counted::{Classes, Counted};
 use mpsec_tests::frames::class;
 use mpsec_tests::link::{self, Offload};
@@ -73,7 +73,12 @@ impl Line {
 
     /// Agents on both hosts, and captures on the wire and on the hosts' devices, all from now on.
     pub(crate) fn watched(&self) -> Result<Watched<'_>> {
-        let agents = [Agent::start(&self.hosts[0])?, Agent::start(&self.hosts[1])?];
+        self.watched_with(Options::default())
+    }
+
+    /// The same, where the first host's agent is started in a way of its own.
+    pub(crate) fn watched_with(&self, first: Options) -> Result<Watched<'_>> {
+        let agents = [first.start(&self.hosts[0])?, Agent::start(&self.hosts[1])?];
         let wire = Tally::watch(&self.middle, PORTS[0])?;
         let devices = [Tally::watch(&self.hosts[0], DEVICES[0])?, Tally::watch(&self.hosts[1], DEVICES[1])?];
         Ok(Watched { line: self, agents, wire, devices })

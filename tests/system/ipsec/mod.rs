@@ -3,6 +3,7 @@
 
 mod begun;
 mod by_hand;
+mod elsewhere;
 mod gateway;
 mod layered;
 mod line;
@@ -15,7 +16,7 @@ mod tcpdump;
 use libtest_mimic::Trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let by_hand = [by_hand::trials(), layered::trials(), gateway::trials(), offload::trials()];
+    let by_hand = [by_hand::trials(), layered::trials(), gateway::trials(), offload::trials(), elsewhere::trials()];
     by_hand
         .into_iter()
         .chain([strongswan::trials(), tcpdump::trials(), multipath::trials(), routed::trials(), begun::trials()])
