@@ -36,6 +36,7 @@ pub fn make(netns: &Netns, kind: &str, name: &str) -> Result<()> {
         "gre" | "ipip" | "sit" => {
             netns.ip(&format!("link add name {name} type {kind} local 192.0.2.1 remote 192.0.2.2"))
         }
+        "vrf" => netns.ip(&format!("link add name {name} type vrf table 50")),
         "tun" | "tap" => netns.ip(&format!("tuntap add dev {name} mode {kind}")),
         _ => netns.ip(&format!("link add name {name} type {kind}")),
     }?;
