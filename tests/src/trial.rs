@@ -20,7 +20,7 @@ type Body = Arc<dyn Fn() -> anyhow::Result<()> + Send + Sync>;
 /// `limit` has failed, whatever it is waiting for; where the machine is emulated, the limit is longer.
 pub fn trial(name: &str, limit: Duration, body: impl Fn() -> anyhow::Result<()> + Send + Sync + 'static) -> Trial {
     let (own_name, limit, body): (_, _, Body) = (name.to_owned(), need::patience(limit), Arc::new(body));
-    Trial::ignorable_test(name, move || match run(&own_name, limit, &body) {
+    let tried = move || match run(&own_name, limit, &body) {
         Err(first) if SECOND_TRIES.take() => {
             let second = run(&own_name, limit, &body);
             if second.is_ok() {
@@ -29,7 +29,21 @@ pub fn trial(name: &str, limit: Duration, body: impl Fn() -> anyhow::Result<()> 
             second
         }
         result => result,
-    })
+    };
+    Trial::ignorable_test(name, move || tried().inspect_err(say_at_once))
+}
+
+/// A machine that is switched off when its minutes are over takes with it what a test program tells in the end.
+fn say_at_once(failed: &Failed) {
+    if need::is_emulated() {
+        println!("\nsaid: {}", in_short(failed));
+    }
+}
+
+/// The beginning of what a failed test said, on one line.
+fn in_short(failed: &Failed) -> String {
+    let lines = failed.message().unwrap_or("failed").lines().map(str::trim).collect::<Vec<_>>();
+    lines.join(" | ").chars().take(SAID_CHARS).collect()
 }
 
 /// Runs tests that do not need each other. A machine that does something else for a moment may make one fail that compares
@@ -71,10 +85,7 @@ impl SecondTries {
     }
 
     fn note(&self, name: &str, first: &Failed) {
-        let first = first.message().unwrap_or("failed");
-        let first = first.lines().map(str::trim).collect::<Vec<_>>().join(" | ");
-        let first: String = first.chars().take(SAID_CHARS).collect();
-        self.state().1.push(format!("{name} at the first of two tries: {first}"));
+        self.state().1.push(format!("{name} at the first of two tries: {}", in_short(first)));
     }
 }
 
