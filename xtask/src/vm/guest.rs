@@ -23,6 +23,7 @@ pub const BRIEF: &[&str] = &[
     "laboratory::a_failing_path_loses_nothing_silent",
     "ipsec::by_hand_tunnel_ipv4",
     "ipsec::strongswan_tunnel_ipv4",
+    "ipsec::tcpdump_agrees_tunnel_ipv4",
     "ways::tp_btf_reads_why_a_join_is_refused",
     "force::curl_and_a_web_server_speak_mptcp_ipv4",
 ];
