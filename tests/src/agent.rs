@@ -24,7 +24,7 @@ use crate::wait;
 /// Where the agent listens: every agent has a loopback device to itself.
 pub const LISTEN: &str = "127.0.0.1:9475";
 /// How long it may take from start to ready.
-const START: Duration = Duration::from_secs(20);
+pub const START: Duration = Duration::from_secs(20);
 /// How long it may take from a signal to its end.
 const STOP: Duration = Duration::from_secs(10);
 

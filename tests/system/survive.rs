@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
-use mpsec_tests::agent::{Agent, Options};
+use mpsec_tests::agent::{Agent, Options, START};
 use mpsec_tests::bpf::{Hook, Link, Program};
 use mpsec_tests::counted::{Classes, interfaces};
 use mpsec_tests::hooks::{Attached, Way};
@@ -150,7 +150,7 @@ fn term_during_start() -> Result<()> {
         link::veth((&pair.left, &format!("more{number}")), (&pair.right, &format!("more{number}")))?;
     }
     let mut agent = Options::default().with("--attach clsact").spawn(&pair.left)?;
-    wait::until(SHOWN, || {
+    wait::until(START, || {
         ensure!(hooks::has_clsact(&pair.left, "lo")?, "nothing is attached yet");
         Ok(())
     })?;
