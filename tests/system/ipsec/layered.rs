@@ -90,11 +90,21 @@ fn each(case: &Case) -> Result<()> {
     ensure!(wire.len() == 1 && tally::of(wire, case.wire).packets == count, "{wire:?}");
     let expected = again(case);
     ensure!(seen[1].decrypted == expected, "decrypted {:?} instead of {expected:?}", seen[1].decrypted);
+    if warns_of_bulk(case) {
+        return Ok(());
+    }
     bulk::tcp(here, there, layers.inner[1], BULK)?;
     let seen = watched.agrees()?;
     let only = seen.iter().flat_map(|seen| &seen.wire).all(|wire| wire.keys().eq([&case.wire]));
     ensure!(only, "something else crossed the wire: {:?}", seen[0].wire);
     Ok(())
+}
+
+/// Linux warns of itself (in skb_try_coalesce, as a packet's `truesize` is too small) where a packet socket looks at TCP that comes
+/// out of IPComp, with no agent and no program there: seen on 6.18.15, 7.2.13 and 7.3.4, not on 6.12. A warning on the console fails
+/// the run of a virtual machine.
+fn warns_of_bulk(case: &Case) -> bool {
+    case.layers.iter().any(|layer| layer.kind == Kind::Compression) && need::linux(6, 13, "").is_ok()
 }
 
 /// What comes by once more of [`SIZES`].

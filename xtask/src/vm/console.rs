@@ -5,18 +5,14 @@
 const FAULTS: &[&str] = &["BUG:", "kernel BUG at ", "WARNING:", "Oops", "Kernel panic"];
 /// What is in the lines that tell of something that took long. The emulator may have stood still for so long.
 const DELAYS: &[&str] = &["lockup", "blocked for more than"];
-/// What is in the lines that tell of a fault of kernels that has nothing to do with MPSec: they say the same with nothing of it
-/// loaded. TCP inside IPComp that a packet socket looks at has too small a `truesize` (7.2.13 and 7.3.4, seen without an agent);
-/// the test that sends such packets is the only one that may bring it about.
-const OTHERS: &[[&str; 2]] = &[["at skb_try_coalesce+", "ipsec::layered_"]];
 
 /// What a kernel said of itself.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Trouble {
     /// What no kernel says that works.
     pub faults: Vec<String>,
-    /// What a kernel that works says, too, where the machine is slow, and what is known of kernels without MPSec.
-    pub others: Vec<String>,
+    /// What a kernel that works says, too, where the machine is slow.
+    pub delays: Vec<String>,
 }
 
 /// The trouble in what a console was written to.
@@ -24,8 +20,8 @@ pub struct Trouble {
 pub fn trouble(log: &str) -> Trouble {
     let mut trouble = Trouble::default();
     for message in log.lines().map(message) {
-        if is_delay(message) || is_others(message) {
-            trouble.others.push(message.to_owned());
+        if is_delay(message) {
+            trouble.delays.push(message.to_owned());
         } else if is_fault(message) {
             trouble.faults.push(message.to_owned());
         }
@@ -55,10 +51,6 @@ fn is_delay(message: &str) -> bool {
     DELAYS.iter().any(|part| lower.contains(part)) || stalls()
 }
 
-fn is_others(message: &str) -> bool {
-    OTHERS.iter().any(|parts| parts.iter().all(|part| message.contains(part)))
-}
-
 fn is_fault(message: &str) -> bool {
     // The number of an oops, which not every kernel begins with that word: `general protection fault: 0000 [#1] SMP`.
     let numbered =
@@ -82,7 +74,7 @@ mod tests {
             "[    1.0] Kernel panic - not syncing: Fatal exception",
         ] {
             let trouble = trouble(line);
-            assert_eq!((trouble.faults.len(), trouble.others.len()), (1, 0), "{line}");
+            assert_eq!((trouble.faults.len(), trouble.delays.len()), (1, 0), "{line}");
             assert!(!trouble.faults[0].starts_with('['), "{trouble:?}");
         }
     }
@@ -96,20 +88,8 @@ mod tests {
             "[   99.0] INFO: task kworker/0:1:9 blocked for more than 120 seconds.",
         ] {
             let trouble = trouble(line);
-            assert_eq!((trouble.faults.len(), trouble.others.len()), (0, 1), "{line}");
+            assert_eq!((trouble.faults.len(), trouble.delays.len()), (0, 1), "{line}");
         }
-    }
-
-    #[test]
-    fn a_fault_that_kernels_have_by_themselves_is_told_and_is_none_elsewhere() {
-        let line = |who: &str| {
-            format!("[ 40.6] WARNING: net/core/skbuff.c:6245 at skb_try_coalesce+0x5/0x6, CPU#0: {who}/107")
-        };
-        let of = |who: &str| {
-            let trouble = trouble(&line(who));
-            (trouble.faults.len(), trouble.others.len())
-        };
-        assert_eq!([of("ipsec::layered_"), of("ipsec::by_hand_")], [(0, 1), (1, 0)]);
     }
 
     #[test]

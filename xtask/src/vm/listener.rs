@@ -136,8 +136,8 @@ impl Listener {
     /// What the kernel has said on its console by the end of a boot. Before the guest says a word nothing of ours has run: there
     /// a fault is the emulator's, or keeps the guest from saying one, which is a failure of its own.
     pub fn hear_console(&mut self, log: &str) {
-        let Trouble { faults, others } = console::trouble(log);
-        let (failures, remarks) = if self.booted { (faults, others) } else { (Vec::new(), [faults, others].concat()) };
+        let Trouble { faults, delays } = console::trouble(log);
+        let (failures, remarks) = if self.booted { (faults, delays) } else { (Vec::new(), [faults, delays].concat()) };
         if let Some(said) = console::in_short(&failures) {
             self.fail(&format!("the kernel said: {said}"));
         }
