@@ -115,11 +115,13 @@ pub struct PairState {
     pub backoff: Backoff,
     /// The kernel will never make one: the families do not fit the connection.
     pub impossible: bool,
+    /// Since when the kernel has said of each request that it knows the address by another id.
+    pub other_id_since: Option<Instant>,
 }
 
 impl PairState {
     pub(super) fn new(wanted: Wanted) -> PairState {
-        PairState { wanted, attempts: Vec::new(), backoff: Backoff::default(), impossible: false }
+        PairState { wanted, attempts: Vec::new(), backoff: Backoff::default(), impossible: false, other_id_since: None }
     }
 
     /// The addresses.

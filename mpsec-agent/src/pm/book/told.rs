@@ -1,12 +1,15 @@
 //! What came of requests.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Book;
 use crate::pm::reconcile::ANNOUNCE_PAUSE;
 use crate::pm::request::{Refusal, Request};
 use crate::pm::stats::Failure;
 use crate::pm::subflow::Ends;
+
+/// An id that does not fit may be a connection that ends, and such a one is gone by then.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 impl Book {
     /// Takes note of what came of a request, before any event that came after it is observed.
@@ -41,14 +44,19 @@ impl Book {
         let Some(state) = connection.pair_state(ends.pair()) else { return };
         let Some(at) = state.attempts.iter().position(|attempt| !attempt.taken) else { return };
         match outcome {
-            Ok(()) => state.attempts[at].taken = true,
+            Ok(()) => {
+                state.attempts[at].taken = true;
+                state.other_id_since = None;
+            }
             Err(refusal) => {
                 state.attempts.remove(at);
                 // mptcp_pm_nl_subflow_create_doit, net/mptcp/pm_userspace.c, Linux 6.18.
                 state.impossible |= refusal.text.contains("families mismatch");
+                let may_be_ending = refusal.other_id()
+                    && now.saturating_duration_since(*state.other_id_since.get_or_insert(now)) < ENDS_WITHIN;
                 if lacks_id {
                     // It is asked for again at once, with an id.
-                } else if refusal.too_late() {
+                } else if refusal.too_late() || may_be_ending {
                     self.counters.requests_too_late += 1;
                     self.pause(token, ends.pair(), false, now);
                 } else {

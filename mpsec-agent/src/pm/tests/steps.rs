@@ -130,6 +130,25 @@ fn the_kernels_refusals_are_understood() {
 }
 
 #[test]
+fn an_id_that_does_not_fit_is_a_failure_unless_the_connection_is_about_to_end() {
+    let mut scene = Scene::new(four());
+    let mut requests = scene.book.observe(TOKEN, &began(1, Role::Client), scene.now);
+    let mut refused = |scene: &mut Scene| {
+        for request in &requests {
+            scene.refuse(request, libc::EINVAL, "did not match address and id");
+        }
+        scene.now += Duration::from_millis(600);
+        requests = scene.book.beat(scene.now);
+        // After a failure one is asked for, to see whether it works again.
+        assert_eq!(creates(&requests), 1);
+        let stats = scene.book.stats(scene.now);
+        (stats.counters.requests_too_late, stats.counters.subflows_failed, stats.failures.len())
+    };
+    let all = [(); 3].map(|()| refused(&mut scene));
+    assert_eq!(all, [(3, 0, 0), (4, 0, 0), (4, 1, 1)]);
+}
+
+#[test]
 fn a_kernel_that_wants_an_id_gets_one() {
     let mut scene = Scene::new(four());
     let requests = scene.book.observe(TOKEN, &began(1, Role::Client), scene.now);
