@@ -1,9 +1,9 @@
 //! tcpdump, as a judge that shares nothing with the agent or with these tests: what it has written, and its own filters.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::{fs, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
@@ -26,7 +26,7 @@ const PACKET_HEADER: usize = 16;
 /// A running tcpdump, which writes down what a device receives.
 #[derive(Debug)]
 pub struct Tcpdump {
-    child: Child,
+    running: Running,
     stderr: BufReader<ChildStderr>,
     folder: TempDir,
 }
@@ -43,7 +43,7 @@ impl Tcpdump {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = netns.run(|| command.spawn()).context("start tcpdump")?;
         let stderr = BufReader::new(child.stderr.take().context("no standard error")?);
-        let mut tcpdump = Self { child, stderr, folder };
+        let mut tcpdump = Self { running: Running(child), stderr, folder };
         let mut line = String::new();
         while !line.contains("listening on") {
             line.clear();
@@ -55,27 +55,32 @@ impl Tcpdump {
     /// Ends it when nothing more comes, and gives what it has. An error if it missed packets.
     pub fn stop(mut self) -> Result<Dump> {
         sniffer::settled(|| Ok(fs::metadata(self.folder.path().join(ALL))?.len()))?;
-        self.interrupt()?;
+        self.running.interrupt()?;
         let mut told = String::new();
         self.stderr.read_to_string(&mut told)?;
-        ensure!(self.child.wait()?.success(), "tcpdump: {told}");
+        ensure!(self.running.0.wait()?.success(), "tcpdump: {told}");
         ensure!(told.contains("\n0 packets dropped by kernel"), "tcpdump missed packets: {told}");
-        let folder = std::mem::replace(&mut self.folder, TempDir::new()?);
-        Ok(Dump { folder })
+        Ok(Dump { folder: self.folder })
     }
+}
 
+/// Its process, which is ended with the test.
+#[derive(Debug)]
+struct Running(Child);
+
+impl Running {
     fn interrupt(&self) -> Result<()> {
-        let pid = libc::pid_t::try_from(self.child.id())?;
+        let pid = libc::pid_t::try_from(self.0.id())?;
         // SAFETY: kill takes no pointers; the pid is our child's, which is not reaped yet.
         check(unsafe { libc::kill(pid, libc::SIGINT) }).map(drop).context("end tcpdump")
     }
 }
 
-impl Drop for Tcpdump {
+impl Drop for Running {
     fn drop(&mut self) {
-        if !thread::panicking() && matches!(self.child.try_wait(), Ok(None)) {
+        if matches!(self.0.try_wait(), Ok(None)) {
             let _ = self.interrupt();
-            let _ = self.child.wait();
+            let _ = self.0.wait();
         }
     }
 }

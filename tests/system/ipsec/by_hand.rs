@@ -5,10 +5,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use mpsec_tests::counted::Counted;
-use mpsec_tests::frames::{self, class};
+use mpsec_tests::frames::class;
 use mpsec_tests::link::Offload;
 use mpsec_tests::paths::Family;
-use mpsec_tests::send::{Buffer, Sender};
 use mpsec_tests::trial::trial;
 use mpsec_tests::xfrm::{End, Mode, Tunnel, interface};
 use mpsec_tests::{bulk, tally};
@@ -108,13 +107,7 @@ pub(super) fn both_ways_inside(watched: &Watched<'_>, tunnel: &Tunnel<'_>, famil
 /// What is put on the wire beside the tunnel, both ways, is counted as what it is, to the byte.
 fn leak_is_found(line: &Line, watched: &Watched<'_>) -> Result<()> {
     let before = watched.seen()?;
-    let is_leak = |case: &frames::Case| case.link_len == 14 && [class::TCP, class::UDP].contains(&case.class);
-    let leaks: Vec<_> = frames::all().into_iter().filter(is_leak).collect();
-    let expected = leaks.iter().fold(Counted::default(), |sum, case| sum + Counted::of(case));
-    for (host, device) in DEVICES.iter().enumerate() {
-        let mut sender = Sender::new(&line.hosts[host], device, Buffer::Linear)?;
-        leaks.iter().try_for_each(|case| sender.send(&case.bytes))?;
-    }
+    let expected = line.leak(1)?;
     let after = watched.seen()?;
     for (host, (before, after)) in before.iter().zip(&after).enumerate() {
         ensure!(before.decrypted == after.decrypted, "a leak was decrypted");

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use mpsec_tests::agent::{Agent, Options};
 use mpsec_tests::counted::{Classes, Counted};
-use mpsec_tests::frames::class;
+use mpsec_tests::frames::{self, class};
 use mpsec_tests::link::{self, Offload};
 use mpsec_tests::netns::Netns;
 use mpsec_tests::paths::Family;
+use mpsec_tests::send::{Buffer, Sender};
 use mpsec_tests::tally::{self, Sums, Tally};
 use mpsec_tests::tcpdump::Tcpdump;
 use mpsec_tests::{need, sniffer, wait};
@@ -82,6 +83,18 @@ impl Line {
         let wire = Tally::watch(&self.middle, PORTS[0])?;
         let devices = [Tally::watch(&self.hosts[0], DEVICES[0])?, Tally::watch(&self.hosts[1], DEVICES[1])?];
         Ok(Watched { line: self, agents, wire, devices })
+    }
+
+    /// Puts TCP and UDP on the wire beside a tunnel, the same both ways: one of so many of the crafted frames. Says how much each
+    /// way.
+    pub(crate) fn leak(&self, one_of: usize) -> Result<Counted> {
+        let is_leak = |case: &frames::Case| case.link_len == 14 && [class::TCP, class::UDP].contains(&case.class);
+        let leaks: Vec<_> = frames::all().into_iter().filter(is_leak).step_by(one_of).collect();
+        for (netns, device) in self.hosts.iter().zip(DEVICES) {
+            let mut sender = Sender::new(netns, device, Buffer::Linear)?;
+            leaks.iter().try_for_each(|case| sender.send(&case.bytes))?;
+        }
+        Ok(leaks.iter().fold(Counted::default(), |sum, case| sum + Counted::of(case)))
     }
 
     /// What each host sends from now on, written down in the middle.

@@ -20,7 +20,8 @@ use super::line::{Line, Watched};
 const LIMIT: Duration = Duration::from_secs(60);
 const BULK: u64 = 1_000_000;
 pub(super) const NAME: &str = "between";
-const MODES: [Mode; 5] = [Mode::Transport, Mode::Tunnel, Mode::UdpTransport, Mode::UdpTunnel, Mode::Interface];
+pub(super) const MODES: [Mode; 5] =
+    [Mode::Transport, Mode::Tunnel, Mode::UdpTransport, Mode::UdpTunnel, Mode::Interface];
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();

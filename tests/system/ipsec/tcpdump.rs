@@ -6,23 +6,21 @@ use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use mpsec_tests::bulk;
 use mpsec_tests::counted::Counted;
-use mpsec_tests::frames::{self, class};
+use mpsec_tests::frames::class;
 use mpsec_tests::link::Offload;
 use mpsec_tests::paths::Family;
-use mpsec_tests::send::{Buffer, Sender};
 use mpsec_tests::tcpdump::Dump;
 use mpsec_tests::trial::trial;
 use mpsec_tests::xfrm::Mode;
 
 use super::by_hand::{SIZES, laid};
-use super::line::{DEVICES, Line, Watched};
+use super::line::{DECRYPTED, DEVICES, Line, Watched};
 use super::strongswan;
 
 const LIMIT: Duration = Duration::from_secs(90);
 const BULK: u64 = 200_000;
 /// One of so many frames is sent past the tunnel: that each is counted as what it is, other trials show.
 const ONE_OF: usize = 9;
-const MODES: [Mode; 5] = [Mode::Transport, Mode::Tunnel, Mode::UdpTransport, Mode::UdpTunnel, Mode::Interface];
 /// Classes, and what they are in tcpdump's words. Behind IPv6 it knows no fields of UDP by name.
 const FILTERS: &[(&str, &str)] = &[
     (class::ESP, "ip proto 50 or ip6 proto 50"),
@@ -35,7 +33,7 @@ const FILTERS: &[(&str, &str)] = &[
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
-    for mode in MODES {
+    for mode in strongswan::MODES {
         for family in Family::ALL {
             let name = format!("ipsec::tcpdump_agrees_{}_{family}", mode.name());
             trials.push(trial(&name, LIMIT, move || by_hand(mode, family)));
@@ -75,7 +73,7 @@ fn agrees(
     let target = laid(line, mode, family).ends[1].inner;
     bulk::datagrams(&line.hosts[0], &line.hosts[1], target, SIZES)?;
     bulk::tcp(&line.hosts[0], &line.hosts[1], target, BULK)?;
-    let leaked = leak(line)?;
+    let leaked = line.leak(ONE_OF)?;
     // Nothing is on its way any more.
     watched.seen()?;
     let [west, east] = dumps;
@@ -86,7 +84,7 @@ fn agrees(
             watched.shows(host, direction, |counted| {
                 let classes = FILTERS.iter().map(|(class, _)| counted.get(class)).collect::<Vec<_>>();
                 let all = classes.iter().fold(Counted::default(), |all, one| all + *one);
-                let clear = counted.total() - counted.get(super::line::DECRYPTED) - all;
+                let clear = counted.total() - counted.get(DECRYPTED) - all;
                 ensure!(
                     classes == expected.classes && clear == expected.clear,
                     "{device} {direction}: {classes:?} and {clear:?} in clear, tcpdump has {expected:?}"
@@ -112,15 +110,4 @@ fn sorted(dump: &Dump) -> Result<Sorted> {
     let classes = FILTERS.iter().map(|(_, filter)| dump.counted(filter)).collect::<Result<Vec<_>>>()?;
     let clear = classes.iter().fold(dump.total()?, |rest, class| rest - *class);
     Ok(Sorted { classes, clear })
-}
-
-/// Puts TCP and UDP on the wire beside the tunnel, the same both ways, and says how much.
-fn leak(line: &Line) -> Result<Counted> {
-    let is_leak = |case: &frames::Case| case.link_len == 14 && [class::TCP, class::UDP].contains(&case.class);
-    let leaks: Vec<_> = frames::all().into_iter().filter(is_leak).step_by(ONE_OF).collect();
-    for (host, device) in DEVICES.iter().enumerate() {
-        let mut sender = Sender::new(&line.hosts[host], device, Buffer::Linear)?;
-        leaks.iter().try_for_each(|case| sender.send(&case.bytes))?;
-    }
-    Ok(leaks.iter().fold(Counted::default(), |sum, case| sum + Counted::of(case)))
 }

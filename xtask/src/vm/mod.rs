@@ -59,7 +59,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1, conflicts_with = "shell")]
     jobs: usize,
     /// Only what docs/kernels.json does not have yet of the same release, and what failed there: goes on where a run ended
-    #[arg(long, conflicts_with_all = ["shell", "harness"])]
+    #[arg(long, conflicts_with_all = ["brief", "shell", "harness"])]
     rest: bool,
     /// Write what was seen into docs/kernels.json, docs/kernels.md and the readme's table
     #[arg(long, conflicts_with = "shell")]
@@ -378,6 +378,10 @@ mod tests {
         assert_eq!(words("system"), "--skip a::b --skip a::b_c --exact");
         assert_eq!(words("pm"), "--skip many::a --exact");
         assert_eq!(words("rtnl"), "");
+        // Filters would have to be whole names then, too.
+        for line in ["vm --rest --brief", "vm --rest -- a::"] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
     }
 
     #[test]
