@@ -13,6 +13,14 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::link::Counters;
 
+/// What every new namespace has beside `lo`: devices of tunnels whose modules are loaded
+/// (`net.core.fb_tunnels_only_for_init_net`).
+pub fn devices_of_every_namespace() -> Result<Vec<String>> {
+    let mut devices = Netns::new()?.devices()?;
+    devices.retain(|device| device != "lo");
+    Ok(devices)
+}
+
 /// A network namespace, with a mount namespace beside it so that `/sys`, `/sys/fs/bpf` and `/run` are its own too.
 ///
 /// It is silent: IPv6 is off until [`Netns::enable_ipv6`], and `lo` is up. The kernel takes it down when this guard and
