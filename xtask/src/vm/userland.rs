@@ -64,8 +64,13 @@ const UNWANTED: &[&str] = &[
 ];
 /// What packages have made when they are installed, which these are not.
 const FILES: &[(&str, &str)] = &[
-    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"),
-    ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+    (
+        "etc/passwd",
+        "root:x:0:0:root:/root:/bin/sh\n\
+         daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n\
+         nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+    ),
+    ("etc/group", "root:x:0:\ndaemon:x:1:\nnogroup:x:65534:\n"),
     ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
     ("etc/hostname", "vm\n"),
     ("etc/machine-id", "0123456789abcdef0123456789abcdef\n"),
@@ -82,7 +87,8 @@ const BUSYBOX: &[&str] = &[
 pub fn find_or_make(folder: &Path) -> Result<PathBuf> {
     let archive = folder.join("userland.cpio");
     let stamp = folder.join("userland.packages");
-    let wanted = [PACKAGES, BUSYBOX, UNWANTED].concat().join("\n");
+    let files: Vec<&str> = FILES.iter().flat_map(|(name, text)| [*name, *text]).collect();
+    let wanted = [PACKAGES, BUSYBOX, UNWANTED, &files].concat().join("\n");
     if archive.is_file() && fs::read_to_string(&stamp).is_ok_and(|text| text == wanted) {
         return Ok(archive);
     }
