@@ -72,7 +72,11 @@ pub fn report(ops: *mut bpf_sock_ops, [local, remote]: [[u64; 2]; 2], [local_por
         let [retransmits, ..] = (*ops).__bindgen_anon_1.args;
         ((*ops).state, (*ops).srtt_us >> 3, retransmits)
     };
-    if in_state != state::ESTABLISHED as u32 {
+    // A socket that was once asked for it calls back for ever: what nobody wants any more is not reported.
+    // SAFETY: the map returned a pointer to a whole value.
+    let is_wanted =
+        policy::of(&key(local)).is_some_and(|policy| unsafe { (*policy).flags } & flags::REPORT_TIMEOUTS != 0);
+    if in_state != state::ESTABLISHED as u32 || !is_wanted {
         return;
     }
     policy::report(Timeout {

@@ -1,5 +1,7 @@
 //! The maps and the settings: the only place that declares them, and the only place that writes to a map.
 
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
@@ -98,11 +100,11 @@ pub fn traffic(first_counter: u32, direction: Direction, class: usize, amount: &
     }
 }
 
-/// Counts an event.
+/// Counts an event. Atomically: a packet may come while the program of a socket runs on the same CPU.
 #[inline(always)]
 pub fn event(event: Event) {
     if let Some(count) = EVENTS.get_ptr_mut(event as u32) {
-        // SAFETY: the map returned a pointer to a whole value of this CPU.
-        unsafe { *count += 1 };
+        // SAFETY: the map returned a pointer to a whole value.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, 1) };
     }
 }

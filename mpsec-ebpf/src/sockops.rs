@@ -294,7 +294,8 @@ fn ending(tcp: &TcpSock, new: u8, info: *mut SubflowInfo) {
             if tcp.sock().error() == ETIMEDOUT {
                 probes::closed_by(info, Closer::Timeout);
             }
-            if probes::marks(info) & flags::RESET_RECEIVED != 0
+            // One of a subflow that is older than the agent was counted when it came.
+            if probes::marks(info) & (flags::RESET_RECEIVED | flags::ADOPTED) == flags::RESET_RECEIVED
                 && let Some(subflow) = tcp.subflow()
             {
                 count_received_reset(&subflow, info);
@@ -333,7 +334,11 @@ fn tell(ops: *mut bpf_sock_ops, tcp: &TcpSock, info: *mut SubflowInfo) {
         (*info).bytes_acked = (*ops).bytes_acked;
         (*info).bytes_received = (*ops).bytes_received;
         (*info).bytes_sent = tcp.bytes_sent();
-        (*info).bytes_retrans = tcp.bytes_retrans();
+        // Of one that was adopted it is what was sent again before. An agent of before may have asked its socket for callbacks,
+        // which no agent can take back.
+        if (*info).flags & flags::ADOPTED == 0 {
+            (*info).bytes_retrans = tcp.bytes_retrans();
+        }
         (*info).flags |= flags::HAS_FIGURES;
     }
 }

@@ -34,7 +34,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("mptcp_life::a_link_goes_down_and_comes_back", LIMIT, || churn(link, false)),
         trial("mptcp_life::a_path_is_silent_for_a_while", LIMIT, || churn(silence, false)),
         trial("mptcp_life::a_reset_is_told_from_an_end", LIMIT, endings),
-        trial("mptcp_life::an_older_connection_is_adopted", LIMIT, adopted),
+        trial("mptcp_life::an_older_connection_is_adopted", LIMIT, || adopted(false)),
+        trial("mptcp_life::a_connection_of_an_earlier_agent_is_adopted", LIMIT, || adopted(true)),
         trial("mptcp_life::a_burst_is_accounted_for", LIMIT, burst),
         trial("mptcp_life::what_finds_no_room_is_lost_once", LIMIT, no_room),
         trial("mptcp_life::a_crowd_is_shown_and_let_go", Duration::from_secs(120), crowd),
@@ -150,13 +151,20 @@ fn endings() -> Result<()> {
 
 /// An agent that comes late, and one that comes again, count from the moment that they show the connection: what crosses
 /// between two quiet moments after that is exact, also when some of it is lost and sent again.
-fn adopted() -> Result<()> {
+/// `was_seen`: by an agent before, which has asked its sockets for callbacks. They go on when that one is gone.
+fn adopted(was_seen: bool) -> Result<()> {
     need::mpsec()?;
     let lab = Lab::new(Plan::wires(2))?;
     lab.paths.add_endpoints(Family::V4)?;
+    let mut earlier = if was_seen { Some(Agent::start(&lab.paths.client)?) } else { None };
     let mut talk = Conversation::open(&lab.paths, Family::V4)?;
     talk.joined(2)?;
     let token = talk.token()?;
+    if let Some(agent) = &mut earlier {
+        talk.exchange(1_000_000, 1_000_000)?;
+        lose_some(&lab.paths, &mut talk)?;
+        agent.stop(libc::SIGTERM)?;
+    }
     for _ in 0..2 {
         talk.exchange(1_000_000, 1_000_000)?;
         ss::wait_acknowledged(&lab.paths.client)?;

@@ -76,8 +76,9 @@ impl Interface {
             index: u32_at(message.payload, 4)?,
             name: readable(attribute(attributes, IFLA_IFNAME)?),
             hardware: u16_at(message.payload, 2)?,
+            // What an ifb device passes on was sent, or received, by the device that gave it to it.
+            holds_ip: !is_port && !is_sublayer && kind != "ifb",
             kind,
-            holds_ip: !is_port && !is_sublayer,
             is_up: flags & UP == UP,
             is_enabled: flags & ENABLED != 0,
             mtu: attribute(attributes, IFLA_MTU).and_then(|value| u32_at(value, 0)),
