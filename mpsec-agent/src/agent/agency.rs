@@ -285,6 +285,8 @@ impl Acting<'_> {
         if self.agency.timeouts.is_none() {
             self.agency.timeouts = self.kernel.timeouts.take();
         }
+        // What was reported before nobody read says nothing of now.
+        self.agency.timeouts.iter_mut().for_each(|timeouts| drop(timeouts.take()));
         self.agency.failover = Some(driver);
         self.set_policies()
     }
