@@ -8,14 +8,14 @@ use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use mpsec_agent::agent::failover::driver::policy;
 use mpsec_agent::kernel::policy::Policy;
+use mpsec_tests::agent::{Agent, Options};
 use mpsec_tests::keeper::Keeper;
-use mpsec_tests::mptcp::Info;
-use mpsec_tests::paths::{Family, Host, address};
-use mpsec_tests::ss;
+use mpsec_tests::mptcp::{Conversation, Info};
+use mpsec_tests::paths::{Family, Host, Paths, Plan, address, device, table};
 use mpsec_tests::stream::{Call, Stream};
 use mpsec_tests::trial::{Skip, trial};
-use mpsec_tests::wait;
 use mpsec_tests::wan::Wan;
+use mpsec_tests::{need, ss, wait};
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// 10 Mbit/s in bytes per second: half of what a line carries.
@@ -43,6 +43,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("failover::what_carries_little_is_left_alone", LIMIT, || healthy(RATE / 5)),
         trial("failover::what_carries_all_it_can_is_left_alone", LIMIT, || healthy(4 * RATE)),
         trial("failover::the_end_puts_endpoints_back", LIMIT, restored),
+        trial("failover::endpoints_of_one_address_go_and_come_together", LIMIT, of_one_address),
+        trial("failover::an_address_that_went_with_its_link_is_a_path_again", LIMIT, returning),
         trial("failover::what_falls_silent_elsewhere_is_another_ones", LIMIT, bystander),
         trial("failover::what_connects_is_left_alone", LIMIT, connecting),
         trial("failover::congestion_control_by_address", LIMIT, congestion),
@@ -264,6 +266,94 @@ fn restored() -> Result<()> {
     keeper.stop()?;
     ensure!(show()? == before, "{before} is now {}", show()?);
     Ok(())
+}
+
+/// A path's address may have several endpoints, with ports of their own.
+fn of_one_address() -> Result<()> {
+    let wan = two_lines()?;
+    let path = address(Host::Client, Family::V4, 1);
+    wan.client.ip(&format!("mptcp endpoint add {path} port 8443 dev {} id 7 signal", device(Host::Client, 1)))?;
+    let show = || wan.client.ip("mptcp endpoint show");
+    let before = show()?;
+    let keeper = Keeper::start(&wan.client, vec![(None, policy())], true)?;
+    for is_last in [false, true] {
+        wan.down(1)?;
+        wait::until(SOON, || {
+            ensure!(!show()?.contains(&path.to_string()), "one is there still: {}", show()?);
+            Ok(())
+        })?;
+        if !is_last {
+            wan.up(1)?;
+            wait::until(SOON, || {
+                ensure!(show()? == before, "{before} is now {}", show()?);
+                Ok(())
+            })?;
+        }
+    }
+    keeper.stop()?;
+    ensure!(show()? == before, "{before} is now {}", show()?);
+    Ok(())
+}
+
+/// As with IPv6, or a lease: the address goes when its link does, so that its endpoint is wanted no more, and the same one comes
+/// back later than the link. The next outages of that path and of the other one are handled like the first.
+fn returning() -> Result<()> {
+    need::mpsec()?;
+    let paths = Paths::new(Plan::wires(2))?;
+    let config = "[mptcp]\nendpoints = [\"west*=ipv4\"]\n";
+    let agent = Options { config: config.into(), ..Options::default() }.start(&paths.client)?;
+    until_endpoints(&paths, &agent, &[0, 1])?;
+    let mut talk = Conversation::open(&paths, Family::V4)?;
+    until_used(&paths, &mut talk, 1)?;
+    paths.down(1)?;
+    until_endpoints(&paths, &agent, &[0])?;
+    let (near, west) = (address(Host::Client, Family::V4, 1), device(Host::Client, 1));
+    paths.client.ip(&format!("addr del {near}/24 dev {west}"))?;
+    wait::until(SOON, || {
+        let is_told = |line: &str| line.contains(&format!("endpoint {near} ")) && line.contains(": remove");
+        ensure!(agent.stderr().lines().any(is_told), "it is wanted still: {}", agent.stderr());
+        Ok(())
+    })?;
+    paths.client.ip(&format!("link set dev {west} up"))?;
+    // The kernel tries to join once, as soon as the endpoint is there.
+    let far = address(Host::Server, Family::V4, 1);
+    paths.client.ip(&format!("route add default via {far} dev {west} onlink table {}", table(1)))?;
+    // Longer than from one list of endpoints to the next.
+    thread::sleep(Duration::from_millis(1500));
+    paths.up(1)?;
+    until_endpoints(&paths, &agent, &[0, 1])?;
+    until_used(&paths, &mut talk, 1)?;
+    for path in [0, 1] {
+        paths.down(path)?;
+        until_endpoints(&paths, &agent, &[1 - path]).with_context(|| format!("the next outage, of path {path}"))?;
+        talk.exchange(50_000, 50_000)?;
+        paths.up(path)?;
+        until_endpoints(&paths, &agent, &[0, 1])?;
+        until_used(&paths, &mut talk, path)?;
+    }
+    Ok(())
+}
+
+/// Waits until there are endpoints of these paths and of no others.
+fn until_endpoints(paths: &Paths, agent: &Agent, expected: &[usize]) -> Result<()> {
+    wait::until(SOON, || {
+        let show = paths.client.ip("mptcp endpoint show")?;
+        let has = |path: &usize| show.contains(&format!("{} ", address(Host::Client, Family::V4, *path)));
+        let there: Vec<usize> = (0..paths.count()).filter(has).collect();
+        ensure!(there == expected, "endpoints of the paths {there:?} instead of {expected:?}; {}", agent.stderr());
+        Ok(())
+    })
+}
+
+/// Waits until a path carries its part of what a client sends.
+fn until_used(paths: &Paths, talk: &mut Conversation, path: usize) -> Result<()> {
+    wait::until(SOON, || {
+        let before = paths.packets()?[path];
+        talk.exchange(5_000_000, 0)?;
+        let carried = paths.packets()?[path] - before;
+        ensure!(carried > 100, "path {path} has carried {carried} packets");
+        Ok(())
+    })
 }
 
 /// A socket that connects while its path is away, and tried again and again, gets through when the path is back.

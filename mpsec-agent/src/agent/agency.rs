@@ -355,8 +355,8 @@ impl Perform for Acting<'_> {
         self.agency.failover.iter().flat_map(Driver::taken).cloned().collect()
     }
 
-    fn forget(&mut self, address: IpAddr) -> bool {
-        self.agency.failover.as_mut().is_some_and(|driver| driver.forget(address))
+    fn forget(&mut self, endpoint: &Endpoint) -> bool {
+        self.agency.failover.as_mut().is_some_and(|driver| driver.forget(endpoint))
     }
 
     fn perform(&mut self, change: &Change) -> Result<(), String> {

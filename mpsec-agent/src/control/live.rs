@@ -44,8 +44,8 @@ pub trait Agency {
         Vec::new()
     }
 
-    /// One of those is not to be put back. False if it was none.
-    fn forget(&mut self, _address: IpAddr) -> bool {
+    /// One of those, by its address and port, is not to be put back. False if it was none.
+    fn forget(&mut self, _endpoint: &mptcp_pm::Endpoint) -> bool {
         false
     }
 
@@ -155,7 +155,7 @@ impl<'a> Live<'a> {
 
     /// Whether the agent had taken it away; then it is not put back.
     fn forget(&mut self, endpoint: &Endpoint) -> bool {
-        self.agency.as_mut().is_some_and(|agency| agency.forget(endpoint.address))
+        self.agency.as_mut().is_some_and(|agency| agency.forget(&kernels(endpoint)))
     }
 
     fn remove_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), String> {

@@ -207,7 +207,7 @@ mod tests {
     fn a_connection_is_alone_when_nothing_else_carries_it() {
         let path = Path::Endpoint([10, 0, 1, 1].into());
         let book = Book(vec![line(0, 1, true), line(1, 1, true), line(1, 2, true), line(0, 2, false)]);
-        let wanted = Facts { received: 20, established: 2, connecting: 0, alone: 1, connections: 2 };
+        let wanted = Facts { received: 20, established: 2, alone: 1, connections: 2, ..Facts::default() };
         assert_eq!(book.facts(path), wanted);
         assert_eq!(book.facts(Path::Endpoint([10, 0, 0, 1].into())).alone, 0);
         let pair = |path| Path::Peer { local: [10, 0, path, 1].into(), remote: [10, 0, 0, 2].into() };

@@ -1,6 +1,6 @@
 //! Lets [`Failover`] see the kernel, and does what it decides.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::book::Book;
 use super::hearing::{ByToken, Doubt, Hearing};
+use super::roster::Roster;
 use super::{Action, Event, Facts, Failover, Settings};
-use crate::kernel::address::{self, Readiness};
+use crate::kernel::address::{self, Address};
 use crate::kernel::link;
 use crate::kernel::mptcp_pm::{Endpoint, EndpointFlags, PathManager, PathManagerError};
 use crate::kernel::netlink::Client;
@@ -25,6 +26,8 @@ const READY_INTERVAL: Duration = Duration::from_millis(50);
 const LISTEN_INTERVAL: Duration = Duration::from_millis(20);
 /// With more subflows than that, to listen would cost too much: about 1 ms each time.
 const MOST_LISTENED: usize = 256;
+/// Of so many addresses it is remembered at most that a first subflow was closed.
+const MOST_ORPHANED: usize = 256;
 
 /// What the kernel has to set on subflows for this: a retransmission timer that expires a little later than an acknowledgement
 /// may be delayed (TCP_DELACK_MIN, 40 ms, include/net/tcp.h), and one that a returning path is noticed by within a second.
@@ -46,23 +49,12 @@ pub fn policy() -> Policy {
 pub struct Driver {
     core: Failover,
     manager: PathManager,
-    /// As the kernel listed them last, without those that it made by itself.
-    endpoints: BTreeMap<IpAddr, Endpoint>,
-    /// What was taken away, and is to be put back as it was.
-    taken: BTreeMap<IpAddr, Endpoint>,
-    /// What is there again without [`EndpointFlags::FULLMESH`], as it is to be when no connection is left. The first subflow of
-    /// a connection keeps its identifiers when it is closed, and so the kernel makes no other one for a full mesh where it
-    /// was; without the flag it does (fill_remote_addresses_vec, net/mptcp/pm_kernel.c, Linux 6.18).
-    reduced: BTreeMap<IpAddr, Endpoint>,
+    roster: Roster,
     /// Addresses of first subflows that were closed.
     orphaned: BTreeSet<IpAddr>,
-    /// The interface that an endpoint's address is, or was last, on.
-    homes: BTreeMap<IpAddr, u32>,
-    /// Interfaces that are up.
-    up: BTreeMap<u32, bool>,
     listed_at: Option<Instant>,
-    /// Addresses whose interface is up and that cannot be used yet.
-    unready: BTreeSet<IpAddr>,
+    /// When it was looked whether addresses can be used.
+    looked_at: Option<Instant>,
     hearing: Hearing,
     listened_at: Option<Instant>,
     /// Tells where connections stand.
@@ -91,14 +83,10 @@ impl Driver {
         let mut driver = Driver {
             core: Failover::new(settings),
             manager: PathManager::open()?,
-            endpoints: BTreeMap::new(),
-            taken: BTreeMap::new(),
-            reduced: BTreeMap::new(),
+            roster: Roster::default(),
             orphaned: BTreeSet::new(),
-            homes: BTreeMap::new(),
-            up: BTreeMap::new(),
             listed_at: None,
-            unready: BTreeSet::new(),
+            looked_at: None,
             hearing: Hearing::default(),
             listened_at: None,
             diag: SockDiag::open()?,
@@ -107,12 +95,12 @@ impl Driver {
                 .is_ok_and(|release| tells_twice(release.trim())),
         };
         let now = Instant::now();
-        driver.list(now)?;
-        let addresses = driver.endpoints.keys().copied().collect();
-        driver.core.observe(&Event::Endpoints(addresses), now, |_| Facts::default());
         for interface in link::list()? {
-            driver.up.insert(interface.index, interface.is_up);
+            driver.roster.set_link(interface.index, interface.is_up, now);
         }
+        driver.list(now)?;
+        let event = driver.endpoints();
+        driver.core.observe(&event, now, |_| Facts::default());
         Ok(driver)
     }
 
@@ -120,34 +108,31 @@ impl Driver {
     pub fn links(&mut self, events: &[link::Event], table: &mut Subflows) {
         let book = Book::read(table);
         for event in events {
-            let (index, is_up) = match event {
-                link::Event::Present(interface) => (interface.index, interface.is_up),
-                link::Event::Gone { index } => (*index, false),
-            };
-            self.link(index, is_up, &book);
+            match event {
+                link::Event::Present(interface) => self.link(interface.index, interface.is_up, &book),
+                link::Event::Gone { index } => {
+                    self.link(*index, false, &book);
+                    self.roster.lose_link(*index);
+                }
+            }
         }
-        self.look_for_ready(&book);
+        let now = Instant::now();
+        if self.roster.is_waiting(now) {
+            self.look_for_ready(now, &book);
+        }
     }
 
     fn link(&mut self, index: u32, is_up: bool, book: &Book) {
-        if self.up.insert(index, is_up) == Some(is_up) {
+        let Some(addresses) = self.roster.set_link(index, is_up, Instant::now()) else { return };
+        if is_up {
             return;
         }
-        let homes = self.homes.iter().filter(|(_, home)| **home == index);
-        let addresses: Vec<IpAddr> = homes.map(|(address, _)| *address).collect();
         for address in addresses {
-            if is_up {
-                self.unready.insert(address);
-            } else {
-                self.unready.remove(&address);
-                self.observe(&Event::Down(address), book);
-            }
+            self.observe(&Event::Down(address), book);
         }
-        if !is_up {
-            let count = book.close_stranded(index, |address| self.homes.contains_key(&address));
-            if count > 0 {
-                tracing::info!(interface = index, count, "failover: closed subflows that cannot leave any more");
-            }
+        let count = book.close_stranded(index, |address| self.roster.has_home(address));
+        if count > 0 {
+            tracing::info!(interface = index, count, "failover: closed subflows that cannot leave any more");
         }
     }
 
@@ -165,21 +150,32 @@ impl Driver {
         let (now, book) = (Instant::now(), Book::read(table));
         if self.listed_at.is_none_or(|at| now.saturating_duration_since(at) >= LIST_INTERVAL) {
             match self.list(now) {
-                Ok(()) => {
-                    let addresses = self.endpoints.keys().copied().collect();
-                    self.observe(&Event::Endpoints(addresses), &book);
-                    self.look_for_down(&book);
-                    if book.is_idle() {
-                        self.complete();
-                    }
-                }
+                Ok(addresses) => self.compare(&addresses, now, &book),
                 Err(error) => tracing::warn!(%error, "cannot list the endpoints"),
             }
         }
-        self.look_for_ready(&book);
+        if self.next_look(now).is_some_and(|at| at <= now) {
+            self.look_for_ready(now, &book);
+        }
         self.listen(now, &book);
-        let actions = self.core.beat(now, |path| book.facts(path));
+        let actions = self.core.beat(now, |path| facts(&self.roster, &book, path));
         self.act(&actions, &book);
+    }
+
+    /// What the list means for paths.
+    fn compare(&mut self, addresses: &[Address], now: Instant, book: &Book) {
+        let event = self.endpoints();
+        self.observe(&event, book);
+        // An endpoint may be made for an address whose interface is down already.
+        for address in self.roster.down() {
+            self.observe(&Event::Down(address), book);
+        }
+        self.roster.look_for_up(now, |address| self.core.is_down(address));
+        self.take_ready(addresses, book);
+        self.restore_rest();
+        if book.is_idle() {
+            self.complete();
+        }
     }
 
     /// Hears what a receiver can, and looks whether a carrier is lost: the kernel tells at once of one, and up to a second
@@ -211,9 +207,7 @@ impl Driver {
     }
 
     fn look_for_carriers(&mut self, book: &Book) {
-        let homes: BTreeSet<u32> =
-            self.homes.values().copied().filter(|home| self.up.get(home) == Some(&true)).collect();
-        for home in homes {
+        for home in self.roster.links_up() {
             if let Ok(Some(interface)) = link::look(&mut self.route, home)
                 && !interface.is_up
             {
@@ -226,21 +220,30 @@ impl Driver {
     pub fn next_beat(&self) -> Instant {
         let now = Instant::now();
         let list = self.listed_at.map_or(now, |at| at + LIST_INTERVAL);
-        let ready = (!self.unready.is_empty()).then(|| now + READY_INTERVAL);
+        let ready = self.next_look(now);
         let listen = self.hearing.is_keen(now).then(|| self.listened_at.map_or(now, |at| at + LISTEN_INTERVAL));
         let count = self.hearing.first_count_at();
         self.core.next_beat().into_iter().chain(ready).chain(listen).chain(count).fold(list, Instant::min)
     }
 
-    /// What was taken away, and is to be put back, as it was; and what it was that lacks a flag for now.
-    pub fn taken(&self) -> impl Iterator<Item = &Endpoint> {
-        self.taken.values().chain(self.reduced.values())
+    /// When it is to be looked whether addresses can be used, if any is waited for.
+    fn next_look(&self, now: Instant) -> Option<Instant> {
+        self.roster.is_waiting(now).then(|| self.looked_at.map_or(now, |at| at + READY_INTERVAL))
     }
 
-    /// An endpoint is wanted no more: it is not put back. False if it was not taken away.
-    pub fn forget(&mut self, address: IpAddr) -> bool {
-        self.reduced.remove(&address);
-        self.taken.remove(&address).is_some()
+    /// What was taken away, and is to be put back, as it was; and what it was that lacks a flag for now.
+    pub fn taken(&self) -> impl Iterator<Item = &Endpoint> {
+        self.roster.suspended()
+    }
+
+    /// An endpoint is wanted no more, or with other flags: it is not put back. False if it was not taken away.
+    pub fn forget(&mut self, endpoint: &Endpoint) -> bool {
+        let was_taken = self.roster.forget(endpoint);
+        if was_taken && !self.roster.knows(endpoint.address) {
+            self.core.forget(endpoint.address);
+        }
+        self.look_anew();
+        was_taken
     }
 
     /// Somebody has changed endpoints: they are listed with the next beat, which is now.
@@ -250,7 +253,8 @@ impl Driver {
 
     /// Puts back what was taken away.
     pub fn release(&mut self) {
-        let actions = self.core.release();
+        self.core.clear();
+        let actions: Vec<Action> = self.roster.away().into_iter().map(Action::Restore).collect();
         self.act(&actions, &Book::default());
         self.complete();
     }
@@ -258,58 +262,55 @@ impl Driver {
     /// Gives endpoints back the flag that they lack.
     fn complete(&mut self) {
         self.orphaned.clear();
-        for (address, endpoint) in std::mem::take(&mut self.reduced) {
+        for endpoint in self.roster.complete() {
             match self.manager.set_endpoint_flags(&endpoint) {
-                Ok(()) => drop(self.endpoints.insert(address, endpoint)),
-                Err(error) => tracing::warn!(%address, %error, "the endpoint is of no full mesh any more"),
+                Ok(()) => self.roster.put(endpoint),
+                Err(error) => {
+                    tracing::warn!(address = %endpoint.address, %error, "the endpoint is of no full mesh any more");
+                }
             }
         }
     }
 
     fn observe(&mut self, event: &Event, book: &Book) {
-        let actions = self.core.observe(event, Instant::now(), |path| book.facts(path));
+        let actions = self.core.observe(event, Instant::now(), |path| facts(&self.roster, book, path));
         self.act(&actions, book);
     }
 
-    fn list(&mut self, now: Instant) -> Result<(), PathManagerError> {
+    fn endpoints(&self) -> Event {
+        Event::Endpoints { there: self.roster.there(), away: self.roster.away() }
+    }
+
+    /// Returns the addresses of this host.
+    fn list(&mut self, now: Instant) -> Result<Vec<Address>, PathManagerError> {
         self.listed_at = Some(now);
-        let made = self.manager.endpoints()?.into_iter().filter(|one| !one.flags.contains(EndpointFlags::IMPLICIT));
-        self.endpoints = made.map(|endpoint| (endpoint.address, endpoint)).collect();
-        // What somebody else put back is theirs.
-        self.taken.retain(|address, _| !self.endpoints.contains_key(address));
-        let lacks = |one: &Endpoint| !one.flags.contains(EndpointFlags::FULLMESH);
-        self.reduced.retain(|address, _| self.endpoints.get(address).is_some_and(lacks));
-        for address in address::list()? {
-            if self.endpoints.contains_key(&address.address) {
-                self.homes.insert(address.address, address.ifindex);
-            }
-        }
-        let (endpoints, taken) = (&self.endpoints, &self.taken);
-        self.homes.retain(|address, _| endpoints.contains_key(address) || taken.contains_key(address));
-        Ok(())
+        let (endpoints, addresses) = (self.manager.endpoints()?, address::list()?);
+        self.roster.refresh(endpoints, &addresses);
+        Ok(addresses)
     }
 
-    /// An endpoint may be made for an address whose interface is down already.
-    fn look_for_down(&mut self, book: &Book) {
-        let down = self.homes.iter().filter(|(_, home)| self.up.get(home) == Some(&false));
-        let addresses: Vec<IpAddr> = down.map(|(address, _)| *address).collect();
-        for address in addresses {
-            self.observe(&Event::Down(address), book);
+    fn look_for_ready(&mut self, now: Instant, book: &Book) {
+        self.looked_at = Some(now);
+        if let Ok(addresses) = address::list() {
+            self.take_ready(&addresses, book);
         }
     }
 
-    fn look_for_ready(&mut self, book: &Book) {
-        if self.unready.is_empty() {
-            return;
-        }
-        let Ok(list) = address::list() else { return };
-        let ready: Vec<IpAddr> = list
-            .into_iter()
-            .filter(|one| one.readiness == Readiness::Ready && self.unready.remove(&one.address))
-            .map(|one| one.address)
-            .collect();
-        for address in ready {
+    fn take_ready(&mut self, addresses: &[Address], book: &Book) {
+        for address in self.roster.ready(addresses) {
             self.observe(&Event::Up(address), book);
+        }
+    }
+
+    /// What is away although its path carries something: one of several endpoints of an address was refused, or somebody else
+    /// has put back the others.
+    fn restore_rest(&mut self) {
+        let carrying: BTreeSet<IpAddr> = self.core.carrying().collect();
+        for address in self.roster.away().into_iter().filter(|address| carrying.contains(address)) {
+            match self.restore(address) {
+                Ok(()) => tracing::info!(%address, "failover: put back the last of its endpoints"),
+                Err(error) => tracing::debug!(%address, %error, "failover: an endpoint stays away"),
+            }
         }
     }
 
@@ -331,16 +332,24 @@ impl Driver {
     }
 
     fn remove(&mut self, address: IpAddr, book: &Book) -> Result<(), PathManagerError> {
-        let Some(endpoint) = self.endpoints.remove(&address) else { return Ok(()) };
-        if book.has_first(address) {
+        let endpoints = self.roster.there_at(address);
+        if endpoints.is_empty() {
+            return Ok(());
+        }
+        if book.has_first(address) && self.orphaned.len() < MOST_ORPHANED {
             self.orphaned.insert(address);
         }
-        self.manager.delete_endpoint(&endpoint)?;
-        if self.tells_twice && book.has_settled_first(address) {
+        let mut outcome = Ok(());
+        for endpoint in endpoints {
+            match self.manager.delete_endpoint(&endpoint) {
+                Ok(()) => self.roster.take(endpoint),
+                Err(error) => outcome = Err(error),
+            }
+        }
+        if outcome.is_ok() && self.tells_twice && book.has_settled_first(address) {
             self.tell_by_another(address);
         }
-        self.taken.insert(address, self.reduced.remove(&address).unwrap_or(endpoint));
-        Ok(())
+        outcome
     }
 
     /// Has the peers told again that the path is away, by another subflow than the first one ([`tells_twice`]). That is closed
@@ -353,20 +362,19 @@ impl Driver {
     }
 
     fn restore(&mut self, address: IpAddr) -> Result<(), PathManagerError> {
-        let Some(endpoint) = self.taken.get(&address) else { return Ok(()) };
-        // Kept if it is refused: it is tried again with the next probe.
-        let is_reduced = endpoint.flags.contains(EndpointFlags::FULLMESH) && self.orphaned.contains(&address);
-        let mut added = endpoint.clone();
-        if is_reduced {
-            added.flags.0 &= !EndpointFlags::FULLMESH.0;
+        let is_orphaned = self.orphaned.contains(&address);
+        let mut outcome = Ok(());
+        for mut endpoint in self.roster.away_at(address) {
+            if is_orphaned {
+                endpoint.flags.0 &= !EndpointFlags::FULLMESH.0;
+            }
+            match self.manager.add_endpoint(&endpoint) {
+                Ok(()) => self.roster.put(endpoint),
+                // It stays with those that are away, and is tried again.
+                Err(error) => outcome = Err(error),
+            }
         }
-        self.manager.add_endpoint(&added)?;
-        let taken = self.taken.remove_entry(&address);
-        if is_reduced {
-            self.reduced.extend(taken);
-        }
-        self.endpoints.insert(address, added);
-        Ok(())
+        outcome
     }
 }
 
@@ -374,6 +382,12 @@ impl Drop for Driver {
     fn drop(&mut self) {
         self.release();
     }
+}
+
+/// What is known of a path.
+fn facts(roster: &Roster, book: &Book, path: super::Path) -> Facts {
+    let is_away = matches!(path, super::Path::Endpoint(address) if roster.is_away(address));
+    Facts { is_away, ..book.facts(path) }
 }
 
 /// The next byte that each connection expects; nothing where the kernel does not tell.

@@ -19,6 +19,7 @@
 mod book;
 pub mod driver;
 pub mod hearing;
+mod roster;
 #[cfg(test)]
 mod tests;
 
@@ -45,6 +46,8 @@ pub struct Settings {
     pub renew_soon: Duration,
     /// How long these first seconds are.
     pub soon: Duration,
+    /// How long it is waited at most before an endpoint that the kernel refused is put back again.
+    pub refused: Duration,
     /// A path that is back within this time had not failed.
     pub false_alarm: Duration,
     /// How long a false alarm is remembered; and how long a path that has stopped, of which nothing else was known, is not
@@ -63,6 +66,7 @@ impl Default for Settings {
             renew: Duration::from_secs(3),
             renew_soon: Duration::from_millis(400),
             soon: Duration::from_secs(5),
+            refused: Duration::from_secs(30),
             false_alarm: Duration::from_secs(1),
             forgive: Duration::from_secs(60),
             closes_peers: false,
@@ -87,8 +91,13 @@ pub enum Path {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// These local addresses have endpoints, as the kernel lists them.
-    Endpoints(Vec<IpAddr>),
+    /// All local addresses that have endpoints.
+    Endpoints {
+        /// Those that the kernel lists.
+        there: Vec<IpAddr>,
+        /// Those that were taken away and are to be put back.
+        away: Vec<IpAddr>,
+    },
     /// The interface of a local address went down or lost its carrier.
     Down(IpAddr),
     /// It is up, and the address can be used.
@@ -126,14 +135,16 @@ pub struct Facts {
     pub alone: usize,
     /// Connections of the host.
     pub connections: usize,
+    /// Its endpoint is not there, and is to be put back.
+    pub is_away: bool,
 }
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Take the endpoint of this address away, and close the subflows from it.
+    /// Take the endpoints of this address away, and close the subflows from it.
     Remove(IpAddr),
-    /// Put it back as it was.
+    /// Put them back as they were.
     Restore(IpAddr),
     /// Close each subflow between these addresses whose connection has another one.
     Close {
@@ -160,7 +171,7 @@ enum State {
     Down {
         removed: bool,
     },
-    /// The endpoint is there again, and no subflow established yet.
+    /// The endpoint is there again, unless the kernel refused it, and no subflow established yet.
     Probing {
         /// When it was given up as silent; `None` if its link was down.
         silent_since: Option<Instant>,
@@ -192,10 +203,6 @@ impl Entry {
         let is_forgotten = self.struck_at.is_none_or(|at| now.saturating_duration_since(at) > forgive);
         if is_forgotten { 0 } else { self.strikes }
     }
-
-    fn is_removed(&self) -> bool {
-        matches!(self.state, State::Silent { .. } | State::Down { removed: true })
-    }
 }
 
 /// The paths and how they fare.
@@ -214,7 +221,7 @@ impl Failover {
     /// Takes note of an event. `facts` are asked for when they are needed.
     pub fn observe(&mut self, event: &Event, now: Instant, facts: impl FnMut(Path) -> Facts) -> Vec<Action> {
         match event {
-            Event::Endpoints(addresses) => self.list(addresses),
+            Event::Endpoints { there, away } => self.list(there, away),
             Event::Down(address) => return self.down(*address, facts),
             Event::Up(address) => return self.up(*address, now),
             Event::Timeout { local, remote, srtt } => self.suspect(*local, *remote, *srtt, now, facts),
@@ -250,23 +257,29 @@ impl Failover {
         self.paths.values().filter_map(|entry| self.due(entry)).min()
     }
 
-    /// Puts everything back that was taken away, and forgets all paths.
-    pub fn release(&mut self) -> Vec<Action> {
-        let paths = std::mem::take(&mut self.paths);
-        let removed = paths.into_iter().filter(|(_, entry)| entry.is_removed());
-        removed
-            .filter_map(|(path, _)| match path {
-                Path::Endpoint(address) => Some(Action::Restore(address)),
-                Path::Peer { .. } => None,
-            })
-            .collect()
+    /// Whether the interface of an endpoint's address is known to be down.
+    pub fn is_down(&self, address: IpAddr) -> bool {
+        let entry = self.paths.get(&Path::Endpoint(address));
+        entry.is_some_and(|entry| matches!(entry.state, State::Down { .. }))
     }
 
-    /// An endpoint that was removed is not in the kernel's list; one that somebody else put back is.
-    fn list(&mut self, addresses: &[IpAddr]) {
-        let listed = |path: &Path| matches!(path, Path::Endpoint(address) if addresses.contains(address));
-        self.paths.retain(|path, entry| matches!(path, Path::Peer { .. }) || listed(path) || entry.is_removed());
-        for address in addresses {
+    /// An endpoint is not to be put back. One that comes later with its address is a path of which nothing is known.
+    pub fn forget(&mut self, address: IpAddr) {
+        self.paths.remove(&Path::Endpoint(address));
+    }
+
+    /// Forgets all paths.
+    pub fn clear(&mut self) {
+        self.paths.clear();
+    }
+
+    /// An endpoint that was taken away is not in the kernel's list; one that somebody else put back is.
+    fn list(&mut self, there: &[IpAddr], away: &[IpAddr]) {
+        self.paths.retain(|path, _| match path {
+            Path::Endpoint(address) => there.contains(address) || away.contains(address),
+            Path::Peer { .. } => true,
+        });
+        for address in there {
             let entry = self.paths.entry(Path::Endpoint(*address)).or_insert(Entry::NEW);
             match entry.state {
                 State::Silent { .. } => entry.state = State::Healthy,
@@ -419,7 +432,7 @@ impl Failover {
 
 impl Entry {
     /// Looks whether the kernel has succeeded. If it does not even try, it could not, as without a route; if it has tried
-    /// for long, it waits for longer and longer between two attempts.
+    /// for long, it waits for longer and longer between two attempts. Without the endpoint it cannot try.
     fn probe(
         &mut self,
         address: IpAddr,
@@ -430,7 +443,7 @@ impl Entry {
         settings: Settings,
     ) -> Vec<Action> {
         let passed = |since: Instant| now.saturating_duration_since(since);
-        if facts.established > 0 || facts.connections == 0 {
+        if facts.established > 0 || (facts.connections == 0 && !facts.is_away) {
             if silent_since.is_some_and(|since| passed(since) < settings.false_alarm) {
                 self.strikes = (self.strikes + 1).min(MAX_STRIKES);
                 self.struck_at = Some(now);
@@ -442,6 +455,7 @@ impl Entry {
         // A peer that refuses each attempt is not to be asked three times a second.
         let so_far = renewed_at.saturating_duration_since(began_at);
         let patience = match facts.connecting {
+            _ if facts.is_away => so_far.clamp(3 * settings.rest, settings.refused),
             0 if silent_since.is_some() => so_far.clamp(3 * settings.rest, settings.renew),
             0 => 3 * settings.rest,
             _ if is_soon => settings.renew_soon,
@@ -449,7 +463,15 @@ impl Entry {
         };
         let renews = passed(renewed_at) >= patience;
         let renewed_at = if renews { now } else { renewed_at };
-        self.state = State::Probing { silent_since, began_at, renewed_at, look_at: now + settings.rest };
-        if renews { vec![Action::Remove(address), Action::Restore(address)] } else { Vec::new() }
+        let look_at = match facts.is_away && !renews {
+            true => (renewed_at + patience).min(now + settings.renew),
+            false => now + settings.rest,
+        };
+        self.state = State::Probing { silent_since, began_at, renewed_at, look_at };
+        match (renews, facts.is_away) {
+            (false, _) => Vec::new(),
+            (true, true) => vec![Action::Restore(address)],
+            (true, false) => vec![Action::Remove(address), Action::Restore(address)],
+        }
     }
 }

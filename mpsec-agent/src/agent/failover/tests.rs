@@ -1,5 +1,7 @@
 //! Decisions, with made-up times.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -8,7 +10,7 @@ const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 1, 1));
 const SERVER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
 
-const FINE: Facts = Facts { received: 100, established: 1, connecting: 0, alone: 0, connections: 1 };
+const FINE: Facts = Facts { received: 100, established: 1, connecting: 0, alone: 0, connections: 1, is_away: false };
 
 fn ms(number: u64) -> Duration {
     Duration::from_millis(number)
@@ -16,8 +18,13 @@ fn ms(number: u64) -> Duration {
 
 fn two(now: Instant) -> Failover {
     let mut failover = Failover::new(Settings::default());
-    assert_eq!(failover.observe(&Event::Endpoints(vec![A, B]), now, |_| FINE), []);
+    list(&mut failover, now, &[A, B], &[]);
     failover
+}
+
+fn list(failover: &mut Failover, now: Instant, there: &[IpAddr], away: &[IpAddr]) {
+    let event = Event::Endpoints { there: there.to_vec(), away: away.to_vec() };
+    assert_eq!(failover.observe(&event, now, |_| FINE), []);
 }
 
 fn timeout(local: IpAddr) -> Event {
@@ -30,7 +37,7 @@ fn a_link_that_goes_down_costs_its_endpoint_until_it_is_back() {
     let mut failover = two(now);
     assert_eq!(failover.observe(&Event::Down(B), now, |_| FINE), [Action::Remove(B)]);
     assert_eq!(failover.observe(&Event::Down(B), now, |_| FINE), []);
-    assert_eq!(failover.observe(&Event::Endpoints(vec![A]), now, |_| FINE), []);
+    list(&mut failover, now, &[A], &[B]);
     assert_eq!(failover.observe(&Event::Up(B), now, |_| FINE), [Action::Restore(B)]);
     assert_eq!(failover.beat(now + ms(100), |_| FINE), []);
     assert_eq!(failover.next_beat(), None);
@@ -123,7 +130,7 @@ fn a_peer_without_an_endpoint_here_is_closed_once() {
     assert_eq!(failover.next_beat(), None);
     failover.observe(&timeout(A), now, |_| FINE);
     assert_eq!(failover.beat(now + ms(50), |_| Facts { received: 101, ..FINE }), []);
-    assert_eq!(failover.release(), []);
+    assert_eq!(failover.next_beat(), None);
 }
 
 #[test]
@@ -131,8 +138,63 @@ fn what_others_put_back_is_theirs() {
     let now = Instant::now();
     let mut failover = two(now);
     failover.observe(&Event::Down(B), now, |_| FINE);
-    failover.observe(&Event::Endpoints(vec![A, B]), now, |_| FINE);
-    assert_eq!(failover.release(), []);
+    list(&mut failover, now, &[A, B], &[]);
+    assert_eq!(failover.observe(&Event::Up(B), now, |_| FINE), [], "it is there");
+    assert_eq!(failover.carrying().collect::<Vec<_>>(), [A, B]);
+}
+
+#[test]
+fn an_endpoint_that_was_wanted_no_more_comes_back_as_a_new_path() {
+    let now = Instant::now();
+    let mut failover = two(now);
+    assert_eq!(failover.observe(&Event::Down(B), now, |_| FINE), [Action::Remove(B)]);
+    failover.forget(B);
+    // Whether it is listed in between is a matter of time.
+    for lists in [vec![vec![A, B]], vec![vec![A], vec![A, B]]] {
+        let mut failover = Failover { settings: failover.settings, paths: failover.paths.clone() };
+        lists.iter().for_each(|there| list(&mut failover, now, there, &[]));
+        assert!(!failover.is_down(B));
+        assert_eq!(failover.observe(&Event::Down(A), now, |_| FINE), [Action::Remove(A)], "there is another one");
+        assert_eq!(failover.observe(&Event::Up(A), now, |_| FINE), [Action::Restore(A)]);
+        assert_eq!(failover.beat(now + ms(100), |_| FINE), []);
+        assert_eq!(failover.observe(&Event::Down(B), now, |_| FINE), [Action::Remove(B)], "the next outage");
+    }
+}
+
+#[test]
+fn an_address_that_never_comes_back_is_forgotten() {
+    let now = Instant::now();
+    let mut failover = two(now);
+    failover.observe(&Event::Down(B), now, |_| FINE);
+    list(&mut failover, now, &[A], &[B]);
+    assert!(failover.is_down(B));
+    list(&mut failover, now, &[A], &[]);
+    assert_eq!((failover.is_down(B), failover.paths.len()), (false, 1));
+}
+
+#[test]
+fn what_the_kernel_refuses_is_put_back_later() {
+    let now = Instant::now();
+    let mut failover = two(now);
+    failover.observe(&Event::Missed(B), now, |_| FINE);
+    assert_eq!(failover.beat(now + ms(100), |_| FINE), [Action::Restore(B)]);
+    // It was refused, and no connection is left.
+    let away = Facts { established: 0, connections: 0, is_away: true, ..FINE };
+    let mut tries = Vec::new();
+    for tenth in 2..3000 {
+        let now = now + ms(100 * tenth);
+        list(&mut failover, now, &[A], &[B]);
+        let actions = failover.beat(now, |_| away);
+        assert!(actions.iter().all(|action| *action == Action::Restore(B)), "{actions:?}");
+        assert_eq!(failover.carrying().collect::<Vec<_>>(), [A], "it carries nothing");
+        tries.extend(actions.iter().map(|_| tenth));
+    }
+    assert_eq!(tries[..5], [4, 7, 13, 25, 49], "later each time");
+    assert!(tries[5..].windows(2).all(|pair| pair[1] - pair[0] <= 300), "but never much later: {tries:?}");
+    let now = now + ms(400_000);
+    list(&mut failover, now, &[A, B], &[]);
+    assert_eq!(failover.beat(now, |_| Facts { is_away: false, ..away }), []);
+    assert_eq!(failover.carrying().collect::<Vec<_>>(), [A, B]);
 }
 
 #[test]
@@ -186,6 +248,9 @@ fn after_a_link_came_up_it_is_tried_often_for_a_while() {
 enum Step {
     Observe(Event),
     Wait(u64),
+    List,
+    /// It is wanted no more, and then made anew.
+    Renew(IpAddr),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -195,19 +260,27 @@ fn step() -> impl Strategy<Value = Step> {
         address.clone().prop_map(|address| Step::Observe(Event::Up(address))),
         address.clone().prop_map(|address| Step::Observe(timeout(address))),
         address.clone().prop_map(|address| Step::Observe(Event::Missed(address))),
-        address.prop_map(|local| Step::Observe(Event::Stopped { local, quiet: ms(1500) })),
+        address.clone().prop_map(|local| Step::Observe(Event::Stopped { local, quiet: ms(1500) })),
+        address.prop_map(Step::Renew),
         (0..2000u64).prop_map(Step::Wait),
+        Just(Step::List),
     ]
 }
 
+fn list_all(failover: &mut Failover, now: Instant, there: &BTreeSet<IpAddr>) {
+    let (there, away): (Vec<IpAddr>, Vec<IpAddr>) = [A, B].into_iter().partition(|address| there.contains(address));
+    list(failover, now, &there, &away);
+}
+
 proptest! {
-    /// Whatever happens: nothing is removed twice or restored unasked, one endpoint is always there, the end restores all.
+    /// Whatever happens: nothing is removed twice or restored unasked, one endpoint is always there, and when all links are up
+    /// again and paths work, all are.
     #[test]
     fn endpoints_are_kept_account_of(steps in prop::collection::vec((step(), 0..3usize, 0..2usize, 0..3u64), 0..200)) {
         let mut now = Instant::now();
         let mut failover = two(now);
-        let mut there = std::collections::BTreeSet::from([A, B]);
-        let apply = |actions: Vec<Action>, there: &mut std::collections::BTreeSet<IpAddr>| {
+        let mut there = BTreeSet::from([A, B]);
+        let apply = |actions: Vec<Action>, there: &mut BTreeSet<IpAddr>| {
             for action in actions {
                 match action {
                     Action::Remove(address) => assert!(there.remove(&address), "{address} is not there"),
@@ -218,7 +291,7 @@ proptest! {
             }
         };
         for (step, established, alone, received) in steps {
-            let facts = Facts { received, established, connecting: 1, alone, connections: 1 };
+            let facts = Facts { received, established, connecting: 1, alone, ..FINE };
             match step {
                 Step::Observe(event) => {
                     let actions = failover.observe(&event, now, |_| facts);
@@ -229,11 +302,26 @@ proptest! {
                     let actions = failover.beat(now, |_| facts);
                     apply(actions, &mut there);
                 }
+                Step::List => list_all(&mut failover, now, &there),
+                Step::Renew(address) => {
+                    if there.insert(address) {
+                        failover.forget(address);
+                    }
+                }
             }
             prop_assert!(!there.is_empty());
         }
-        let actions = failover.release();
-        apply(actions, &mut there);
+        list_all(&mut failover, now, &there);
+        for address in [A, B] {
+            let actions = failover.observe(&Event::Up(address), now, |_| FINE);
+            apply(actions, &mut there);
+        }
+        for _ in 0..100 {
+            now += ms(100);
+            let actions = failover.beat(now, |_| FINE);
+            apply(actions, &mut there);
+        }
         prop_assert_eq!(there.len(), 2);
+        prop_assert_eq!(failover.carrying().count(), 2);
     }
 }
