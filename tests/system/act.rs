@@ -1,6 +1,9 @@
 //! What is wanted of the host is made so, kept so, and given back.
 
+mod churn;
 mod given_back;
+mod restart;
+mod state_file;
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +19,6 @@ use mpsec_tests::netns::Netns;
 use mpsec_tests::paths::{Family, Host, Paths, Plan, address};
 use mpsec_tests::trial::{Skip, trial};
 use mpsec_tests::{link, need, ss, wait};
-use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(90);
 /// How soon something is as it is wanted after something on the host changed.
@@ -33,10 +35,16 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("act::what_others_take_away_comes_back", LIMIT, keeps),
         trial("act::an_address_is_used_when_it_is_known_to_be_unique", LIMIT, duplicate_detection),
         trial("act::routes_lead_each_address_out_by_its_own_path", LIMIT, routes),
-        trial("act::what_was_changed_outlives_a_crash_and_is_given_back", LIMIT, crash),
-        trial("act::changes_that_a_crash_cut_short_are_found_out", LIMIT, cut_short),
+        trial("act::what_was_changed_outlives_a_crash_and_is_given_back", LIMIT, state_file::crash),
+        trial("act::changes_that_a_crash_cut_short_are_found_out", LIMIT, state_file::cut_short),
         trial("act::what_is_in_no_state_file_is_given_back_too", LIMIT, given_back::unlisted),
         trial("act::a_stop_hands_sockets_back_whatever_else_is_refused", LIMIT, given_back::refused_at_last),
+        trial("act::a_stop_gives_back_without_room_to_write", LIMIT, state_file::stopped_without_room),
+        trial("act::a_release_gives_back_without_room_to_write", LIMIT, state_file::released_without_room),
+        trial("act::a_release_gives_back_on_a_read_only_disk", LIMIT, state_file::read_only),
+        trial("act::what_was_begun_and_not_done_is_somebody_elses_later", LIMIT, state_file::somebody_elses),
+        trial("act::what_needs_a_restart_is_told_and_not_taken_over", LIMIT, restart::told),
+        trial("act::addresses_that_change_all_the_time_can_be_looked_at", LIMIT, churn::addresses),
         trial("act::what_belongs_to_others_is_left_alone", LIMIT, foreign),
         trial("act::what_this_kernel_lacks_is_refused_with_the_reason", LIMIT, refused),
         trial("act::a_backup_carries_nothing_until_it_has_to", LIMIT, backup),

@@ -1,5 +1,6 @@
 //! Keeps the host as it is wanted: when something on it changes, when something else is asked for, and now and then.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -109,7 +110,7 @@ impl Keeper {
     fn is_idle(&self) -> bool {
         let Ok(store) = &self.store else { return true };
         let is_all_given_back = store.owned().is_empty() && store.begun().is_empty() && !self.is_acting;
-        self.wanted == MultipathConfig::default() && is_all_given_back
+        self.wanted == MultipathConfig::default() && is_all_given_back && !store.is_behind()
     }
 
     /// Listens to what may matter, as long as anything does.
@@ -118,7 +119,7 @@ impl Keeper {
         if self.is_idle() {
             self.events = None;
         } else if self.events.is_none() || self.heard_table != first {
-            match Events::subscribe(first..=first.saturating_add(0xffff)) {
+            match Events::subscribe(tables(first)) {
                 Ok(events) => (self.events, self.heard_table) = (Some(events), first),
                 Err(error) => tracing::warn!(%error, "changes of addresses and routes are not heard, only looked for"),
             }
@@ -242,21 +243,18 @@ impl Keeper {
         }
     }
 
-    /// What would be done with these settings.
-    pub fn plan(&mut self, asked: &Settings, agency: &mut Acting<'_>) -> Result<Answer, AskError> {
+    /// What would be done with these settings, and the configuration that file, flags and they make.
+    pub fn plan(&mut self, asked: &Settings, agency: &mut Acting<'_>) -> Result<(Answer, Config), AskError> {
         let store = self.store.as_mut().map_err(|error| AskError::Failed(error.clone()))?;
         let settings = settings::merge(store.settings(), asked).map_err(AskError::Wrong)?;
-        let loaded = settings::load(&self.loader, &settings).map_err(wrong)?;
-        let wanted = &loaded.config.multipath;
-        let mut host = Live::open(wanted, Some(agency)).map_err(AskError::Failed)?;
-        let plan = apply::preview(&mut host, store.owned(), wanted).map_err(AskError::Failed)?;
-        let outcome =
-            Outcome { changes: plan.changes, refusals: plan.refusals, waiting: plan.waiting, ..Outcome::default() };
-        Ok(self.answer(outcome))
+        let config = settings::load(&self.loader, &settings).map_err(wrong)?.config;
+        let mut host = Live::open(&config.multipath, Some(agency)).map_err(AskError::Failed)?;
+        let plan = apply::preview(&mut host, store.owned(), &config.multipath).map_err(AskError::Failed)?;
+        Ok((self.answer(Outcome::from(plan)), config))
     }
 
     /// Makes the host what file, flags and these settings want; keeps the settings if it could be done. Returns the
-    /// configuration that is in force from now on, if so.
+    /// configuration that they make, if so: what of it needs no restart is to be put in force.
     pub fn apply(&mut self, asked: &Settings, agency: &mut Acting<'_>) -> Result<(Answer, Option<Config>), AskError> {
         let store = self.store.as_mut().map_err(|error| AskError::Failed(error.clone()))?;
         let settings = settings::merge(store.settings(), asked).map_err(AskError::Wrong)?;
@@ -337,7 +335,12 @@ impl Keeper {
             Ok(mut host) => apply::stop(&mut host, store, &wanted),
             Err(error) => Outcome::failed(error),
         };
-        outcome.failures.iter().for_each(|failure| tracing::error!("not given back: {failure}"));
+        for failure in &outcome.failures {
+            match &failure.change {
+                Some(_) => tracing::error!("not given back: {failure}"),
+                None => tracing::error!("while stopping: {failure}"),
+            }
+        }
         Some(outcome)
     }
 
@@ -364,9 +367,34 @@ fn recover(store: &mut Store, host: &mut Live<'_>) -> Result<(), String> {
     }
     tracing::warn!(changes = store.begun().len(), "changes were begun and not ended; finding out how far they went");
     let actual = host.retrieve()?;
-    store.recover(&actual)
+    if let Err(error) = store.recover(&actual) {
+        // It is known all the same, and written with what comes next.
+        tracing::warn!("{error}");
+    }
+    Ok(())
+}
+
+/// The tables that may be ours, where this is the first: an interface's lies its index behind it, which is a positive `int`
+/// (dev_index_reserve, net/core/dev.c, Linux 6.18).
+fn tables(first: u32) -> RangeInclusive<u32> {
+    first..=first.saturating_add(i32::MAX.cast_unsigned())
 }
 
 fn wrong(error: settings::LoadError) -> AskError {
     AskError::Wrong(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_every_interface_is_heard_of() {
+        for first in [256, MultipathConfig::default().route_table, 0x7fff_ffff] {
+            for index in [1, 0xffff, 0x1_0000, i32::MAX.cast_unsigned()] {
+                assert!(tables(first).contains(&(first + index)), "{first} {index}");
+            }
+            assert!(!tables(first).contains(&(first - 1)), "{first}");
+        }
+    }
 }

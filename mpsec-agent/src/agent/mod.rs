@@ -12,6 +12,7 @@ mod mptcp;
 mod namespace;
 mod site;
 mod slots;
+mod takeover;
 
 use std::future::Future as _;
 use std::sync::{Arc, Weak};
@@ -323,12 +324,17 @@ impl Agent {
     fn perform(&mut self, ask: &Ask) -> Result<Answer, AskError> {
         let (keeper, mut acting) = self.acting();
         match ask {
-            Ask::Plan(settings) => keeper.plan(settings, &mut acting),
+            Ask::Plan(settings) => {
+                let (mut answer, config) = keeper.plan(settings, &mut acting)?;
+                answer.outcome.waiting.extend(takeover::left(&self.config, &config));
+                Ok(answer)
+            }
             Ask::Apply(settings) => {
                 let (mut answer, config) = keeper.apply(settings, &mut acting)?;
                 self.agency.look_anew();
                 answer.outcome.waiting.extend(self.agency.waiting());
                 if let Some(config) = config {
+                    answer.outcome.waiting.extend(takeover::left(&self.config, &config));
                     self.adopt(config).map_err(|error| AskError::Failed(format!("{error:#}")))?;
                 }
                 Ok(answer)
@@ -370,13 +376,13 @@ impl Agent {
         self.adopt(new)
     }
 
-    /// Puts a configuration in force that needs no restart.
+    /// Puts in force what of a configuration needs no restart.
     fn adopt(&mut self, new: Config) -> anyhow::Result<()> {
         self.log.set_level(&new.log.level)?;
         for namespace in &mut self.namespaces {
             namespace.inside(|this| this.interfaces.set_filter(new.interfaces.filter.clone()));
         }
-        self.config = new;
+        self.config = takeover::merged(&self.config, new);
         self.switch_kernel_stats();
         Ok(())
     }

@@ -13,6 +13,8 @@ use super::desired::{Desired, desired};
 use super::owned::Owned;
 use super::plan::{Plan, is_path_manager, plan};
 
+mod unwritten;
+
 /// A host that can be looked at and changed: the real one, or a model of it in tests.
 pub trait Host {
     /// Looks at everything.
@@ -39,7 +41,7 @@ pub trait Memory {
     /// Writes down what is about to be done.
     ///
     /// # Errors
-    /// When it cannot be kept; then nothing may be done.
+    /// When it cannot be kept; then nothing may be done but to give back.
     fn begin(&mut self, changes: &[Change]) -> Result<(), String>;
 
     /// Writes down what is ours now.
@@ -159,10 +161,8 @@ pub fn apply(host: &mut impl Host, memory: &mut impl Memory, settings: &Multipat
     if plan.is_empty() {
         let mut owned = memory.owned().clone();
         owned.prune(&desired, &actual);
-        let failures = match owned == *memory.owned() {
-            true => Vec::new(),
-            false => memory.end(owned).err().map(Failure::other).into_iter().collect(),
-        };
+        // Also where nothing is new: it may have been impossible to write the last time.
+        let failures = memory.end(owned).err().map(Failure::other).into_iter().collect();
         return Outcome { failures, waiting: plan.waiting, ..Outcome::default() };
     }
     perform(host, memory, &plan.changes, Some(&desired), spirit, plan.waiting)
@@ -170,10 +170,10 @@ pub fn apply(host: &mut impl Host, memory: &mut impl Memory, settings: &Multipat
 
 /// Makes one change that is not part of the settings, such as taking an interface down.
 pub fn command(host: &mut impl Host, memory: &mut impl Memory, change: Change) -> Outcome {
-    perform(host, memory, &[change], None, Spirit::Whole, Vec::new())
+    perform(host, memory, &[change], None, Spirit::Parts, Vec::new())
 }
 
-/// Gives back everything that is ours.
+/// Gives back everything that is ours, also where it cannot be written down.
 pub fn release(host: &mut impl Host, memory: &mut impl Memory) -> Outcome {
     let given_back = apply(host, memory, &MultipathConfig::default(), Spirit::Parts);
     let links = memory.owned().links.clone();
@@ -194,11 +194,14 @@ pub fn release(host: &mut impl Host, memory: &mut impl Memory) -> Outcome {
     }
     let kept = memory.end(owned).err().map(Failure::other);
     let links = perform(host, memory, &changes, None, Spirit::Parts, Vec::new());
-    Outcome {
-        changes: [given_back.changes, links.changes].concat(),
-        failures: given_back.failures.into_iter().chain(links.failures).chain(kept).collect(),
-        ..given_back
+    let mut failures = given_back.failures;
+    for failure in links.failures.into_iter().chain(kept) {
+        // What cannot be written fails each time.
+        if !failures.contains(&failure) {
+            failures.push(failure);
+        }
     }
+    Outcome { changes: [given_back.changes, links.changes].concat(), failures, ..given_back }
 }
 
 /// Before the agent ends: makes it so as far as it can be had, and gives back what does not work without the agent even where
@@ -227,28 +230,19 @@ fn perform(
     waiting: Vec<String>,
 ) -> Outcome {
     let mut outcome = Outcome { waiting, ..Outcome::default() };
-    if let Err(error) = memory.begin(changes) {
-        outcome.failures.push(Failure::other(error));
+    let before = memory.owned().clone();
+    let changes = match memory.begin(changes) {
+        Ok(()) => changes.to_vec(),
+        Err(error) => {
+            let (possible, failures) = unwritten::possible(changes, &before, spirit, &error);
+            outcome.failures = failures;
+            possible
+        }
+    };
+    if changes.is_empty() && !outcome.failures.is_empty() {
         return outcome;
     }
-    let before = memory.owned().clone();
-    for change in changes {
-        // Sockets that are still given to the agent's path manager need it.
-        let is_path_manager = |failure: &Failure| failure.change.as_ref().is_some_and(is_path_manager);
-        if matches!(change, Change::Daemon { to: None, .. }) && outcome.failures.iter().any(is_path_manager) {
-            continue;
-        }
-        match host.perform(change) {
-            Ok(()) => outcome.changes.push(change.clone()),
-            Err(error) => {
-                outcome.failures.push(Failure::of(change, error));
-                // What is not there for sockets must not be where sockets are given to.
-                if spirit == Spirit::Whole || matches!(change, Change::Daemon { .. }) {
-                    break;
-                }
-            }
-        }
-    }
+    make(host, &changes, spirit, &mut outcome);
     let mut verified = None;
     if outcome.failures.is_empty()
         && let Some(desired) = desired
@@ -268,6 +262,27 @@ fn perform(
     }
     outcome.failures.extend(memory.end(owned).err().map(Failure::other));
     outcome
+}
+
+/// Makes changes in their order. What failed before them stands in `outcome` already.
+fn make(host: &mut impl Host, changes: &[Change], spirit: Spirit, outcome: &mut Outcome) {
+    for change in changes {
+        // Sockets that are still given to the agent's path manager need it.
+        let is_path_manager = |failure: &Failure| failure.change.as_ref().is_some_and(is_path_manager);
+        if matches!(change, Change::Daemon { to: None, .. }) && outcome.failures.iter().any(is_path_manager) {
+            continue;
+        }
+        match host.perform(change) {
+            Ok(()) => outcome.changes.push(change.clone()),
+            Err(error) => {
+                outcome.failures.push(Failure::of(change, error));
+                // What is not there for sockets must not be where sockets are given to.
+                if spirit == Spirit::Whole || matches!(change, Change::Daemon { .. }) {
+                    break;
+                }
+            }
+        }
+    }
 }
 
 /// Looks whether what was wanted is there now, and returns what is.

@@ -94,7 +94,10 @@ fn host<'a>(config: &Config, store: &mut Store) -> Result<Live<'a>, AskError> {
     let mut host = Live::open(&config.multipath, None).map_err(AskError::Failed)?;
     if !store.begun().is_empty() {
         let actual = host.retrieve().map_err(AskError::Failed)?;
-        store.recover(&actual).map_err(AskError::Failed)?;
+        // It is known all the same: what gives back can be done, and what else is asked for fails by itself.
+        if let Err(error) = store.recover(&actual) {
+            eprintln!("mpsec: {error}");
+        }
     }
     Ok(host)
 }

@@ -175,14 +175,22 @@ impl Store {
         &self.kept.begun
     }
 
-    /// After a crash: finds out how far it went, by what is there.
+    /// After a crash: finds out how far it went, by what is there. It is known from then on, also where it cannot be kept.
     ///
     /// # Errors
     /// When it cannot be kept.
     pub fn recover(&mut self, actual: &Actual) -> Result<(), String> {
         let begun = std::mem::take(&mut self.kept.begun);
         let owned = std::mem::take(&mut self.kept.owned);
+        // The file is to forget them even if nothing is ours: what somebody else makes later would be taken for one of them.
+        self.is_behind |= !begun.is_empty();
         self.end(owned.recovered(&begun, actual))
+    }
+
+    /// Whether something of what is kept has yet to be written into the file.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     /// What was set beside the configuration file, as `KEY=VALUE`.
@@ -206,14 +214,17 @@ impl Store {
     /// Keeps what was set, and that something else is wanted from now on.
     ///
     /// # Errors
-    /// When it cannot be kept.
+    /// When it cannot be kept: then all is as before. That everything was given back counts all the same, and is written with
+    /// what comes next.
     pub fn set(&mut self, settings: Vec<String>, released: bool) -> Result<(), String> {
         let before = self.kept.clone();
         self.kept.settings = settings;
         self.kept.released = released;
         self.kept.generation += 1;
         self.save().map_err(|error| {
-            self.kept = before;
+            if !released {
+                self.kept = before;
+            }
             error.to_string()
         })
     }
@@ -239,10 +250,7 @@ impl Store {
         let ours = check_folder(folder).map_err(|error| io(folder, error))?;
         ours.map_err(|reason| StoreError::NotOurs { path: folder.clone(), reason })?;
         let path = folder.join(LOCK);
-        let mut options = File::options();
-        options.create(true).truncate(false).write(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
-        let file = options.open(&path).map_err(|error| io(&path, error))?;
-        give_to_owner(folder, &file).map_err(|error| io(&path, error))?;
+        let file = open_lock(folder, &path).map_err(|error| io(&path, error))?;
         let begun_at = Instant::now();
         loop {
             match file.try_lock() {
@@ -300,7 +308,11 @@ impl Memory for Store {
             return Ok(());
         }
         self.kept.begun = changes.to_vec();
-        self.save().map_err(|error| format!("nothing is changed, as it cannot be kept what: {error}"))
+        self.save().map_err(|error| {
+            // Nothing of them is done, and what somebody else does meanwhile is not to be taken for it.
+            self.kept.begun.clear();
+            error.to_string()
+        })
     }
 
     fn end(&mut self, owned: Owned) -> Result<(), String> {
@@ -310,6 +322,20 @@ impl Memory for Store {
         self.kept.begun.clear();
         self.kept.owned = owned;
         self.save().map_err(|error| format!("it cannot be kept what was changed: {error}"))
+    }
+}
+
+/// Opens what a lock is taken on. One that was made before can be locked on a read-only disk, too: what was changed can be
+/// given back there.
+fn open_lock(folder: &Path, path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.create(true).truncate(false).write(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
+    match options.open(path) {
+        Err(error) if error.raw_os_error() == Some(libc::EROFS) => {
+            File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(path).map_err(|_| error)
+        }
+        Err(error) => Err(error),
+        Ok(file) => give_to_owner(folder, &file).map(|()| file),
     }
 }
 

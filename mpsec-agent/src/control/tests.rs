@@ -19,6 +19,8 @@ use super::desired::desired;
 use super::owned::Owned;
 use super::plan::Plan;
 
+mod unwritten;
+
 /// A host in memory, which may refuse a change, or die after some.
 #[derive(Clone, Debug)]
 struct Model {
@@ -64,6 +66,17 @@ struct Notebook {
     owned: Owned,
     begun: Vec<Change>,
     is_dead: bool,
+    /// Nothing can be written.
+    is_full: bool,
+    /// What the next program reads of what is ours.
+    written: Owned,
+}
+
+impl Notebook {
+    /// The next program's.
+    fn read(&self) -> Notebook {
+        Notebook { owned: self.written.clone(), written: self.written.clone(), ..Notebook::default() }
+    }
 }
 
 impl Memory for Notebook {
@@ -72,15 +85,23 @@ impl Memory for Notebook {
     }
 
     fn begin(&mut self, changes: &[Change]) -> Result<(), String> {
+        if self.is_full && !changes.iter().all(Change::needs_agent) {
+            return Err("no room".into());
+        }
         self.begun = changes.to_vec();
         Ok(())
     }
 
     fn end(&mut self, owned: Owned) -> Result<(), String> {
-        if !self.is_dead {
-            self.begun.clear();
-            self.owned = owned;
+        if self.is_dead {
+            return Ok(());
         }
+        self.begun.clear();
+        self.owned = owned;
+        if self.is_full && self.owned != self.written {
+            return Err("no room".into());
+        }
+        self.written = self.owned.clone();
         Ok(())
     }
 }

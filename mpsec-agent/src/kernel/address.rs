@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use super::netlink::{Client, Message, NetlinkError, Request, attribute, attributes, u32_at};
-use super::rtnl::{ip, octets};
+use super::rtnl::{self, ip, octets};
 
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
@@ -95,16 +95,16 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
 }
 
-/// All addresses of this network namespace.
+/// All addresses of this network namespace, as they were at one moment.
+///
+/// # Errors
+/// [`NetlinkError::Interrupted`] when they change all the time.
 pub fn list() -> Result<Vec<Address>, NetlinkError> {
     let mut client = Client::open(netlink_sys::protocols::NETLINK_ROUTE)?;
-    let mut all = Vec::new();
-    client.dump(Request::new(RTM_GETADDR, 0, &[0; ADDRESS_HEADER_LEN]), |message| {
-        if message.kind == RTM_NEWADDR {
-            all.extend(decode_address(&message));
-        }
-    })?;
-    Ok(all)
+    let request = Request::new(RTM_GETADDR, 0, &[0; ADDRESS_HEADER_LEN]);
+    rtnl::list(&mut client, &request, |message| {
+        Ok((message.kind == RTM_NEWADDR).then(|| decode_address(message)).flatten())
+    })
 }
 
 /// Where a packet from `source` to `destination` would go, by all rules and tables, if it is of a socket that is bound to

@@ -1,5 +1,6 @@
 //! What is kept, by whom, and what is never overwritten.
 
+use super::super::change::Endpoint;
 use super::*;
 use crate::snapshot::mptcp::Limits;
 
@@ -10,6 +11,18 @@ fn place(boot: &str) -> Place {
 fn change() -> Change {
     let limits = |subflows| Limits { subflows, add_addr_accepted: 0 };
     Change::Limits { from: limits(2), to: limits(8) }
+}
+
+/// A change that cannot have happened on a host that has nothing.
+fn addition() -> Change {
+    let address = std::net::IpAddr::from([192, 0, 2, 1]);
+    Change::AddEndpoint(Endpoint { id: 0, address, port: None, flags: vec!["subflow".into()], interface: Some(2) })
+}
+
+/// Takes the room to write away from a folder, or gives it back.
+fn set_full(folder: &Path, is_full: bool) {
+    let place = folder.join("state.json.new");
+    if is_full { fs::create_dir(place).unwrap() } else { fs::remove_dir(place).unwrap() }
 }
 
 #[test]
@@ -79,6 +92,57 @@ fn what_could_not_be_written_is_written_as_soon_as_it_can() {
     store.end(Owned::default()).unwrap();
     drop(store);
     assert!(Store::open(&inner, place("a")).unwrap().begun().is_empty());
+}
+
+#[test]
+fn what_was_begun_and_never_done_is_forgotten_for_good() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Store::open(folder.path(), place("a")).unwrap();
+    open().begin(&[addition()]).unwrap();
+    let mut store = open();
+    // Also where that could not be written at once.
+    set_full(folder.path(), true);
+    assert!(store.recover(&Actual::default()).is_err());
+    assert!(store.begun().is_empty() && store.owned().is_empty() && store.is_behind());
+    set_full(folder.path(), false);
+    store.end(Owned::default()).unwrap();
+    assert!(!store.is_behind());
+    drop(store);
+    assert!(open().begun().is_empty());
+    open().begin(&[addition()]).unwrap();
+    open().recover(&Actual::default()).unwrap();
+    // Somebody else may make it now.
+    assert!(open().begun().is_empty());
+}
+
+#[test]
+fn what_could_not_be_begun_is_not_taken_for_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(folder.path(), place("a")).unwrap();
+    set_full(folder.path(), true);
+    assert!(store.begin(&[addition()]).is_err());
+    assert!(store.begun().is_empty() && store.is_behind());
+    set_full(folder.path(), false);
+    store.set(Vec::new(), false).unwrap();
+    drop(store);
+    assert!(Store::open(folder.path(), place("a")).unwrap().begun().is_empty());
+}
+
+#[test]
+fn a_release_that_could_not_be_written_counts_and_settings_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(folder.path(), place("a")).unwrap();
+    store.set(vec!["mptcp.failover=on".into()], false).unwrap();
+    set_full(folder.path(), true);
+    assert!(store.set(vec!["mptcp.failover=off".into()], false).is_err());
+    assert_eq!(store.settings(), ["mptcp.failover=on"]);
+    assert!(store.set(Vec::new(), true).is_err());
+    assert!(store.released() && store.settings().is_empty());
+    set_full(folder.path(), false);
+    store.end(Owned::default()).unwrap();
+    drop(store);
+    let store = Store::open(folder.path(), place("a")).unwrap();
+    assert!(store.released() && store.settings().is_empty());
 }
 
 #[test]
