@@ -213,9 +213,36 @@ fn routes() -> Result<()> {
             client.ip(&format!("{version} route add default via {far} dev west{path} metric {}", 100 + path))?;
         }
     }
+    let lan = |name: &str, number: u8| -> Result<()> {
+        client.ip(&format!("link add {name} type veth peer name far-{name}"))?;
+        let ends = [name.to_owned(), format!("far-{name}")];
+        // Without addresses of their own making, which come some time later.
+        ends.iter().try_for_each(|end| client.ip(&format!("link set {end} addrgenmode none")).map(drop))?;
+        client.ip(&format!("addr add 192.0.{number}.1/24 dev {name}"))?;
+        client.ip(&format!("addr add 2001:db8:{number}::1/64 dev {name} nodad"))?;
+        ends.iter().try_for_each(|end| client.ip(&format!("link set {end} up")).map(drop))
+    };
+    lan("lan2", 2)?;
     let before = state(client)?;
     let config = "[mptcp]\npath_manager = \"fullmesh\"\nendpoints = [\"west*\"]\nmanage_routes = true\n";
     let mut agent = start(client, config)?;
+    // What an uplink's address answers to a local network stays inside.
+    let stays_inside = |number: u8| {
+        wait::until(SOON, || {
+            for (family, far) in
+                [(Family::V4, format!("192.0.{number}.7")), (Family::V6, format!("2001:db8:{number}::7"))]
+            {
+                let from = address(Host::Client, family, 1);
+                let route = client.ip(&format!("route get {far} from {from}"))?;
+                ensure!(route.contains(&format!("dev lan{number} table 48")), "to {far} from {from}: {route}");
+            }
+            Ok(())
+        })
+    };
+    stays_inside(2)?;
+    lan("lan3", 3)?;
+    stays_inside(3)?;
+    client.ip("link del lan3")?;
     wait::until(SOON, || {
         for path in 0..2 {
             for (family, far) in [(Family::V4, "198.51.100.1"), (Family::V6, "2001:db8:ffff::1")] {
@@ -246,56 +273,6 @@ fn routes() -> Result<()> {
         Ok(())
     })?;
     agent.stop(libc::SIGTERM).map(drop)
-}
-
-fn crash() -> Result<()> {
-    need::mpsec()?;
-    let paths = Paths::new(Plan::wires(2))?;
-    let before = state(&paths.client)?;
-    let folder = tempfile::tempdir()?;
-    let config = format!("{FULLMESH}reordering = 9\nsysctls = [\"stale_loss_cnt=2\"]\n");
-    let mut agent = start_with_state(&paths.client, &config, folder.path())?;
-    let wanted = ["10.0.0.1 subflow fullmesh dev west0", "10.0.1.1 subflow fullmesh dev west1"];
-    until_endpoints(&agent, &paths.client, SOON, &wanted)?;
-    agent.stop(libc::SIGKILL)?;
-    until_endpoints(&agent, &paths.client, SOON, &wanted).context("a crash took them away")?;
-    let agent = start_with_state(&paths.client, "", folder.path())?;
-    wait::until(SOON, || {
-        let now = state(&paths.client)?;
-        ensure!(now == before, "not given back:\n{now}\ninstead of\n{before}\n{}", agent.stderr());
-        Ok(())
-    })
-}
-
-fn cut_short() -> Result<()> {
-    need::mpsec()?;
-    let paths = Paths::new(Plan::wires(2))?;
-    let folder = tempfile::tempdir()?;
-    let mut agent = start_with_state(&paths.client, FULLMESH, folder.path())?;
-    until_endpoints(
-        &agent,
-        &paths.client,
-        SOON,
-        &["10.0.0.1 subflow fullmesh dev west0", "10.0.1.1 subflow fullmesh dev west1"],
-    )?;
-    agent.stop(libc::SIGTERM)?;
-    // As if it had been killed behind the first endpoint: what was begun is written down, what is ours is not.
-    let file = folder.path().join("state.json");
-    let mut state: Value = serde_json::from_slice(&fs::read(&file)?)?;
-    let made = state["owned"]["endpoints"].take();
-    let begun = made.as_array().context("endpoints")?.iter().map(|endpoint| {
-        let mut change = endpoint.clone();
-        change["change"] = "add_endpoint".into();
-        change
-    });
-    state["begun"] = begun.collect();
-    state["owned"]["endpoints"] = Value::Array(Vec::new());
-    fs::write(&file, state.to_string())?;
-    paths.client.ip("mptcp endpoint delete id 2")?;
-    let agent = start_with_state(&paths.client, "", folder.path())?;
-    until_endpoints(&agent, &paths.client, SOON, &[])?;
-    ensure!(agent.stderr().contains("changes were begun and not ended"), "{}", agent.stderr());
-    Ok(())
 }
 
 fn foreign() -> Result<()> {

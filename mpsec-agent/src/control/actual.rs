@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::kernel::address::Address;
 use crate::snapshot::mptcp::Limits;
 
@@ -27,6 +29,8 @@ pub struct Actual {
     pub addresses: Vec<Address>,
     /// Default routes that somebody else made, best first.
     pub exits: Vec<Exit>,
+    /// What is on its links, as its main table has it.
+    pub on_links: Vec<OnLink>,
     /// Routes that bear our mark.
     pub routes: Vec<SourceRoute>,
     /// Rules that bear our mark.
@@ -80,6 +84,15 @@ pub struct Exit {
     pub interface: u32,
     /// The router; `None` on a link without one.
     pub gateway: Option<IpAddr>,
+}
+
+/// A network that is on the link of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnLink {
+    /// Its prefix.
+    pub destination: IpNet,
+    /// Index of the interface.
+    pub interface: u32,
 }
 
 impl Actual {

@@ -10,12 +10,12 @@ use crate::config::MultipathConfig;
 use crate::conflicts::{self, Conflict, Stops};
 use crate::kernel::mptcp_pm::{self, EndpointFlags, PathManager, PathManagerError};
 use crate::kernel::netlink::Client;
-use crate::kernel::route::{self, Filter, Route};
+use crate::kernel::route::{self, Filter, Kind, Route};
 use crate::kernel::rtnl::{Family, PROTOCOL, TABLE_MAIN};
 use crate::kernel::rule::{self, Rule};
 use crate::kernel::{address, features, link, managers, sysctl};
 
-use super::actual::{Actual, Doings, Exit, Link};
+use super::actual::{Actual, Doings, Exit, Link, OnLink};
 use super::apply::{Host, Outcome};
 use super::change::{Change, Endpoint, SourceRoute, SourceRule};
 use super::plan::Plan;
@@ -23,6 +23,8 @@ use super::plan::Plan;
 /// Priority of our rules: before the main table (32766), behind those that people write by hand without a thought (32765 and
 /// downwards), which are more than a rule for single addresses means.
 const RULE_PRIORITY: u32 = 15_480;
+/// What made a route to what is on a link (`RTPROT_KERNEL`, include/uapi/linux/rtnetlink.h).
+const PROTOCOL_KERNEL: u8 = 2;
 /// Settings that are looked at beside `net.mptcp.*`.
 const SYSCTLS: [&str; 7] = [
     "net.ipv4.tcp_allowed_congestion_control",
@@ -64,6 +66,8 @@ pub struct Live<'a> {
     agency: Option<&'a mut dyn Agency>,
     /// Modules that are looked for.
     modules: Vec<String>,
+    /// What the numbers of our tables begin at.
+    route_table: u32,
 }
 
 impl<'a> Live<'a> {
@@ -80,7 +84,7 @@ impl<'a> Live<'a> {
         };
         let by_path = settings.path_congestion_control.iter().map(|one| &one.value);
         let modules = settings.congestion_control.iter().chain(by_path).map(|name| format!("tcp_{name}")).collect();
-        Ok(Live { rtnl, manager, agency, modules })
+        Ok(Live { rtnl, manager, agency, modules, route_table: settings.route_table })
     }
 
     fn manager(&mut self) -> Result<&mut PathManager, String> {
@@ -126,6 +130,24 @@ impl<'a> Live<'a> {
             route.ways().map(move |(interface, gateway)| Exit { is_ipv4, interface, gateway })
         });
         Ok(exits.collect())
+    }
+
+    /// What is on the links of this host, by the main table: what the kernel put there for addresses.
+    fn on_links(&mut self) -> Result<Vec<OnLink>, String> {
+        let filter = Filter { table: Some(TABLE_MAIN), protocol: Some(PROTOCOL_KERNEL), ..Filter::default() };
+        let routes = route::list_filtered(&mut self.rtnl, &filter).map_err(text)?;
+        let found = routes.iter().filter(|route| route.kind == Kind::Unicast && route.gateway.is_none());
+        let found = found.filter_map(|route| {
+            let network = route.destination.addr();
+            let is_beyond_the_link = match network {
+                IpAddr::V4(address) => !address.is_link_local(),
+                IpAddr::V6(address) => !address.is_unicast_link_local(),
+            };
+            let is_network = route.destination.prefix_len() > 0 && !network.is_multicast() && is_beyond_the_link;
+            let interface = route.ifindex.filter(|_| is_network)?;
+            Some(OnLink { destination: route.destination, interface })
+        });
+        Ok(found.collect())
     }
 
     fn own_routes(&mut self) -> Result<Vec<SourceRoute>, String> {
@@ -221,6 +243,7 @@ impl Host for Live<'_> {
                 .collect(),
             addresses: address::list().map_err(|error| format!("addresses: {error}"))?,
             exits: self.exits()?,
+            on_links: self.on_links()?,
             routes: self.own_routes()?,
             rules: self.own_rules()?,
             agent: self.agency.as_ref().map(|agency| agency.doings()),
@@ -257,6 +280,7 @@ impl Host for Live<'_> {
     }
 
     fn conflicts(&mut self, plan: &Plan) -> Vec<String> {
+        let interface = |change| interface(change, self.route_table);
         let interfaces: BTreeSet<u32> = plan.changes.iter().filter_map(interface).collect();
         if interfaces.is_empty() {
             return Vec::new();
@@ -276,12 +300,13 @@ impl Host for Live<'_> {
     }
 }
 
-/// The interface that a change makes something for that another program might undo.
-fn interface(change: &Change) -> Option<u32> {
+/// The interface that a change makes something for that another program might undo. Each table of ours is for one, whose
+/// number it has; the others that it leads to keep theirs.
+fn interface(change: &Change, route_table: u32) -> Option<u32> {
     match change {
         Change::AddEndpoint(endpoint) => Some(endpoint.interface.unwrap_or(0)),
         Change::EndpointFlags { to, .. } => Some(to.interface.unwrap_or(0)),
-        Change::AddRoute(route) => Some(route.interface),
+        Change::AddRoute(route) => Some(route.table.saturating_sub(route_table)),
         _ => None,
     }
 }

@@ -12,7 +12,7 @@ use crate::config::multipath::{PathManagerMode, PerInterface};
 use crate::kernel::address::{Address, Readiness};
 use crate::snapshot::mptcp::Limits;
 
-use super::actual::{Actual, Doings, Exit, Link};
+use super::actual::{Actual, Doings, Exit, Link, OnLink};
 use super::apply::{Host, Memory, Outcome, Spirit, apply, command, preview, release, stop};
 use super::change::{Change, Endpoint};
 use super::desired::desired;
@@ -305,6 +305,24 @@ fn an_interface_that_was_renamed_is_switched_back() {
     let on: Vec<bool> = host.actual.links.iter().map(|link| link.is_enabled).collect();
     assert_eq!(on, [true, false]);
     assert!(memory.owned.is_empty(), "{:?}", memory.owned);
+}
+
+#[test]
+fn what_uplinks_answer_to_local_networks_stays_inside() {
+    let mut host = Model::new(host_of(2));
+    host.actual.exits = [1, 2].map(|interface| Exit { is_ipv4: true, interface, gateway: None }).into();
+    host.actual.links.push(Link { index: 7, name: "lan0".into(), is_enabled: true, is_up: true });
+    let on_link = |text: &str, interface| OnLink { destination: text.parse().unwrap(), interface };
+    host.actual.on_links = vec![on_link("192.0.2.0/24", 1), on_link("10.0.0.0/24", 7), on_link("2001:db8::/64", 7)];
+    let settings = MultipathConfig { manage_routes: true, ..wanted(&["wan*"]) };
+    assert!(succeeded(&apply(&mut host, &mut Notebook::default(), &settings, Spirit::Whole)));
+    for table in [1, 2].map(|index| settings.route_table + index) {
+        let routes = host.actual.routes.iter().filter(|route| route.table == table);
+        let routes: Vec<_> = routes.map(|route| (route.destination.to_string(), route.interface)).collect();
+        let uplink = table - settings.route_table;
+        let expected = [("192.0.2.0/24", uplink), ("0.0.0.0/0", uplink), ("10.0.0.0/24", 7)];
+        assert_eq!(routes, expected.map(|(text, interface)| (text.to_owned(), interface)));
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::config::multipath::{EndpointRule, Match, PerInterface, matches};
 use crate::kernel::address::{Address, Readiness};
 use crate::kernel::mptcp_pm::EndpointFlags;
 
-use super::super::actual::{Actual, Link};
+use super::super::actual::{Actual, Link, OnLink};
 use super::super::change::{Endpoint, SourceRoute, SourceRule};
 use super::super::mode::{self, MOST};
 use super::super::owned::Owned;
@@ -169,6 +169,18 @@ impl Desired {
         false
     }
 
+    /// What is on the links of interfaces that lead nowhere else: local networks, bridges of containers. Without it in their
+    /// tables, answers of this host's outer addresses to them would leave by an uplink.
+    fn beside_uplinks<'a>(&self, actual: &'a Actual, is_ipv4: bool) -> impl Iterator<Item = &'a OnLink> + use<'a> {
+        let uplinks: Vec<u32> = self.endpoints.iter().chain(&self.held).filter_map(|one| one.interface).collect();
+        actual.on_links.iter().filter(move |there| {
+            let is_enabled = actual.link(there.interface).is_some_and(|link| link.is_enabled);
+            let is_uplink =
+                uplinks.contains(&there.interface) || actual.exits.iter().any(|exit| exit.interface == there.interface);
+            is_enabled && !is_uplink && there.destination.addr().is_ipv4() == is_ipv4
+        })
+    }
+
     pub(super) fn source_routes(&mut self, settings: &MultipathConfig, actual: &Actual) {
         let held = self.held.iter().filter(|held| actual.endpoints.iter().any(|there| there.has_place_of(held)));
         for endpoint in self.endpoints.iter().chain(held) {
@@ -192,9 +204,17 @@ impl Desired {
                     interface: index,
                 }),
             ];
+            let others = self.beside_uplinks(actual, is_ipv4).map(|there| SourceRoute {
+                table,
+                destination: there.destination,
+                gateway: None,
+                interface: there.interface,
+            });
+            let others: Vec<_> = others.collect();
             // An interface that is off has none.
-            for route in routes.into_iter().flatten().filter(|_| link.is_enabled) {
-                if !self.routes.contains(&route) {
+            for route in routes.into_iter().flatten().chain(others).filter(|_| link.is_enabled) {
+                let is_it = |known: &SourceRoute| known.table == table && known.destination == route.destination;
+                if !self.routes.iter().any(is_it) {
                     self.routes.push(route);
                 }
             }
