@@ -14,18 +14,51 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 /// Opens the root of the unified hierarchy (cgroup v2), wherever it is mounted. Where it is not, as inside `ip netns exec`,
 /// which mounts /sys anew, it is mounted for the moment, where nobody sees it.
 ///
+/// A container with a control group namespace of its own has the host's root in sight where the host's /sys/fs/cgroup is
+/// mounted into it; else what it takes for the root is its own branch, which is warned of: there, only its own sockets are seen.
+///
 /// # Errors
 /// `NotFound` where it is not mounted and this process may not mount it (CAP_SYS_ADMIN).
 pub fn open_root() -> io::Result<File> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     // Another file system may be mounted over it.
-    let mut roots = mounts.lines().filter_map(mount_point).filter_map(|point| File::open(point).ok());
-    let mounted = roots.find(is_cgroup2).map_or_else(open_unmounted, Ok);
+    let opened = mounts.lines().filter_map(mount_point);
+    let opened = opened.filter_map(|(root, point)| Some((root, File::open(point).ok()?)));
+    let (mut seen, mut branches) = (Vec::new(), Vec::new());
+    for (root, file) in opened.filter(|(_, file)| is_cgroup2(file)) {
+        // Of several mounts of the root, the first.
+        if is_the_hosts_root(&file) {
+            seen.push(file);
+        } else if root == "/" {
+            branches.push(file);
+        }
+    }
+    let mounted = seen.into_iter().next().map_or_else(|| whole_or_branch(branches), Ok);
     mounted.map_err(|error| {
         let text =
             format!("no cgroup2 file system is mounted (mount -t cgroup2 none /sys/fs/cgroup), nor can be: {error}");
         io::Error::new(io::ErrorKind::NotFound, text)
     })
+}
+
+/// The root that can be mounted, or, in a container, the branch that it takes for the root.
+fn whole_or_branch(branches: Vec<File>) -> io::Result<File> {
+    let branch = branches.into_iter().next().map_or_else(open_unmounted, Ok)?;
+    if !is_the_hosts_root(&branch) {
+        tracing::warn!(
+            "the root of the host's control groups is not in sight: only sockets of this container's programs are seen \
+             (mount the host's /sys/fs/cgroup into it, or start it in the host's control group namespace)"
+        );
+    }
+    Ok(branch)
+}
+
+/// Every control group but the root has a type (cgroup_base_files, kernel/cgroup/cgroup.c, 6.18).
+fn is_the_hosts_root(file: &File) -> bool {
+    let name = c"cgroup.type";
+    // SAFETY: the descriptor is open, and the name is a C string that outlives the call.
+    let found = unsafe { libc::faccessat(file.as_raw_fd(), name.as_ptr(), libc::F_OK, 0) };
+    found != 0
 }
 
 /// The root of the hierarchy through a mount that is attached nowhere (fsopen(2), Linux 5.2).
@@ -68,12 +101,13 @@ fn is_cgroup2(file: &File) -> bool {
     result == 0 && u64::try_from(kind()) == Ok(libc::CGROUP2_SUPER_MAGIC as u64)
 }
 
-/// Where a line of mountinfo says that the root of a cgroup2 file system is mounted (proc_pid_mountinfo(5)).
-fn mount_point(line: &str) -> Option<PathBuf> {
+/// Which part of a cgroup2 file system a line of mountinfo says is mounted, and where (proc_pid_mountinfo(5)). What lies above
+/// the reader's own root, as the host's in a container, is told as /.. as often as it takes.
+fn mount_point(line: &str) -> Option<(&str, PathBuf)> {
     let (before, behind) = line.split_once(" - ")?;
     let mut fields = before.split(' ').skip(3);
     let (root, point) = (fields.next()?, fields.next()?);
-    (behind.starts_with("cgroup2 ") && root == "/").then(|| PathBuf::from(point.replace("\\040", " ")))
+    behind.starts_with("cgroup2 ").then(|| (root, PathBuf::from(point.replace("\\040", " "))))
 }
 
 /// The cookie of this thread's network namespace; 0 where the kernel has none.
@@ -107,7 +141,23 @@ mod tests {
             "32 24 0:27 / /sys/fs/cgroup/a\\040b rw,relatime shared:11 - cgroup2 cgroup2 rw,nsdelegate",
         ];
         let found: Vec<_> = lines.iter().filter_map(|line| mount_point(line)).collect();
-        assert_eq!(found, [PathBuf::from("/sys/fs/cgroup/a b")]);
+        let points = [("/sub", "/mnt/sub"), ("/", "/sys/fs/cgroup/a b")];
+        assert_eq!(found, points.map(|(root, point)| (root, PathBuf::from(point))));
+    }
+
+    #[test]
+    fn the_root_is_told_from_a_branch() {
+        // Where it can be had: not in a container, nor without CAP_SYS_ADMIN where nothing is mounted.
+        let Ok(root) = open_root() else { return };
+        if !is_the_hosts_root(&root) {
+            return;
+        }
+        let path = format!("/proc/self/fd/{}", root.as_raw_fd());
+        let is_group = |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        for branch in std::fs::read_dir(path).expect("a folder").flatten().filter(is_group).take(3) {
+            let branch = File::open(branch.path()).expect("a folder");
+            assert!(is_cgroup2(&branch) && !is_the_hosts_root(&branch));
+        }
     }
 
     #[test]
