@@ -45,7 +45,7 @@ fn interface(number: usize) -> Interface {
         let packets = (1 + number as u64) * 7_919 * (1 + class as u64) * (1 + direction as u64);
         Counter { packets, bytes: packets * 913, l3_bytes: packets * 899 }
     };
-    let hook = || Hook { method: "tcx", error: None };
+    let hook = || Hook { method: "tcx", error: None, ahead: 0 };
     Interface {
         netns: String::new(),
         name: format!("veth{number:04}"),

@@ -58,6 +58,9 @@ impl Hook {
 #[derive(Debug)]
 pub struct Program(OwnedFd);
 
+/// In front of all others (`BPF_F_BEFORE`).
+const BEFORE: u64 = 1 << 3;
+
 /// A program attached through TCX. It is detached on drop.
 #[derive(Debug)]
 pub struct Link(#[expect(dead_code, reason = "held open, so that the program stays attached")] OwnedFd);
@@ -99,11 +102,20 @@ impl Program {
         descriptor(PROG_LOAD, &mut attr).map(Self).with_context(|| format!("load {name}"))
     }
 
-    /// Attaches to the device with this index, in the namespace of the calling thread.
+    /// Attaches to the device with this index, in the namespace of the calling thread, behind what is there.
     pub fn attach_tcx(&self, ifindex: u32, hook: Hook) -> Result<Link> {
+        self.attach_tcx_with(ifindex, hook, 0)
+    }
+
+    /// The same, in front of what is there.
+    pub fn attach_tcx_first(&self, ifindex: u32, hook: Hook) -> Result<Link> {
+        self.attach_tcx_with(ifindex, hook, BEFORE)
+    }
+
+    fn attach_tcx_with(&self, ifindex: u32, hook: Hook, flags: u64) -> Result<Link> {
         let mut attr = [0u64; 16];
         attr[0] = self.0.as_raw_fd() as u64 | u64::from(ifindex) << 32;
-        attr[1] = hook.attach_type();
+        attr[1] = hook.attach_type() | flags << 32;
         descriptor(LINK_CREATE, &mut attr).map(Link).with_context(|| format!("TCX {}", hook.name()))
     }
 

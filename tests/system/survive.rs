@@ -19,6 +19,8 @@ use crate::watch::SHOWN;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const WEST: &str = Pair::WEST;
+/// How often the agent looks whether its programs are still attached.
+const LOOKS_AFTER_ITS_PROGRAMS: Duration = Duration::from_secs(10);
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
@@ -33,6 +35,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         }
         let name = format!("survive::foreign_things_stay_{attach}");
         trials.push(trial(&name, LIMIT, move || foreign_things_stay(attach)));
+        let name = format!("survive::a_program_that_comes_first_is_told_{attach}");
+        trials.push(trial(&name, LIMIT, move || told_of_the_first(attach)));
         let name = format!("survive::foreign_things_stay_after_a_kill_{attach}");
         trials.push(trial(&name, LIMIT, move || foreign_things_stay_after_a_kill(attach)));
     }
@@ -228,6 +232,30 @@ fn foreign_things_stay(attach: &str) -> Result<()> {
     counts_exactly(&agent, 20)?;
     agent.stop(libc::SIGTERM)?;
     foreign.alone()
+}
+
+/// What a program in front keeps is not counted, and nothing else says so.
+fn told_of_the_first(attach: &str) -> Result<()> {
+    needs(attach)?;
+    need::tcx()?;
+    let pair = Pair::bare()?;
+    let agent = start(attach, &pair.left)?;
+    let ahead = |direction: &str| {
+        agent.scrape()?.sum("mpsec_interface_programs_ahead", &[("interface", WEST), ("direction", direction)])
+    };
+    ensure!((ahead("rx")?, ahead("tx")?) == (0, 0), "there was one before");
+    let program = Program::pass("foreign")?;
+    let index = pair.left.ifindex(WEST)?;
+    let link = pair.left.run(|| program.attach_tcx_first(index, Hook::Egress))?;
+    wait::until(LOOKS_AFTER_ITS_PROGRAMS + SHOWN, || {
+        ensure!((ahead("rx")?, ahead("tx")?) == (0, 1), "rx {}, tx {}", ahead("rx")?, ahead("tx")?);
+        Ok(())
+    })?;
+    drop(link);
+    wait::until(LOOKS_AFTER_ITS_PROGRAMS + SHOWN, || {
+        ensure!(ahead("tx")? == 0, "it is told after it has gone");
+        Ok(())
+    })
 }
 
 fn foreign_things_stay_after_a_kill(attach: &str) -> Result<()> {

@@ -67,11 +67,31 @@ struct Watched {
     /// What the slot had counted for others before.
     base: [Classes; 2],
     hooks: [Result<Attachment, String>; 2],
+    /// How many programs of others come before each, when it was last looked.
+    ahead: [u32; 2],
 }
 
 impl Watched {
     fn slot(&self) -> u16 {
         self.place.map_or(OTHER_SLOT, |place| place.slot)
+    }
+
+    /// Takes note of what comes before our programs. They are not moved to the front again: another one that wants to be first
+    /// would do the same, and each move costs packets.
+    fn look_ahead(&mut self, attacher: &mut Attacher) {
+        for (direction, hook) in Direction::ALL.into_iter().zip(&self.hooks) {
+            let ahead = hook.as_ref().map_or(0, |held| attacher.ahead(self.interface.index, direction, held));
+            let known = std::mem::replace(&mut self.ahead[direction as usize], ahead);
+            if ahead > known {
+                let (interface, direction) = (&self.interface.name, direction.name());
+                tracing::warn!(
+                    interface,
+                    direction,
+                    ahead,
+                    "programs of others come first; what they keep is not counted"
+                );
+            }
+        }
     }
 }
 
@@ -179,7 +199,8 @@ impl Interfaces {
         }
     }
 
-    /// Looks whether every program is still attached, and plans to attach it again where it is not.
+    /// Looks whether every program is still attached, and plans to attach it again where it is not; and whether others have put
+    /// theirs in front since.
     pub fn verify(&mut self) {
         let indexes: Vec<u32> = self.watched.keys().copied().collect();
         for index in indexes {
@@ -191,6 +212,7 @@ impl Interfaces {
                     *hook = Err(REMOVED.to_owned());
                 }
             }
+            watched.look_ahead(&mut self.attacher);
             self.plan_to_attach(index);
         }
     }
@@ -240,6 +262,7 @@ impl Interfaces {
             place: None,
             base: [[Counter::default(); CLASS_SLOTS]; 2],
             hooks: Direction::ALL.map(|_| Err("not attached yet".to_owned())),
+            ahead: [0; 2],
         };
         let outcome = self.settle(&mut watched);
         if watched.slot() == OTHER_SLOT {

@@ -183,6 +183,10 @@ fn rows(text: &mut String, interface: &Value) {
         if let Some(error) = hook["error"].as_str() {
             writeln!(text, "{name:<16} {:<3} not attached: {}", direction.name(), plain(error)).expect(MEMORY);
         }
+        if let Some(ahead @ 1..) = hook["programs_ahead"].as_u64() {
+            let what = "programs of others come first; what they keep is not counted";
+            writeln!(text, "{name:<16} {:<3} {ahead} {what}", direction.name()).expect(MEMORY);
+        }
         let classes = &interface["traffic"][direction.name()];
         for class in Class::ALL {
             let counter = &classes[class.name()];
@@ -279,7 +283,7 @@ fn troubles(text: &mut String, status: &Value) {
         }
     }
     if agent["config"]["last_reload_succeeded"] == Value::Bool(false) {
-        writeln!(text, "\nthe configuration file is bad; the one loaded before is in force").expect(MEMORY);
+        writeln!(text, "\nthe configuration file is bad, or changes what a restart alone can change; the one loaded before is in force").expect(MEMORY);
     }
 }
 
@@ -309,6 +313,13 @@ mod tests {
         assert!(failure("nonsense\n").starts_with("the agent's answer cannot be read: "));
         assert_eq!(failure("{\"error\": \"no\\u001b[31m\"}\n"), "the agent refused: no\\u{1b}[31m");
         assert_eq!(failure("{\"error\": \"no such key\", \"kind\": \"wrong\"}\n"), "no such key");
+    }
+
+    #[test]
+    fn what_comes_first_is_told() {
+        let hook = serde_json::json!({"attached": true, "error": null, "programs_ahead": 2});
+        let text = table(&serde_json::json!({"interfaces": [{"name": "eth0", "hooks": {"tx": hook}}]}));
+        assert!(text.contains("eth0             tx  2 programs of others come first"), "{text}");
     }
 
     #[test]

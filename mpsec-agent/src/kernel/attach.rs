@@ -127,6 +127,18 @@ impl Attacher {
         }
     }
 
+    /// How many programs and filters of others see a packet before ours does; 0 where the kernel does not say. What they keep,
+    /// and what they let pass without giving it on (any answer but `TCX_NEXT`, tcx_run, include/net/tcx.h), is not counted.
+    pub fn ahead(&mut self, ifindex: u32, direction: Direction, attachment: &Attachment) -> u32 {
+        match attachment {
+            Attachment::Tcx(link) => tcx::ahead(ifindex, direction, Some(link)).unwrap_or(0),
+            Attachment::Clsact(filter) => {
+                let programs = tcx::ahead(ifindex, direction, None).unwrap_or(0);
+                programs + self.clsact.ahead(ifindex, *filter).unwrap_or(0)
+            }
+        }
+    }
+
     /// Removes what a killed agent left on an interface; true when there was something.
     pub fn remove_stale(&mut self, ifindex: u32) -> Result<bool, NetlinkError> {
         self.clsact.remove_stale(ifindex)

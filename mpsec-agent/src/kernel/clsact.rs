@@ -133,6 +133,15 @@ impl Clsact {
             .map_or(true, |filters| filters.iter().any(|found| found.ours && found.filter == filter))
     }
 
+    /// How many filters see a packet before this one.
+    ///
+    /// # Errors
+    /// What the kernel says to the list.
+    pub fn ahead(&mut self, ifindex: u32, filter: Filter) -> Result<u32, NetlinkError> {
+        let all = self.filters(ifindex, filter.direction)?;
+        Ok(all.iter().filter(|found| found.filter.info >> 16 < filter.info >> 16).count() as u32)
+    }
+
     /// Removes what an earlier start left on an interface; true when there was something.
     pub fn remove_stale(&mut self, ifindex: u32) -> Result<bool, NetlinkError> {
         let mut any = false;

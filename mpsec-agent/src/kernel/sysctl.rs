@@ -61,7 +61,7 @@ pub enum SysctlError {
 fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EROFS) => {
-            "/proc/sys is mounted read-only: a systemd unit needs ProtectKernelTunables=no, a container a writable /proc/sys/net"
+            "/proc/sys is read-only: a systemd unit needs ReadWritePaths=/proc/sys/net, a container a writable /proc/sys/net"
         }
         Some(libc::EACCES) => "it needs CAP_NET_ADMIN in the network namespace, and some settings can only be read",
         _ => "it needs CAP_NET_ADMIN in the network namespace",
@@ -131,7 +131,7 @@ pub fn read_mptcp() -> io::Result<BTreeMap<String, String>> {
 }
 
 /// Whether sockets that are made now leave subflows to a path manager in user space, by what [`read_mptcp`] gave. Sockets keep
-/// what they were made with (mptcp_pm_data_reset, net/mptcp/pm.c). The name is there from Linux 6.16 on, the number before;
+/// what they were made with (mptcp_pm_data_reset, net/mptcp/pm.c). The name is there from Linux 6.15 on, the number before;
 /// newer kernels have both.
 pub fn is_userspace(settings: &BTreeMap<String, String>) -> bool {
     match settings.get("path_manager") {

@@ -48,7 +48,10 @@ pub const AGENT: &[Metric] = &[
     Metric {
         name: "mpsec_ebpf_events",
         help: "What happened off the usual path in the kernel: non_linear_header (a header had to be copied out), \
-               interface_without_slot (counted as _other), not_counted (the packet is missing from the counters).",
+               interface_without_slot (counted as _other), not_counted (the packet is missing from the counters), \
+               subflow_table_full and subflow_tag_taken (subflows that are not counted), subflow_handshake_unseen (met too late \
+               for their first packets, as every subflow inside IPsec that is accepted), subflow_policy_refused (congestion \
+               control, pacing or a timeout that a socket did not take), subflow_timeout_unreported (failover was not told of it).",
         kind: Kind::Counter,
         unit: Unit::None,
         labels: &["event"],
@@ -159,7 +162,7 @@ pub const AGENT: &[Metric] = &[
     Metric {
         name: "mpsec_config_last_reload_successful",
         help: "1 if the last attempt to load the configuration succeeded; 0 while an older one is kept because the new one \
-               is bad.",
+               is bad, or changes what a restart alone can change.",
         kind: Kind::Gauge,
         unit: Unit::None,
         labels: &[],
@@ -194,7 +197,8 @@ pub const AGENT: &[Metric] = &[
     },
     Metric {
         name: "mpsec_http_refused",
-        help: "HTTP connections and requests that were turned away, by reason.",
+        help: "HTTP connections and requests that were turned away, by reason: closed_for_room, timed_out, accept_error, \
+               tls_handshake, authentication.",
         kind: Kind::Counter,
         unit: Unit::None,
         labels: &["reason"],

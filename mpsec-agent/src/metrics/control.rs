@@ -15,7 +15,7 @@ pub const CONTROL: &[Metric] = &[
     Metric {
         name: "mpsec_control_actual_generation",
         help: "The last of these generations that the host was found to be like. While it is another one, the host is not as it \
-               is wanted.",
+               is wanted; that they are equal does not say that it still is: see mpsec_control_failures.",
         kind: Kind::Gauge,
         unit: Unit::None,
         labels: &[],

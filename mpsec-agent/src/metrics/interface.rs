@@ -1,13 +1,15 @@
 //! What each interface carries, by direction and traffic class.
 
-use mpsec_common::traffic::Counter;
+use mpsec_common::traffic::{Counter, Protection};
 use mpsec_common::{Class, Direction};
 
 use super::{Kind, Metric, Sample, Unit, Value};
-use crate::snapshot::{OTHER_INTERFACE, Snapshot};
+use crate::snapshot::{Classes, OTHER_INTERFACE, Snapshot};
 
 /// `netns` is empty for the agent's own namespace, which is as if it were not there.
 const TRAFFIC_LABELS: &[&str] = &["netns", "interface", "direction", "class"];
+
+const CLEARTEXT_LABELS: &[&str] = &["netns", "interface", "direction"];
 
 /// Metrics of interfaces.
 pub const INTERFACE: &[Metric] = &[
@@ -40,12 +42,45 @@ pub const INTERFACE: &[Metric] = &[
         samples: |snapshot, sample| traffic(snapshot, sample, |counter| counter.l3_bytes),
     },
     Metric {
+        name: "mpsec_interface_cleartext_packets",
+        help: "Packets on the wire of all classes that are cleartext. There from the first scrape on, at 0 if so: the first packet \
+               that leaks is a rise, where a class has no series before it.",
+        kind: Kind::Counter,
+        unit: Unit::None,
+        labels: CLEARTEXT_LABELS,
+        samples: |snapshot, sample| cleartext(snapshot, sample, |counter| counter.packets),
+    },
+    Metric {
+        name: "mpsec_interface_cleartext_bytes",
+        help: "Bytes on the wire of the same packets.",
+        kind: Kind::Counter,
+        unit: Unit::Bytes,
+        labels: CLEARTEXT_LABELS,
+        samples: |snapshot, sample| cleartext(snapshot, sample, |counter| counter.bytes),
+    },
+    Metric {
         name: "mpsec_interface_attached",
         help: "1 if the interface's traffic in this direction is counted, 0 if the program could not be attached.",
         kind: Kind::Gauge,
         unit: Unit::None,
         labels: &["netns", "interface", "direction", "method"],
         samples: attached,
+    },
+    Metric {
+        name: "mpsec_interface_programs_ahead",
+        help: "Programs and filters of others that see a packet before MPSec's program does. What they drop, redirect or let pass \
+               without giving it on (any answer but TCX_NEXT) is not counted.",
+        kind: Kind::Gauge,
+        unit: Unit::None,
+        labels: &["netns", "interface", "direction"],
+        samples: |snapshot, sample| {
+            for interface in snapshot.interfaces.iter().filter(|interface| interface.has_counters) {
+                for direction in Direction::ALL {
+                    let ahead = interface.hook(direction).ahead.into();
+                    sample(&[&interface.netns, &interface.name, direction.name()], Value::Integer(ahead));
+                }
+            }
+        },
     },
     Metric {
         name: "mpsec_interfaces",
@@ -86,11 +121,28 @@ pub const INTERFACE: &[Metric] = &[
     },
 ];
 
+/// Namespace, name and counts of each interface that has counters of its own, and of all others of each namespace.
+fn counted(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &str, &[Classes; 2])> {
+    let own = snapshot.interfaces.iter().filter(|own| own.has_counters);
+    let own = own.map(|own| (own.netns.as_str(), own.name.as_str(), &own.traffic));
+    let others = snapshot.others.iter().map(|others| (others.netns.as_str(), OTHER_INTERFACE, &others.traffic));
+    own.chain(others)
+}
+
+/// One sample for every interface and direction.
+fn cleartext<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>, value: fn(&Counter) -> u64) {
+    let clear = || Class::ALL.iter().filter(|class| class.protection() == Protection::Cleartext);
+    for (netns, name, traffic) in counted(snapshot) {
+        for direction in Direction::ALL {
+            let sum = clear().map(|class| value(&traffic[direction as usize][*class as usize])).sum();
+            sample(&[netns, name, direction.name()], Value::Integer(sum));
+        }
+    }
+}
+
 /// One sample for every interface, direction and class that has seen a packet.
 fn traffic<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>, value: fn(&Counter) -> u64) {
-    let own = snapshot.interfaces.iter().map(|own| (own.netns.as_str(), own.name.as_str(), &own.traffic));
-    let others = snapshot.others.iter().map(|others| (others.netns.as_str(), OTHER_INTERFACE, &others.traffic));
-    for (netns, name, traffic) in own.chain(others) {
+    for (netns, name, traffic) in counted(snapshot) {
         for direction in Direction::ALL {
             for class in Class::ALL {
                 let counter = &traffic[direction as usize][*class as usize];
@@ -127,7 +179,7 @@ mod tests {
     use crate::snapshot::{Hook, Interface};
 
     fn interface(name: &str, has_counters: bool, error: Option<&str>) -> Interface {
-        let hook = |error: Option<&str>| Hook { method: "tcx", error: error.map(str::to_owned) };
+        let hook = |error: Option<&str>| Hook { method: "tcx", error: error.map(str::to_owned), ahead: 0 };
         Interface {
             netns: String::new(),
             name: name.into(),
@@ -137,6 +189,20 @@ mod tests {
             has_counters,
             traffic: Default::default(),
         }
+    }
+
+    #[test]
+    fn what_is_in_clear_has_a_sum_before_there_is_any() {
+        let mut leaking = interface("a", true, None);
+        for (class, bytes) in
+            [(Class::Esp, 1000), (Class::Tcp, 60), (Class::Udp, 40), (Class::Decrypted, 900), (Class::Arp, 42)]
+        {
+            leaking.traffic[Direction::Tx as usize][class as usize] = Counter { packets: 1, bytes, l3_bytes: bytes };
+        }
+        let snapshot = Snapshot { interfaces: vec![leaking, interface("b", false, None)], ..Snapshot::empty() };
+        let mut seen = Vec::new();
+        cleartext(&snapshot, &mut |labels, value| seen.push((labels.join(" "), value)), |counter| counter.bytes);
+        assert_eq!(seen, [(" a rx".to_owned(), Value::Integer(0)), (" a tx".to_owned(), Value::Integer(100))]);
     }
 
     #[test]

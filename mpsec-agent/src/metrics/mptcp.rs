@@ -44,7 +44,8 @@ pub const MPTCP: &[Metric] = &[
     ),
     total(
         "mpsec_mptcp_handshakes_lost",
-        "Subflows whose first packets came by before there was a record of them, and are missing from its counts.",
+        "Subflows whose first packets came by before there was a record of them, and are missing from its counts; each that is \
+         accepted inside IPsec, too.",
         |snapshot, sample| each(snapshot, sample, |namespace| Some(namespace.totals.handshakes_lost)),
     ),
     total(
@@ -94,13 +95,14 @@ pub const MPTCP: &[Metric] = &[
     },
     gauge(
         "mpsec_mptcp_blackhole",
-        "1 while new connections are made as plain TCP because an earlier one's MP_CAPABLE got no answer \
-         (net.mptcp.blackhole_timeout).",
+        "1 from when a connection was made as plain TCP because an earlier one's MP_CAPABLE got no answer \
+         (net.mptcp.blackhole_timeout), until one asks for MPTCP again. Absent until the agent has seen either.",
         |snapshot, sample| each(snapshot, sample, |namespace| namespace.blackhole.map(u64::from)),
     ),
     Metric {
         name: "mpsec_mptcp_findings",
-        help: "What mpsec status finds wrong with MPTCP, by kind.",
+        help: "What mpsec status finds wrong with MPTCP, by kind: blackhole, path_silent, fallback, join_refused, \
+               connection_fell_back, table_full.",
         kind: Kind::Gauge,
         unit: Unit::None,
         labels: &["netns", "kind"],
@@ -277,7 +279,7 @@ fn setting<'a>(namespace: &'a Namespace, name: &str) -> &'a str {
     namespace.sysctls.get(name).map_or("", String::as_str)
 }
 
-/// Before Linux 6.16 it is a number (`enum mptcp_pm_type`, net/mptcp/protocol.h).
+/// Before Linux 6.15 it is a number (`enum mptcp_pm_type`, net/mptcp/protocol.h).
 fn path_manager(namespace: &Namespace) -> &str {
     match (setting(namespace, "path_manager"), setting(namespace, "pm_type")) {
         ("", "0") => "kernel",

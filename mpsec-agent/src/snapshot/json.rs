@@ -58,6 +58,8 @@ pub struct HookView {
     pub attached: bool,
     /// Why it is not.
     pub error: Option<String>,
+    /// How many programs and filters of others see a packet before it does: what these keep is not counted.
+    pub programs_ahead: u32,
 }
 
 /// What was counted of one class of traffic.
@@ -157,7 +159,12 @@ const WRITABLE: &str = "maps have text for keys, and writing to memory does not 
 fn interface(interface: &Interface) -> InterfaceView {
     let hook = |direction: Direction| {
         let hook = interface.hook(direction);
-        let view = HookView { method: hook.method.into(), attached: hook.error.is_none(), error: hook.error.clone() };
+        let view = HookView {
+            method: hook.method.into(),
+            attached: hook.error.is_none(),
+            error: hook.error.clone(),
+            programs_ahead: hook.ahead,
+        };
         (direction.name().to_owned(), view)
     };
     let counted_as = if interface.has_counters { interface.name.as_str() } else { OTHER_INTERFACE };

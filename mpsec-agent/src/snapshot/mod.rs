@@ -103,6 +103,8 @@ pub struct Hook {
     pub method: &'static str,
     /// Why it is not attached.
     pub error: Option<String>,
+    /// How many programs and filters of others see a packet before it does.
+    pub ahead: u32,
 }
 
 /// How many interfaces there are of each state.

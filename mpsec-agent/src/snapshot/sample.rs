@@ -14,7 +14,7 @@ use super::{Agent, Hook, Interface, InterfaceStates, Snapshot};
 /// A snapshot with two namespaces; every `Option` is there once with a value and once without.
 pub(crate) fn snapshot() -> Snapshot {
     let interface = |name: &str, index, error: Option<&str>, has_counters| {
-        let hook = |error: Option<&str>| Hook { method: "tcx", error: error.map(str::to_owned) };
+        let hook = |error: Option<&str>| Hook { method: "tcx", error: error.map(str::to_owned), ahead: 0 };
         let mut traffic: [super::Classes; 2] = Default::default();
         if has_counters {
             for (class, counter) in traffic.iter_mut().flatten().take(4).enumerate() {

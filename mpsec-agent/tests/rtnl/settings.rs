@@ -76,6 +76,6 @@ fn forbidden() -> Result<()> {
         let error = sysctl::write("net.ipv4.tcp_reordering", "5").err().context("it took it")?;
         Ok(error.to_string())
     })?;
-    ensure!(read_only.contains("ProtectKernelTunables=no"), "{read_only}");
+    ensure!(read_only.contains("ReadWritePaths=/proc/sys/net"), "{read_only}");
     Ok(())
 }

@@ -9,7 +9,7 @@ mod subflows;
 use mpsec_agent::metrics::Metric;
 
 use crate::dashboard::{Choice, Dashboard, Row, Variable};
-use crate::metric::{CONNECTIONS, PATH_BYTES};
+use crate::metric::{CONNECTIONS, PATH_SUBFLOWS};
 use crate::panel::Limit;
 use crate::promql::{Expr, Select, buckets, number, of, share};
 
@@ -55,7 +55,8 @@ fn variables() -> Vec<Variable> {
     };
     let hosts = of(CONNECTIONS).like("job", "$job");
     let namespaces = hosts.clone().like("instance", "$instance");
-    let paths = of(PATH_BYTES).like("job", "$job").like("instance", "$instance").like("netns", "$netns");
+    // Every path has this one, also where IPsec hides the ports and nothing is seen on the wire.
+    let paths = of(PATH_SUBFLOWS).like("job", "$job").like("instance", "$instance").like("netns", "$netns");
     vec![
         Variable {
             name: "datasource",

@@ -27,7 +27,7 @@ pub fn verdict() -> Vec<Panel> {
             .query(shown(PATH_SUBFLOWS).is("state", "active").now().op("> bool", number(0)).sum_by(&[]), "")
             .when_empty("no paths"),
         panel(Stat, "Throughput", "bps", 5)
-            .about("Of all paths on the wire, sent (tx) and received (rx), now.")
+            .about("Of all paths on the wire, sent (tx) and received (rx), now; without those whose ports IPsec hides.")
             .query(bits(&shown(PATH_BYTES), &["direction"]), "{{direction}}")
             .when_empty(QUIET),
         panel(Stat, "Connections", "none", 3)
@@ -59,11 +59,14 @@ pub fn verdict() -> Vec<Panel> {
 /// What paths carry, and each one's part.
 pub fn traffic() -> Vec<Panel> {
     let flow = |direction| shown(PATH_BYTES).is("direction", direction);
+    let payload = |direction| shown(PATH_PAYLOAD).is("direction", direction);
     vec![
         panel(Columns, "Paths", "none", 24)
-            .about("Each path now. Round-trip time is the median over its subflows.")
+            .about("Each path now. Round-trip time is the median over its subflows. Where IPsec hides the ports, there is payload alone.")
             .column(bits(&flow("tx"), PATH), "sent", "bps")
             .column(bits(&flow("rx"), PATH), "received", "bps")
+            .column(bits(&payload("tx"), PATH), "payload sent", "bps")
+            .column(bits(&payload("rx"), PATH), "payload received", "bps")
             .column(shown(PATH_SUBFLOWS).is("state", "active").now().sum_by(PATH), "active", "none")
             .column(shown(PATH_SUBFLOWS).is("state", "backup").now().sum_by(PATH), "backup", "none")
             .column(observed(RTT, PATH).quantile(0.5), "round trip", "s")
@@ -71,17 +74,18 @@ pub fn traffic() -> Vec<Panel> {
             .column(shown(PATH_SILENT).now().sum_by(PATH), "silent", "none")
             .when_empty("no paths"),
         panel(Lines, "Traffic by path", "bps", 24)
-            .about("Bits on the wire, link headers included; received above the axis, sent below.")
+            .about("Bits on the wire, link headers included; received above the axis, sent below. Without paths whose ports IPsec \
+                 hides: see \"Payload by path\".")
             .query(bits(&shown(PATH_BYTES), FLOW), FLOW_NAME)
             .below_axis(" tx$")
             .when_empty(QUIET),
         panel(Shares, "Shares of paths, sent", "bps", 12)
-            .about("Each path's part of what is sent.")
-            .query(bits(&flow("tx"), PATH), PATH_NAME)
+            .about("Each path's part of the payload that is sent.")
+            .query(bits(&payload("tx"), PATH), PATH_NAME)
             .when_empty(QUIET),
         panel(Shares, "Shares of paths, received", "bps", 12)
-            .about("Each path's part of what is received.")
-            .query(bits(&flow("rx"), PATH), PATH_NAME)
+            .about("Each path's part of the payload that is received.")
+            .query(bits(&payload("rx"), PATH), PATH_NAME)
             .when_empty(QUIET),
         panel(Lines, "Packets by path", "pps", 12)
             .about("Packets on the wire; received above the axis, sent below.")

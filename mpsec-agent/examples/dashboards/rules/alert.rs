@@ -5,8 +5,8 @@ use mpsec_common::maps::Event;
 use super::record::{coverage, min_coverage};
 use super::{Annotations, Group, JOB, Labels, Rule, multipath, yaml};
 use crate::metric::{
-    ATTACHED, ATTACHMENTS_LOST, COLLECTOR_SUCCESS, CONFIG_GOOD, CONTROL_ACTUAL, CONTROL_DESIRED, EBPF_EVENTS,
-    EVENTS_LOST, HTTP_CONFIG_GOOD, INTERFACES,
+    ATTACHED, ATTACHMENTS_LOST, COLLECTOR_SUCCESS, CONFIG_GOOD, CONTROL_ACTUAL, CONTROL_DESIRED, CONTROL_FAILURES,
+    EBPF_EVENTS, EVENTS_LOST, HTTP_CONFIG_GOOD, INTERFACES, PROGRAMS_AHEAD,
 };
 use crate::promql::{Expr, number, of, target};
 
@@ -35,7 +35,7 @@ fn rules() -> Vec<Rule> {
         alert(
             "MpsecCleartextOnProtectedInterface",
             "critical",
-            "5m",
+            "0s",
             coverage().now().op_many_to_one("<", &["job", "instance", "interface"], min_coverage().now()),
             "{{ $labels.interface }} of {{ $labels.instance }} carries cleartext ({{ $labels.direction }})",
             "Only {{ $value | humanizePercentage }} of its bytes are encrypted, less than mpsec-protected.yml asks \
@@ -50,6 +50,16 @@ fn rules() -> Vec<Rule> {
             "{{ $labels.interface }} of {{ $labels.instance }} is not counted ({{ $labels.direction }})",
             "The program could not be attached by {{ $labels.method }}, so a leak on this interface would not be \
              seen. mpsec status on the host gives the reason, mpsec doctor what the kernel lacks.",
+        ),
+        alert(
+            "MpsecProgramAhead",
+            "warning",
+            "5m",
+            of(PROGRAMS_AHEAD).now().op(">", number(0)),
+            "{{ $value }} programs come before MPSec's on {{ $labels.interface }} of {{ $labels.instance }}",
+            "What they drop, redirect or let pass without giving it on is not counted ({{ $labels.direction }}), a leak \
+             included. bpftool net show on the host names them. systemctl restart mpsec puts MPSec's in front again; \
+             better see that the other program attaches itself behind.",
         ),
         alert(
             "MpsecAttachmentLost",
@@ -100,7 +110,8 @@ fn rules() -> Vec<Rule> {
             "MpsecNotAsWanted",
             "warning",
             "2m",
-            of(CONTROL_DESIRED).now().op("!=", of(CONTROL_ACTUAL).now()),
+            (of(CONTROL_FAILURES).now().op(">", number(0)))
+                .op("or", of(CONTROL_DESIRED).now().op("!=", of(CONTROL_ACTUAL).now())),
             "{{ $labels.instance }} is not as it is wanted",
             "MPSec was asked to change something on the host and could not. It tries again and again. mpsec status on the \
              host says what fails and why, mpsec plan what is left to do, mpsec audit what was done. mpsec release \
@@ -111,9 +122,10 @@ fn rules() -> Vec<Rule> {
             "warning",
             "5m",
             of(CONFIG_GOOD).now().op("==", number(0)).op("or", of(HTTP_CONFIG_GOOD).now().op("==", number(0))),
-            "The configuration on {{ $labels.instance }} is bad, an older one is in force",
-            "Either mpsec.toml or the web configuration was changed and refused. mpsec config check FILE and \
-             journalctl -u mpsec give the reason. At its next restart the agent would not start.",
+            "What was changed in the configuration on {{ $labels.instance }} is not in force",
+            "journalctl -u mpsec has the reason. Either mpsec.toml (mpsec config check FILE) or the web configuration is \
+             bad, and at its next restart the agent would not start; or mpsec.toml changes what a restart alone can \
+             change: systemctl restart mpsec.",
         ),
     ]
 }

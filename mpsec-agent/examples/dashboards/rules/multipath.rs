@@ -6,7 +6,7 @@ use crate::metric::{
     BLACKHOLE, FALLBACKS, JOIN_FAILURES, MIB_SYN_RX, MIB_SYN_TX, PATH_BYTES, PATH_PAYLOAD, PATH_RETRANSMITTED,
     PATH_SILENT, PATH_SUBFLOWS, SUBFLOWS_LOST, TABLE_CAPACITY, TABLE_ENTRIES,
 };
-use crate::promql::{number, of, recorded, share};
+use crate::promql::{number, of, share};
 
 const PATH_RATE: &str = "mpsec:path_bytes:rate5m";
 const PATH_SHARE: &str = "mpsec:path_share:ratio_rate5m";
@@ -24,7 +24,8 @@ const NEARLY_FULL: f64 = 0.9;
 
 /// THE table of recorded rates and shares of paths.
 pub fn recording() -> Vec<Rule> {
-    let rate = || recorded(PATH_RATE, &FLOW[2..]).now();
+    // Not of bytes on the wire: those of paths inside IPsec are not known.
+    let rate = || of(PATH_PAYLOAD).rate(WINDOW).sum_by(&FLOW);
     let whole = rate().sum_by(&[&NAMESPACE[..], &["direction"]].concat()).op(">", number(0));
     let sent = |metric| of(metric).is("direction", "tx").rate(WINDOW).sum_by(&FLOW[..6]);
     vec![
@@ -97,7 +98,8 @@ fn blackhole() -> Rule {
         "{{ $labels.instance }} makes connections as plain TCP: MPTCP was dropped on the way",
         "A connection's MP_CAPABLE got no answer, so that the kernel does without MPTCP for a while, for all \
          destinations. Find and mend what drops TCP option 30; then sysctl -w net.mptcp.blackhole_timeout=3600 lets \
-         the kernel try again at once, and 0 switches this off.",
+         the kernel try again at once, and 0 switches this off. The alert ends with the next connection that asks for \
+         MPTCP.",
     )
 }
 

@@ -5,7 +5,7 @@ use mpsec_common::traffic::Protection::{Cleartext, Encrypted, Exempt};
 use super::{Group, WINDOW, multipath, record, yaml};
 use crate::class;
 use crate::host::INNER;
-use crate::metric::{ATTACHED, BYTES, PACKETS};
+use crate::metric::{ATTACHED, BYTES, CLEARTEXT_BYTES, CLEARTEXT_PACKETS, PACKETS};
 use crate::promql::{Expr, Select, TARGET, number, of, recorded, share};
 
 const BYTE_RATE: &str = "mpsec:interface_bytes:rate5m";
@@ -31,14 +31,16 @@ pub fn min_coverage() -> Select {
 /// The text of mpsec-recording.yml.
 pub fn recording() -> anyhow::Result<String> {
     let mut rules = Vec::new();
-    for (name, metric) in [(BYTE_RATE, BYTES), (PACKET_RATE, PACKETS)] {
+    for (name, metric, in_clear) in [(BYTE_RATE, BYTES, CLEARTEXT_BYTES), (PACKET_RATE, PACKETS, CLEARTEXT_PACKETS)] {
         for protection in [Encrypted, Cleartext, Exempt] {
-            let classes = match protection {
-                // A class that is younger than these rules is taken for cleartext.
-                Cleartext => of(metric).unlike("class", &class::not_cleartext()),
-                other => of(metric).like("class", &class::of(other)),
+            let rate = |select: Select| select.rate(WINDOW).sum_by(&FLOW);
+            let rate = match protection {
+                // A class has no series before its first packet, whose rise no rate sees. Of an agent that is older than
+                // the sum, and of a class that is younger than these rules: by the classes.
+                Cleartext => rate(of(in_clear)).op("or", rate(of(metric).unlike("class", &class::not_cleartext()))),
+                other => rate(of(metric).like("class", &class::of(other))),
             };
-            rules.push(record(name, &classes.rate(WINDOW).sum_by(&FLOW), Some(protection.name())));
+            rules.push(record(name, &rate, Some(protection.name())));
         }
     }
     let host_flow = [TARGET[0], TARGET[1], "direction"];
@@ -56,8 +58,8 @@ pub fn recording() -> anyhow::Result<String> {
          to 1; exempt traffic (ARP, neighbour discovery, IKE, keepalives) must be in clear and is left out of it.\n\
          {HOST_BYTE_RATE} and {HOST_COVERAGE} leave out the loopback and what is inside of\n\
          tunnels or of the host, by the interface's name: it shows again on the interface that it leaves through.\n\
-         mpsec:path_*: bytes a second of each path, its share of what its network namespace sends or receives on all\n\
-         paths, and the part of its payload that had been sent before."
+         mpsec:path_*: bytes a second of each path, its share of the payload that its network namespace sends or\n\
+         receives on all paths, and the part of what it sent that had been sent before."
     );
     yaml(&comment, Group { name: "mpsec-recording", rules })
 }

@@ -51,7 +51,10 @@ impl Interfaces {
             name: shown(&watched.interface),
             index: watched.interface.index,
             kind: watched.interface.kind.clone(),
-            hooks: watched.hooks.each_ref().map(|hook| Hook { method, error: hook.as_ref().err().cloned() }),
+            hooks: Direction::ALL.map(|direction| {
+                let error = watched.hooks[direction as usize].as_ref().err().cloned();
+                Hook { method, error, ahead: watched.ahead[direction as usize] }
+            }),
             has_counters,
             traffic,
         }

@@ -123,9 +123,9 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Texts,
         placeholder: "MATCH[=WORD+WORD]",
         doc: "What becomes an endpoint, most important first: a shell pattern on interface names, or an address. \
-              Behind an equals sign, joined by plus signs: ipv4 or ipv6 for one family; backup; subflow, signal, \
-              fullmesh, laminar in place of what the path manager's mode gives; port:N. Empty means every interface \
-              but lo that has an address and a default route.",
+              Behind an equals sign, joined by plus signs: ipv4 or ipv6 for one family; backup and fullmesh (not \
+              with signal) beside what the path manager's mode gives; subflow, signal, laminar in place of it; port:N. \
+              Empty means every interface but lo that has an address and a default route.",
         restart: false,
         set: |config, value| value.items(str::parse).map(|all| config.multipath.endpoints = all),
         get: |config| Value::texts(&config.multipath.endpoints),
@@ -276,8 +276,9 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Switch,
         placeholder: "BOOL",
         doc: "Let packets leave by the path that their source address belongs to: a rule for each address of an \
-              endpoint, and a table for each interface, marked as MPSec's. Without such routes a second path carries \
-              nothing, unless somebody else made them.",
+              endpoint, and a table for each interface, marked as MPSec's. Without it a subflow that this host makes \
+              needs a default route through its interface; answers of a server and programs that bind to an address \
+              need these rules.",
         restart: false,
         set: |config, value| value.switch().map(|on| config.multipath.manage_routes = on),
         get: |config| Value::Switch(config.multipath.manage_routes),
@@ -302,7 +303,7 @@ pub(super) const KEYS: &[Key] = &[
         env: "MPSEC_GATEWAYS",
         kind: Kind::Texts,
         placeholder: "GLOB=ADDRESS",
-        doc: "Routers by interface, where the main table has no default route through it, such as wan1=192.0.2.1.",
+        doc: "Routers by interface, where no table has a default route through it, such as wan1=192.0.2.1.",
         restart: false,
         set: |config, value| {
             value.items(|text| PerInterface::parse(text, gateway)).map(|all| config.multipath.gateways = all)
