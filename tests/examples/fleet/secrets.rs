@@ -17,7 +17,7 @@ const COST: u32 = 4;
 const PASSWORDS: [&str; 2] = ["the first password", "the second password"];
 const TOKEN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// They arrive, for the agent's group alone, and hold; a changed password needs no restart; nothing of them is told.
+/// They arrive, for the agent's user alone, and hold; a changed password needs no restart; nothing of them is told.
 pub fn arrive(tower: &Tower) -> Result<()> {
     need::command("curl")?;
     let names = tower.hosts.iter().map(|host| host.address.clone()).collect::<Vec<_>>();
@@ -143,9 +143,14 @@ fn holds(tower: &Tower, host: &Host, certificate: &Path, password: &str, asks: b
     }
     let files = "cd /etc/mpsec && stat --format '%n %a %U %G' tls/server.key control-token web-config.yml";
     for line in host.sh(files)?.lines() {
-        ensure!(line.ends_with(" 640 root mpsec"), "{name}: {line}");
+        ensure!(line.ends_with(" 400 mpsec root"), "{name}: {line}");
     }
-    host.sh("setpriv --reuid captain --regid captain --init-groups mpsec plan")?;
+    // An operator may ask the agent, but read nothing of it.
+    let captain = "setpriv --reuid captain --regid captain --init-groups";
+    host.sh(&format!("{captain} mpsec plan"))?;
+    let read = format!("{captain} cat /etc/mpsec/tls/server.key /etc/mpsec/control-token /etc/mpsec/web-config.yml");
+    let read = host.sh(&format!("{read} 2>/dev/null || true"))?;
+    ensure!(read.is_empty(), "{name}: an operator can read {read}");
     let nice = host.sh("systemctl show mpsec --value --property Nice")?;
     ensure!(nice.trim() == "3", "{name}: the drop-in is not in force: {nice}");
     Ok(())

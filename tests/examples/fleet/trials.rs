@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use libtest_mimic::Trial;
 use mpsec_tests::hooks::attached_anywhere;
 use mpsec_tests::prometheus::{Prometheus, grafana};
@@ -13,6 +13,7 @@ use mpsec_tests::trial::{Skip, trial};
 use mpsec_tests::{need, wait};
 use serde_json::{Value, json};
 
+use crate::host::Host;
 use crate::secrets;
 use crate::tower::{NAMES, Tower};
 
@@ -20,6 +21,8 @@ use crate::tower::{NAMES, Tower};
 const LIMIT: Duration = Duration::from_secs(600);
 /// What a scrape may take to show.
 const SCRAPED: Duration = Duration::from_secs(60);
+/// What systemd may take to give up an agent that it may start once.
+const GIVEN_UP: Duration = Duration::from_secs(60);
 
 /// The fleet, made by the first trial that needs it.
 static FLEET: Mutex<Fleet> = Mutex::new(Fleet::Unmade);
@@ -111,6 +114,30 @@ fn refuses_settings(tower: &Tower) -> Result<()> {
     let played = tower.play("targets", &json!({}), &own, &[])?;
     ensure!(!played.success && played.text.contains("mpsec_labels has the-site"), "{}", played.text);
     ensure!(!tower.targets().exists(), "a list was written");
+    refuses_hosts(tower)
+}
+
+/// A host that the package is not for, and one on which Ansible's module for packages does not work, nor would for the removal.
+fn refuses_hosts(tower: &Tower) -> Result<()> {
+    const LIBRARY: &str = "cd /usr/lib/python3/dist-packages";
+    let [first, second, ..] = &tower.hosts[..] else { bail!("too few hosts") };
+    let other = tower.package(1)?.to_string_lossy().replace("_amd64.deb", "_arm64.deb");
+    let both = format!("{},{}", first.name, second.name);
+    let own = (NAMES[0], json!({ "mpsec_package": other }));
+    second.sh(&format!("{LIBRARY}; for file in apt_pkg.*.so; do mv $file away.$file; done"))?;
+    let installed = tower.play("install", &json!({}), &[own], &[AT_ONCE, &["--limit", &both]].concat())?;
+    let removed = tower.play("remove", &json!({}), &[], &["--limit", &second.name])?;
+    second.sh(&format!("{LIBRARY}; for file in away.*; do mv $file ${{file#away.}}; done"))?;
+    for (played, words) in [
+        (&installed, "_arm64.deb is for arm64, and this host is amd64"),
+        (&installed, "apt-get install python3-apt"),
+        (&removed, "apt-get install python3-apt"),
+    ] {
+        ensure!(!played.success && played.text.contains(words), "`{words}` is missing:\n{}", played.text);
+    }
+    for host in [first, second] {
+        host.sh("test ! -e /var/cache/mpsec")?;
+    }
     Ok(())
 }
 
@@ -155,14 +182,35 @@ fn reloads(tower: &Tower) -> Result<()> {
     tower.play("check", &limits(5), &[], &[])?.well(Some(0))
 }
 
+/// Also where systemd has given up the agent, where it does not answer at the socket that its new file names, and where it listens
+/// on one address alone.
 fn restarts(tower: &Tower) -> Result<()> {
+    let [given_up, moved, narrow, ..] = &tower.hosts[..] else { bail!("too few hosts") };
     let before = processes(tower)?;
-    let mut vars = limits(5);
-    vars["mpsec_config_group"] = json!({ "http": { "max_connections": 100 } });
-    tower.play("install", &vars, &[], AT_ONCE)?.well(None)?;
+    gives_up(given_up)?;
+    let own = [
+        (NAMES[1], json!({ "mpsec_config_host": { "agent": { "control_socket": "/run/mpsec/moved.sock" } } })),
+        (NAMES[2], json!({ "mpsec_listen": [format!("{}:9475", narrow.address)] })),
+    ];
+    tower.play("install", &settled(), &own, AT_ONCE)?.well(None)?;
+    given_up.sh("rm -r /run/systemd/system/mpsec.service.d; systemctl daemon-reload")?;
     let after = processes(tower)?;
     ensure!(before.iter().zip(&after).all(|(old, new)| old != new), "{before:?} then {after:?}");
-    Ok(())
+    moved.sh("test -S /run/mpsec/moved.sock && test ! -e /run/mpsec/mpsec.sock")?;
+    let played = tower.play("install", &settled(), &[], &[AT_ONCE, &["--limit", &NAMES[1..3].join(",")]].concat())?;
+    ensure!(played.success, "the way back failed:\n{}", played.text);
+    moved.sh("test -S /run/mpsec/mpsec.sock").map(drop)
+}
+
+/// The agent crashes more often than systemd starts it, which then refuses a start by hand, too.
+fn gives_up(host: &Host) -> Result<()> {
+    host.sh("mkdir -p /run/systemd/system/mpsec.service.d")?;
+    host.sh("printf '[Unit]\nStartLimitBurst=1\n' >/run/systemd/system/mpsec.service.d/trial.conf")?;
+    host.sh("systemctl daemon-reload")?;
+    wait::until(GIVEN_UP, || {
+        host.sh("systemctl kill --signal KILL mpsec 2>/dev/null || true; systemctl is-failed --quiet mpsec").map(drop)
+    })?;
+    host.sh("! systemctl start mpsec").map(drop)
 }
 
 /// What the fleet has now.

@@ -45,13 +45,19 @@ fn container() -> Result<()> {
     ensure!(code.trim() == "0", "it ended with {}", code.trim());
     gone::nothing_is_attached()?;
     act::in_force().context("what was asked for does not stay")?;
-    sh("podman start mpsec")?;
-    wait::until(PATIENCE, scrape)?;
+    starts_as_after_a_boot()?;
     sh(&format!("{HOST} release"))?;
     gone::nothing_is_ours()?;
     sh("podman rm --force mpsec")?;
     gone::nothing_is_attached()?;
-    sh("rm -r /run/mpsec /var/lib/mpsec").map(drop)
+    sh("rm -r /run/mpsec /var/lib/mpsec /etc/tmpfiles.d/mpsec-container.conf").map(drop)
+}
+
+/// A boot finds an empty /run. The folder is made by what makes such folders, and the container started by the engine's unit.
+fn starts_as_after_a_boot() -> Result<()> {
+    sh("rm -r /run/mpsec && systemctl is-enabled podman-restart.service")?;
+    sh("systemd-tmpfiles --create mpsec-container.conf && systemctl restart podman-restart.service")?;
+    wait::until(PATIENCE, scrape).map(drop)
 }
 
 /// What a node starts of the DaemonSet: its template as a pod, with the manifest's configuration. The engine takes pods only.
@@ -92,7 +98,8 @@ fn pod() -> Result<()> {
     sh("rm -r /run/pod.yaml /run/mpsec /var/lib/mpsec && podman rmi --all --force").map(drop)
 }
 
-/// It answers, has the capabilities that it is given, counts what the devices count, and knows an MPTCP connection.
+/// It answers, has the capabilities that it is given, counts what the devices count, and knows an MPTCP connection of the host's
+/// and its subflow, which takes the root of the host's control groups.
 fn works(pid: u32) -> Result<()> {
     wait::until(PATIENCE, || scrape().with_context(|| sh("podman logs --latest 2>&1").unwrap_or_default()))?;
     let status = sh(&format!("cat /proc/{pid}/status"))?;
@@ -105,11 +112,16 @@ fn works(pid: u32) -> Result<()> {
     let listener = net::peer()?.run(|| Protocol::Mptcp.listen(([10, 9, 0, 2], PORT).into()))?;
     let _from = Protocol::Mptcp.connect(([10, 9, 0, 2], PORT).into())?;
     let _to = listener.accept()?;
-    let known = wait::until(PATIENCE, || {
-        let known = scrape()?.sum("mpsec_mptcp_connections", &[("fallback", "no")])?;
+    let [known, subflows] = wait::until(PATIENCE, || {
+        let metrics = scrape()?;
+        let known = metrics.sum("mpsec_mptcp_connections", &[("fallback", "no")])?;
         ensure!(known > 0, "it knows no MPTCP connection");
-        Ok(known)
+        let is_read = metrics.sum("mpsec_collector_success", &[("source", "mptcp_subflows")])?;
+        ensure!(is_read == 1, "the table of subflows is not read");
+        let subflows = metrics.sum("mpsec_mptcp_subflow_table_entries", &[])?;
+        ensure!(subflows > 0, "it counts no subflow");
+        Ok([known, subflows])
     })?;
-    note(format!("service: {known} MPTCP connections are known in a container"));
+    note(format!("service: {known} MPTCP connections and {subflows} subflows are known in a container"));
     Ok(())
 }

@@ -89,12 +89,13 @@ fn purge() -> Result<()> {
     sh(&format!("mpsec apply {}", act::SET))?;
     act::in_force()?;
     sh("install -m 0640 -g mpsec /dev/null /etc/mpsec/server.key")?;
+    sh("install -m 0400 -o mpsec /dev/null /etc/mpsec/token")?;
     sh(&format!("kill -STOP {}", guest::pid()?))?;
     let said = sh("dpkg --purge mpsec 2>&1")?;
     ensure!(!said.contains("not everything could be given back"), "{said}");
     nothing_is_attached()?;
-    let key = sh("stat --format %U:%G:%a /etc/mpsec/server.key && rm -r /etc/mpsec")?;
-    ensure!(key.trim() == "root:root:600", "the group's number may become another's: {key}");
+    let kept = sh("stat --format %U:%G:%a /etc/mpsec/server.key /etc/mpsec/token && rm -r /etc/mpsec")?;
+    ensure!(kept == "root:root:600\nroot:root:400\n", "the user's or the group's number may become another's: {kept}");
     let left = sh(
         "find / -xdev -path /proc -prune -o -path /sys -prune -o -path /mpsec -prune -o -path /var/log/journal -prune -o \
                    -iname '*mpsec*' -print",

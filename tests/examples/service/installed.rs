@@ -18,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         tell("files", files),
         tell("unprivileged", unprivileged),
         tell("limits", limits),
+        tell("host_name", host_name),
         tell("security", security),
         tell("counts", counts),
         tell("probes", probes),
@@ -58,9 +59,10 @@ fn files() -> Result<()> {
     sh("bash -c '. /usr/share/bash-completion/completions/mpsec && complete -p mpsec'").map(drop)
 }
 
-/// What the kernel says of the process: no root, three capabilities, none to be had, calls filtered.
+/// What the kernel says of the process: no root, three capabilities, none to be had, calls filtered; its own keys read-only.
 fn unprivileged() -> Result<()> {
-    let status = sh(&format!("cat /proc/{}/status", guest::pid()?))?;
+    let pid = guest::pid()?;
+    let status = sh(&format!("cat /proc/{pid}/status"))?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.map(|text| text.split_whitespace().collect::<Vec<_>>()).with_context(|| format!("no {name}"))
@@ -73,6 +75,9 @@ fn unprivileged() -> Result<()> {
     }
     ensure!(field("NoNewPrivs")? == ["1"], "it can get more privileges");
     ensure!(field("Seccomp")? == ["2"], "its system calls are not filtered");
+    // As root, whom nothing else would keep from it.
+    let said = guest::fails(&format!("nsenter --target {pid} --mount touch /etc/mpsec/written"))?;
+    ensure!(said.contains("Read-only file system"), "it may write into /etc/mpsec, or not for another reason: {said}");
     Ok(())
 }
 
@@ -86,6 +91,20 @@ fn limits() -> Result<()> {
     note(format!("service::limits: {} MiB of the control group in use", used >> 20));
     ensure!(used < 256 << 20, "it uses {used} bytes with three interfaces");
     Ok(())
+}
+
+/// The unit has no copy of the host's name, which would stay as it was.
+fn host_name() -> Result<()> {
+    const FILE: &str = "/proc/sys/kernel/hostname";
+    let before = sh(&format!("cat {FILE}"))?;
+    sh(&format!("echo renamed >{FILE}"))?;
+    let told = mpsec_tests::wait::until(guest::PATIENCE, || {
+        let host = sh("curl --silent --show-error --fail http://127.0.0.1:9475/api/v1/host")?;
+        ensure!(host.contains("\"renamed\""), "it tells another name: {host}");
+        Ok(())
+    });
+    sh(&format!("echo {} >{FILE}", before.trim()))?;
+    told
 }
 
 fn security() -> Result<()> {

@@ -26,7 +26,7 @@ fn web_config() -> Result<()> {
     password("first")?;
 
     a_key_that_cannot_be_read()?;
-    sh("chgrp mpsec /etc/mpsec/tls/server.key && systemctl restart mpsec")?;
+    sh("chown mpsec /etc/mpsec/tls/server.key && systemctl restart mpsec")?;
     wait::until(PATIENCE, || answers("first", "200"))?;
     let metrics = get("--user prometheus:first")?;
     ensure!(metrics.contains("mpsec_build_info"), "these are no metrics: {metrics}");
@@ -56,7 +56,7 @@ fn web_config() -> Result<()> {
 
 /// The key is root's alone: the service does not start, and says why.
 fn a_key_that_cannot_be_read() -> Result<()> {
-    sh("chmod 0640 /etc/mpsec/tls/server.key && chown root:root /etc/mpsec/tls/server.key")?;
+    sh("chmod 0400 /etc/mpsec/tls/server.key && chown root:root /etc/mpsec/tls/server.key")?;
     fails("systemctl restart mpsec")?;
     let journal = sh("journalctl --no-pager --unit mpsec --lines 20 --output cat")?;
     let told = journal.lines().any(|line| line.contains("/etc/mpsec/tls/server.key") && line.contains("ermission"));
@@ -72,7 +72,7 @@ fn password(password: &str) -> Result<()> {
         .replace("\n#  prometheus: HASH", &format!("\n  prometheus: {hash}"));
     ensure!(text.contains(&hash), "the example has no user: {text}");
     fs::write("/etc/mpsec/web-config.new", text)?;
-    sh(&format!("chgrp mpsec /etc/mpsec/web-config.new && chmod 0640 /etc/mpsec/web-config.new && mv /etc/mpsec/web-config.new {FILE}"))
+    sh(&format!("cd /etc/mpsec && chown mpsec web-config.new && chmod 0400 web-config.new && mv web-config.new {FILE}"))
         .map(drop)
 }
 

@@ -114,6 +114,8 @@ fn the_unit_has_three_capabilities_and_no_more() {
     assert_eq!(value("CapabilityBoundingSet"), three);
     assert_eq!((value("User"), value("Group")), (vec!["mpsec"], vec!["mpsec"]));
     assert_eq!(value("ReadWritePaths"), ["/proc/sys/net"]);
+    // It would make /etc/mpsec writable, where the agent's user has keys.
+    assert_eq!(value("ConfigurationDirectory"), [""; 0]);
 }
 
 /// A time in a unit, in seconds.
@@ -157,6 +159,7 @@ fn the_manifest_is_whole_and_asks_for_no_more_than_the_unit() {
     assert_eq!(set["spec"]["selector"]["matchLabels"], template["metadata"]["labels"]);
     let pod = &template["spec"];
     assert_eq!(pod["hostNetwork"], true, "it counts on the node's interfaces");
+    assert_eq!(pod["nodeSelector"]["kubernetes.io/arch"], "amd64", "the image holds a program for that alone");
     let container = &pod["containers"][0];
     assert_eq!(container["image"], format!("mpsec:{}", env!("CARGO_PKG_VERSION")));
     let security = &container["securityContext"];
