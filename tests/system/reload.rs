@@ -143,7 +143,10 @@ fn told() -> Result<()> {
     let (code, said) = reload("[interfaces]\nexclude = [\"lo\"]\n")?;
     ensure!(code == Some(0), "{code:?}: {said}");
     let attached = agent.scrape()?.label_values(ATTACHED.0, "interface");
-    ensure!(attached.iter().eq(["west"]), "it ended before the file was in force: {attached:?}");
+    ensure!(
+        !attached.contains("lo") && attached.contains("west"),
+        "it ended before the file was in force: {attached:?}"
+    );
     for (config, word) in [("[interfaces]\nexclud = 1\n", "exclud"), ("[interfaces]\nmax_interfaces = 7\n", "restart")]
     {
         let (code, said) = reload(config)?;
