@@ -43,6 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("act::a_release_gives_back_without_room_to_write", LIMIT, state_file::released_without_room),
         trial("act::a_release_gives_back_on_a_read_only_disk", LIMIT, state_file::read_only),
         trial("act::what_was_begun_and_not_done_is_somebody_elses_later", LIMIT, state_file::somebody_elses),
+        trial("act::what_was_away_when_the_agent_was_killed_comes_back", LIMIT, state_file::killed_while_away),
         trial("act::what_needs_a_restart_is_told_and_not_taken_over", LIMIT, restart::told),
         trial("act::addresses_that_change_all_the_time_can_be_looked_at", LIMIT, churn::addresses),
         trial("act::what_belongs_to_others_is_left_alone", LIMIT, foreign),

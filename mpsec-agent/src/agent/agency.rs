@@ -11,6 +11,7 @@ use mpsec_common::force::flags;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::control::actual::Doings;
+use crate::control::away::Away;
 use crate::control::change::{Change, Daemon, Force as Forced, Policy};
 use crate::control::live::Agency as Perform;
 use crate::kernel::ebpf::Kernel;
@@ -34,6 +35,8 @@ pub struct Agency {
     forced_before: Option<ForcedSockets>,
     policies: BTreeMap<IpAddr, Policy>,
     failover: Option<Driver>,
+    /// Where it is written down what failover takes away.
+    away: Option<Away>,
     /// Reports of subflows that hear nothing; taken from the kernel side when they are needed first.
     timeouts: Option<Timeouts>,
 }
@@ -105,6 +108,11 @@ pub enum News {
 }
 
 impl Agency {
+    /// Does nothing yet.
+    pub fn new(away: Option<Away>) -> Agency {
+        Agency { away, ..Agency::default() }
+    }
+
     /// Waits for something to do; for ever while there is nothing. Cancelling it loses nothing.
     pub async fn news(&mut self) -> News {
         let Agency { daemon, failover, timeouts, force, .. } = self;
@@ -281,7 +289,8 @@ impl Acting<'_> {
             return self.set_policies();
         }
         self.check_program()?;
-        let driver = Driver::open(failover::Settings::default()).map_err(|error| error.to_string())?;
+        let mut driver = Driver::open(failover::Settings::default()).map_err(|error| error.to_string())?;
+        driver.write_down_in(self.agency.away.clone());
         if self.agency.timeouts.is_none() {
             self.agency.timeouts = self.kernel.timeouts.take();
         }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::config::{Config, Loader, MultipathConfig};
 use crate::control::apply::{self, Failure, Memory as _, Outcome, Spirit};
 use crate::control::ask::{Answer, AskError, Settings};
+use crate::control::away::{self, Away};
 use crate::control::change::Change;
 use crate::control::live::{Agency as _, Live, interface_names};
 use crate::control::settings;
@@ -54,8 +55,9 @@ impl Keeper {
         let store = place
             .map_err(|error| error.to_string())
             .and_then(|place| Store::open(&config.agent.state_dir, place).map_err(|error| error.to_string()));
-        if let Err(error) = &store {
-            tracing::warn!("nothing can be changed on this host: {error}");
+        match &store {
+            Ok(store) => put_back(store),
+            Err(error) => tracing::warn!("nothing can be changed on this host: {error}"),
         }
         let kept = store.as_ref().map_or(&[][..], Store::settings);
         let config = match settings::load(&loader, kept) {
@@ -79,6 +81,12 @@ impl Keeper {
         };
         keeper.want(&config);
         (keeper, config)
+    }
+
+    /// Where it is written down what failover takes away.
+    pub fn away(&self) -> Option<Away> {
+        let store = self.store.as_ref().ok()?;
+        Some(Away::new(store.folder(), store.place().clone()))
     }
 
     /// Loads the configuration anew, with what was set.
@@ -382,6 +390,17 @@ fn tables(first: u32) -> RangeInclusive<u32> {
 
 fn wrong(error: settings::LoadError) -> AskError {
     AskError::Wrong(error.to_string())
+}
+
+/// Puts back what an agent that was killed had taken away.
+fn put_back(store: &Store) {
+    let (done, failures) = away::put_back(store.folder(), store.place());
+    for endpoint in done {
+        tracing::warn!(address = %endpoint.address, "put back an endpoint that failover had taken away when the agent was killed");
+    }
+    for error in failures {
+        tracing::warn!("what failover had taken away when the agent was killed stays away: {error}");
+    }
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Agent {
         let (keeper, config) = Keeper::open(config, loader);
         let namespaces = vec![Namespace::own(&config)?];
         let sources = Sources::new(front.stats.clone());
-        let (agency, audit) = (Agency::default(), Audit::new(&config.agent.state_dir));
+        let (agency, audit) = (Agency::new(keeper.away()), Audit::new(&config.agent.state_dir));
         let manager = Manager::of_this_process();
         let mut agent =
             Agent { kernel_stats: None, large: None, sources, agency, keeper, audit, manager, config, log, namespaces };

@@ -338,7 +338,8 @@ fn gone(outcome: Result<(), crate::kernel::netlink::NetlinkError>) -> Result<(),
     }
 }
 
-fn endpoint(kernels: &mptcp_pm::Endpoint) -> Endpoint {
+/// An endpoint of the kernel's as plain data.
+pub(crate) fn endpoint(kernels: &mptcp_pm::Endpoint) -> Endpoint {
     Endpoint {
         id: kernels.id,
         address: kernels.address,
@@ -348,7 +349,8 @@ fn endpoint(kernels: &mptcp_pm::Endpoint) -> Endpoint {
     }
 }
 
-fn kernels(endpoint: &Endpoint) -> mptcp_pm::Endpoint {
+/// The other way round.
+pub(crate) fn kernels(endpoint: &Endpoint) -> mptcp_pm::Endpoint {
     mptcp_pm::Endpoint {
         id: endpoint.id,
         port: endpoint.port,

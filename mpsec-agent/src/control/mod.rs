@@ -4,6 +4,7 @@ pub mod actual;
 pub mod apply;
 pub mod ask;
 pub mod audit;
+pub mod away;
 pub mod change;
 pub mod client;
 pub mod command_line;

@@ -8,6 +8,7 @@ use crate::kernel::{cgroup, identity, link, peer};
 use super::apply::{self, Failure, Host, Memory, Outcome, Spirit, preview};
 use super::ask::{Answer, Ask, AskError, LinkSwitch, Settings, Who};
 use super::audit::{Audit, Entry};
+use super::away;
 use super::change::Change;
 use super::client::plain;
 use super::live::{self, Live};
@@ -91,6 +92,11 @@ fn open(config: &Config) -> Result<Store, AskError> {
 
 /// The host, after it was found out what became of changes that a crash ended.
 fn host<'a>(config: &Config, store: &mut Store) -> Result<Live<'a>, AskError> {
+    // Before the host is looked at, which it belongs to.
+    let (_, failures) = away::put_back(store.folder(), store.place());
+    for error in failures {
+        eprintln!("mpsec: what a killed agent had taken away stays away: {error}");
+    }
     let mut host = Live::open(&config.multipath, None).map_err(AskError::Failed)?;
     if !store.begun().is_empty() {
         let actual = host.retrieve().map_err(AskError::Failed)?;

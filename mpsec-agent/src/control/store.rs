@@ -234,6 +234,12 @@ impl Store {
         self.kept.generation += 1;
     }
 
+    /// The boot and the network namespace that it is about.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.kept.place
+    }
+
     /// The folder.
     #[must_use]
     pub fn folder(&self) -> &Path {

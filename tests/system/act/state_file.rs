@@ -211,3 +211,37 @@ pub(super) fn somebody_elses() -> Result<()> {
     ensure!(endpoints(client)? == ["10.0.0.1 subflow dev west0"], "somebody else's: {:?}", endpoints(client)?);
     Ok(())
 }
+
+/// Endpoints that somebody else made, and that failover had taken away: neither the next agent nor a release without one leaves
+/// them away.
+pub(super) fn killed_while_away() -> Result<()> {
+    need::mpsec()?;
+    let program = need::mpsec()?.display().to_string();
+    let paths = Paths::new(Plan::wires(2))?;
+    let client = &paths.client;
+    for path in 0..2 {
+        client.ip(&format!("mptcp endpoint add 10.0.{path}.1 subflow dev west{path}"))?;
+    }
+    let whole = endpoints(client)?;
+    for is_released in [false, true] {
+        let folder = tempfile::tempdir()?;
+        let note = folder.path().join("away.json");
+        let mut agent = start_with_state(client, "[mptcp]\nfailover = \"on\"\n", folder.path())?;
+        client.ip("link set dev west1 down")?;
+        until_endpoints(&agent, client, BY_ITSELF, &["10.0.0.1 subflow dev west0"])?;
+        ensure!(note.exists(), "it is not written down what is away");
+        agent.stop(libc::SIGKILL)?;
+        client.ip("link set dev west1 up")?;
+        ensure!(endpoints(client)? != whole, "it came back by itself: this shows nothing");
+        if is_released {
+            let (socket, state) = (folder.path().join("socket"), folder.path().display().to_string());
+            let socket = socket.display().to_string();
+            client.output(&program, &["release", "--control-socket", &socket, "--state-dir", &state])?;
+        } else {
+            agent = start_with_state(client, "", folder.path())?;
+        }
+        until_endpoints(&agent, client, SOON, &whole.iter().map(String::as_str).collect::<Vec<_>>())?;
+        ensure!(!note.exists(), "it is still taken for away");
+    }
+    Ok(())
+}

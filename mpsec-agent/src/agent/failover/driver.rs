@@ -10,6 +10,8 @@ use super::book::Book;
 use super::hearing::{ByToken, Doubt, Hearing};
 use super::roster::Roster;
 use super::{Action, Event, Facts, Failover, Settings};
+use crate::control::away::Away;
+use crate::control::live::endpoint;
 use crate::kernel::address::{self, Address};
 use crate::kernel::link;
 use crate::kernel::mptcp_pm::{Endpoint, EndpointFlags, PathManager, PathManagerError};
@@ -62,6 +64,8 @@ pub struct Driver {
     /// Tells whether interfaces are up.
     route: Client,
     tells_twice: bool,
+    /// Where it is written down what is away.
+    away: Option<Away>,
 }
 
 /// Whether this kernel sends the RM_ADDR by a connection's first subflow even where that is the one to be removed, so that the
@@ -93,6 +97,7 @@ impl Driver {
             route: Client::open(netlink_sys::protocols::NETLINK_ROUTE)?,
             tells_twice: fs::read_to_string("/proc/sys/kernel/osrelease")
                 .is_ok_and(|release| tells_twice(release.trim())),
+            away: None,
         };
         let now = Instant::now();
         for interface in link::list()? {
@@ -102,6 +107,27 @@ impl Driver {
         let event = driver.endpoints();
         driver.core.observe(&event, now, |_| Facts::default());
         Ok(driver)
+    }
+
+    /// Has it written down what is away for as long as it is: if the agent is killed, the next one puts it back.
+    pub fn write_down_in(&mut self, away: Option<Away>) {
+        self.away = away;
+        self.write_down(&[]);
+    }
+
+    /// Writes down what is away, and what is about to be.
+    fn write_down(&mut self, leaving: &[Endpoint]) {
+        let Some(away) = &mut self.away else { return };
+        let mut all: Vec<_> = self.roster.suspended().map(endpoint).collect();
+        for one in leaving.iter().map(endpoint) {
+            // What lacks a flag is known as it was with that.
+            if !all.iter().any(|known| (known.address, known.port) == (one.address, one.port)) {
+                all.push(one);
+            }
+        }
+        if let Err(error) = away.write(all) {
+            tracing::warn!(%error, "what failover takes away is written down nowhere: if the agent is killed, it stays away");
+        }
     }
 
     /// Takes note of news of interfaces.
@@ -242,6 +268,7 @@ impl Driver {
         if was_taken && !self.roster.knows(endpoint.address) {
             self.core.forget(endpoint.address);
         }
+        self.write_down(&[]);
         self.look_anew();
         was_taken
     }
@@ -270,6 +297,7 @@ impl Driver {
                 }
             }
         }
+        self.write_down(&[]);
     }
 
     fn observe(&mut self, event: &Event, book: &Book) {
@@ -286,6 +314,7 @@ impl Driver {
         self.listed_at = Some(now);
         let (endpoints, addresses) = (self.manager.endpoints()?, address::list()?);
         self.roster.refresh(endpoints, &addresses);
+        self.write_down(&[]);
         Ok(addresses)
     }
 
@@ -329,6 +358,7 @@ impl Driver {
                 Err(error) => tracing::warn!(?action, %error, "failover"),
             }
         }
+        self.write_down(&[]);
     }
 
     fn remove(&mut self, address: IpAddr, book: &Book) -> Result<(), PathManagerError> {
@@ -339,6 +369,7 @@ impl Driver {
         if book.has_first(address) && self.orphaned.len() < MOST_ORPHANED {
             self.orphaned.insert(address);
         }
+        self.write_down(&endpoints);
         let mut outcome = Ok(());
         for endpoint in endpoints {
             match self.manager.delete_endpoint(&endpoint) {
