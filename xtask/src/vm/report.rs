@@ -63,6 +63,7 @@ const SUBJECTS: &[(&str, &str)] = &[
     ("system::reload", "changes of the configuration while running"),
     ("system::refuse", "what is refused at the start"),
     ("system::flood", "memory under a flood"),
+    ("system::fleet", "the plays for fleets, read by Ansible"),
     ("system::prometheus", "dashboards, rules and metrics, with a real Prometheus"),
     ("system::multipath", "the same of MPTCP"),
     ("system::harness", "the tests' own tools"),
