@@ -186,16 +186,17 @@ impl Driver {
         self.listen(now, &book);
         let actions = self.core.beat(now, |path| facts(&self.roster, &book, path));
         self.act(&actions, &book);
+        // An endpoint may be made for an address whose interface is down already, and what was kept for want of another path
+        // may be dispensable by now.
+        for address in self.roster.down() {
+            self.observe(&Event::Down(address), &book);
+        }
     }
 
     /// What the list means for paths.
     fn compare(&mut self, addresses: &[Address], now: Instant, book: &Book) {
         let event = self.endpoints();
         self.observe(&event, book);
-        // An endpoint may be made for an address whose interface is down already.
-        for address in self.roster.down() {
-            self.observe(&Event::Down(address), book);
-        }
         self.roster.look_for_up(now, |address| self.core.is_down(address));
         self.take_ready(addresses, book);
         self.restore_rest();

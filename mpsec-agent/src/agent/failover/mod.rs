@@ -289,12 +289,13 @@ impl Failover {
         }
     }
 
+    /// Told as long as it is so: what could not be done without may be dispensable later, as when another path has come back.
     fn down(&mut self, address: IpAddr, mut facts: impl FnMut(Path) -> Facts) -> Vec<Action> {
         let path = Path::Endpoint(address);
         let may = facts(path).alone == 0 && self.is_dispensable(path);
         let Some(entry) = self.paths.get_mut(&path) else { return Vec::new() };
         match entry.state {
-            State::Down { .. } => Vec::new(),
+            State::Down { removed: true } => Vec::new(),
             State::Silent { .. } => {
                 entry.state = State::Down { removed: true };
                 Vec::new()

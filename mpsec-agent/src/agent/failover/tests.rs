@@ -44,6 +44,19 @@ fn a_link_that_goes_down_costs_its_endpoint_until_it_is_back() {
 }
 
 #[test]
+fn what_was_kept_for_want_of_another_path_goes_when_there_is_one() {
+    let now = Instant::now();
+    let mut failover = two(now);
+    assert_eq!(failover.observe(&Event::Down(A), now, |_| FINE), [Action::Remove(A)]);
+    assert_eq!(failover.observe(&Event::Up(A), now, |_| FINE), [Action::Restore(A)]);
+    // It is not known yet whether connections can use A again.
+    assert_eq!(failover.observe(&Event::Down(B), now + ms(50), |_| FINE), []);
+    assert_eq!(failover.beat(now + ms(100), |_| FINE), []);
+    assert_eq!(failover.observe(&Event::Down(B), now + ms(100), |_| FINE), [Action::Remove(B)]);
+    assert_eq!(failover.observe(&Event::Down(B), now + ms(200), |_| FINE), []);
+}
+
+#[test]
 fn a_path_that_stays_silent_is_given_up_and_probed() {
     let now = Instant::now();
     let mut failover = two(now);
