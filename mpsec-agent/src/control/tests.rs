@@ -312,10 +312,21 @@ fn what_uplinks_answer_to_local_networks_stays_inside() {
     let mut host = Model::new(host_of(2));
     host.actual.exits = [1, 2].map(|interface| Exit { is_ipv4: true, interface, gateway: None }).into();
     host.actual.links.push(Link { index: 7, name: "lan0".into(), is_enabled: true, is_up: true });
+    host.actual.addresses.push(Address::new(7, [10, 0, 0, 1].into(), 24));
+    host.actual.links.push(Link { index: 8, name: "lo".into(), is_enabled: true, is_up: true });
     let on_link = |text: &str, interface| OnLink { destination: text.parse().unwrap(), interface };
-    host.actual.on_links = vec![on_link("192.0.2.0/24", 1), on_link("10.0.0.0/24", 7), on_link("2001:db8::/64", 7)];
-    let settings = MultipathConfig { manage_routes: true, ..wanted(&["wan*"]) };
-    assert!(succeeded(&apply(&mut host, &mut Notebook::default(), &settings, Spirit::Whole)));
+    let on_links = [("192.0.2.0/24", 1), ("10.0.0.0/24", 7), ("2001:db8::/64", 7), ("198.51.100.0/24", 8)];
+    host.actual.on_links = on_links.map(|(text, interface)| on_link(text, interface)).into();
+    // Whoever names no endpoints means every interface that leads anywhere.
+    let named = MultipathConfig { manage_routes: true, ..wanted(&["wan*"]) };
+    let all = MultipathConfig { path_manager: Some(PathManagerMode::Fullmesh), endpoints: Vec::new(), ..named.clone() };
+    for settings in [named, all] {
+        assert_stays_inside(&mut Model::new(host.actual.clone()), &settings);
+    }
+}
+
+fn assert_stays_inside(host: &mut Model, settings: &MultipathConfig) {
+    assert!(succeeded(&apply(host, &mut Notebook::default(), settings, Spirit::Whole)));
     for table in [1, 2].map(|index| settings.route_table + index) {
         let routes = host.actual.routes.iter().filter(|route| route.table == table);
         let routes: Vec<_> = routes.map(|route| (route.destination.to_string(), route.interface)).collect();

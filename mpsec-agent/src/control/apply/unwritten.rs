@@ -19,10 +19,8 @@ pub(super) fn possible(changes: &[Change], owned: &Owned, spirit: Spirit, error:
     (possible, others.iter().map(fails).collect())
 }
 
-/// Whether a change makes something what it was before MPSec, or takes away what is ours and nothing among the changes comes
-/// in its place.
+/// Whether a change makes something what it was before MPSec, or takes away what is ours while nothing of the kind comes.
 fn gives_back(change: &Change, among: &[Change], owned: &Owned) -> bool {
-    let nothing = |comes: &dyn Fn(&Change) -> bool| !among.iter().any(comes);
     match change {
         Change::Sysctl { name, to, .. } => owned.sysctls.get(name).is_some_and(|changed| changed.original == *to),
         Change::Limits { from, to } => owned.limits.as_ref().is_some_and(|changed| {
@@ -35,18 +33,13 @@ fn gives_back(change: &Change, among: &[Change], owned: &Owned) -> bool {
                 )
         }),
         Change::Link { index, up, .. } => owned.links.get(index).is_some_and(|changed| changed.original == *up),
-        Change::RemoveEndpoint(gone) => nothing(&|other| match other {
-            Change::AddEndpoint(new) => (new.address, new.port) == (gone.address, gone.port),
-            _ => false,
-        }),
-        Change::RemoveRoute(gone) => nothing(&|other| match other {
-            Change::AddRoute(new) => (new.table, new.destination) == (gone.table, gone.destination),
-            _ => false,
-        }),
-        Change::RemoveRule(gone) => {
-            nothing(&|other| matches!(other, Change::AddRule(new) if new.source == gone.source))
-        }
+        // What comes would be refused, and the host be left with less than before.
+        Change::RemoveEndpoint(_) | Change::RemoveRoute(_) | Change::RemoveRule(_) => !among.iter().any(comes_anew),
         Change::AddEndpoint(_) | Change::EndpointFlags { .. } | Change::AddRoute(_) | Change::AddRule(_) => false,
         Change::Daemon { .. } | Change::Policy { .. } | Change::Failover { .. } | Change::Force { .. } => false,
     }
+}
+
+fn comes_anew(change: &Change) -> bool {
+    matches!(change, Change::AddEndpoint(_) | Change::AddRoute(_) | Change::AddRule(_))
 }

@@ -169,21 +169,29 @@ impl Desired {
         false
     }
 
+    /// The endpoints that are wanted, and those that cannot be used now and are there.
+    fn there<'a>(&'a self, actual: &'a Actual) -> impl Iterator<Item = &'a Endpoint> {
+        let held = self.held.iter().filter(|held| actual.endpoints.iter().any(|there| there.has_place_of(held)));
+        self.endpoints.iter().chain(held)
+    }
+
     /// What is on the links of interfaces that lead nowhere else: local networks, bridges of containers. Without it in their
     /// tables, answers of this host's outer addresses to them would leave by an uplink.
     fn beside_uplinks<'a>(&self, actual: &'a Actual, is_ipv4: bool) -> impl Iterator<Item = &'a OnLink> + use<'a> {
-        let uplinks: Vec<u32> = self.endpoints.iter().chain(&self.held).filter_map(|one| one.interface).collect();
+        let uplinks: Vec<u32> = self.there(actual).filter_map(|one| one.interface).collect();
         actual.on_links.iter().filter(move |there| {
             let is_enabled = actual.link(there.interface).is_some_and(|link| link.is_enabled);
             let is_uplink =
                 uplinks.contains(&there.interface) || actual.exits.iter().any(|exit| exit.interface == there.interface);
-            is_enabled && !is_uplink && there.destination.addr().is_ipv4() == is_ipv4
+            let is_loopback = there.destination.addr().is_loopback()
+                || actual.link(there.interface).is_some_and(|link| link.name == "lo");
+            is_enabled && !is_uplink && !is_loopback && there.destination.addr().is_ipv4() == is_ipv4
         })
     }
 
     pub(super) fn source_routes(&mut self, settings: &MultipathConfig, actual: &Actual) {
-        let held = self.held.iter().filter(|held| actual.endpoints.iter().any(|there| there.has_place_of(held)));
-        for endpoint in self.endpoints.iter().chain(held) {
+        let endpoints: Vec<Endpoint> = self.there(actual).cloned().collect();
+        for endpoint in endpoints {
             let Some(index) = endpoint.interface else { continue };
             let (Some(link), table) = (actual.link(index), settings.route_table.saturating_add(index)) else {
                 continue;

@@ -28,6 +28,17 @@ fn without_room_to_write_nothing_is_taken_away_that_comes_anew() {
 }
 
 #[test]
+fn without_room_to_write_no_path_goes_for_another_that_cannot_come() {
+    let mut host = Model::new(host_of(2));
+    let mut memory = Notebook::default();
+    assert!(succeeded(&apply(&mut host, &mut memory, &wanted(&["wan01"]), Spirit::Whole)));
+    memory.is_full = true;
+    let outcome = apply(&mut host, &mut memory, &wanted(&["wan02"]), Spirit::Parts);
+    assert!(!outcome.is_success(), "{outcome:?}");
+    assert_eq!(interfaces(&host.actual), [1]);
+}
+
+#[test]
 fn without_room_to_write_interfaces_are_switched_back_only() {
     let mut host = Model::new(host_of(2));
     let mut memory = Notebook::default();
