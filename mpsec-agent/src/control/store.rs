@@ -272,17 +272,24 @@ impl Store {
         Ok(())
     }
 
-    fn save(&mut self) -> Result<(), StoreError> {
-        self.is_behind = true;
-        let path = self.folder.join(FILE);
+    /// The lock, if this has none yet.
+    fn lock_first(&mut self) -> Result<(), StoreError> {
         if self.lock.is_none() {
             self.lock()?;
+            let path = self.folder.join(FILE);
             // There was none when this began.
             if path.exists() {
                 self.lock = None;
                 return Err(StoreError::Changed(path));
             }
         }
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<(), StoreError> {
+        self.is_behind = true;
+        let path = self.folder.join(FILE);
+        self.lock_first()?;
         let new = self.folder.join("state.json.new");
         let mut text = serde_json::to_vec_pretty(&self.kept).expect("plain data is JSON");
         text.push(b'\n');
@@ -309,8 +316,13 @@ impl Memory for Store {
     }
 
     fn begin(&mut self, changes: &[Change]) -> Result<(), String> {
-        // What ends with the agent needs no memory.
+        // What ends with the agent needs no memory; but failover writes down what is away, in this folder.
         if changes.iter().all(Change::needs_agent) {
+            if changes.iter().any(|change| matches!(change, Change::Failover { to: true }))
+                && let Err(error) = self.lock_first()
+            {
+                tracing::warn!("what failover takes away cannot be written down: {error}");
+            }
             return Ok(());
         }
         self.kept.begun = changes.to_vec();

@@ -10,7 +10,7 @@ use super::book::Book;
 use super::hearing::{ByToken, Doubt, Hearing};
 use super::roster::Roster;
 use super::{Action, Event, Facts, Failover, Settings};
-use crate::control::away::Away;
+use crate::control::away::{Away, Suspended};
 use crate::control::live::endpoint;
 use crate::kernel::address::{self, Address};
 use crate::kernel::link;
@@ -118,14 +118,10 @@ impl Driver {
     /// Writes down what is away, and what is about to be.
     fn write_down(&mut self, leaving: &[Endpoint]) {
         let Some(away) = &mut self.away else { return };
-        let mut all: Vec<_> = self.roster.suspended().map(endpoint).collect();
-        for one in leaving.iter().map(endpoint) {
-            // What lacks a flag is known as it was with that.
-            if !all.iter().any(|known| (known.address, known.port) == (one.address, one.port)) {
-                all.push(one);
-            }
-        }
-        if let Err(error) = away.write(all) {
+        let whole = |one| endpoint(self.roster.whole(one));
+        let gone = self.roster.gone().map(endpoint).chain(leaving.iter().map(whole)).collect();
+        let suspended = Suspended { gone, reduced: self.roster.reduced().map(endpoint).collect() };
+        if let Err(error) = away.write(suspended) {
             tracing::warn!(%error, "what failover takes away is written down nowhere: if the agent is killed, it stays away");
         }
     }

@@ -83,7 +83,22 @@ impl Roster {
 
     /// What was taken away, as it was; and what it was that lacks a flag for now.
     pub(super) fn suspended(&self) -> impl Iterator<Item = &Endpoint> {
-        self.taken.values().chain(self.reduced.values())
+        self.gone().chain(self.reduced())
+    }
+
+    /// What was taken away, as it was.
+    pub(super) fn gone(&self) -> impl Iterator<Item = &Endpoint> {
+        self.taken.values()
+    }
+
+    /// What lacks a flag for now, as it was.
+    pub(super) fn reduced(&self) -> impl Iterator<Item = &Endpoint> {
+        self.reduced.values()
+    }
+
+    /// An endpoint as it is to be: with the flag that it lacks, if it does.
+    pub(super) fn whole<'a>(&'a self, endpoint: &'a Endpoint) -> &'a Endpoint {
+        self.reduced.get(&key(endpoint)).unwrap_or(endpoint)
     }
 
     /// An endpoint was taken away.
