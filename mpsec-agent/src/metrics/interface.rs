@@ -9,7 +9,7 @@ use crate::snapshot::{Classes, OTHER_INTERFACE, Snapshot};
 /// `netns` is empty for the agent's own namespace, which is as if it were not there.
 const TRAFFIC_LABELS: &[&str] = &["netns", "interface", "direction", "class"];
 
-const CLEARTEXT_LABELS: &[&str] = &["netns", "interface", "direction"];
+const SUM_LABELS: &[&str] = &["netns", "interface", "direction"];
 
 /// Metrics of interfaces.
 pub const INTERFACE: &[Metric] = &[
@@ -47,16 +47,32 @@ pub const INTERFACE: &[Metric] = &[
                that leaks is a rise, where a class has no series before it.",
         kind: Kind::Counter,
         unit: Unit::None,
-        labels: CLEARTEXT_LABELS,
-        samples: |snapshot, sample| cleartext(snapshot, sample, |counter| counter.packets),
+        labels: SUM_LABELS,
+        samples: |snapshot, sample| summed(snapshot, sample, Protection::Cleartext, |counter| counter.packets),
     },
     Metric {
         name: "mpsec_interface_cleartext_bytes",
         help: "Bytes on the wire of the same packets.",
         kind: Kind::Counter,
         unit: Unit::Bytes,
-        labels: CLEARTEXT_LABELS,
-        samples: |snapshot, sample| cleartext(snapshot, sample, |counter| counter.bytes),
+        labels: SUM_LABELS,
+        samples: |snapshot, sample| summed(snapshot, sample, Protection::Cleartext, |counter| counter.bytes),
+    },
+    Metric {
+        name: "mpsec_interface_encrypted_packets",
+        help: "Packets on the wire of all classes that are encrypted, likewise.",
+        kind: Kind::Counter,
+        unit: Unit::None,
+        labels: SUM_LABELS,
+        samples: |snapshot, sample| summed(snapshot, sample, Protection::Encrypted, |counter| counter.packets),
+    },
+    Metric {
+        name: "mpsec_interface_encrypted_bytes",
+        help: "Bytes on the wire of the same packets.",
+        kind: Kind::Counter,
+        unit: Unit::Bytes,
+        labels: SUM_LABELS,
+        samples: |snapshot, sample| summed(snapshot, sample, Protection::Encrypted, |counter| counter.bytes),
     },
     Metric {
         name: "mpsec_interface_attached",
@@ -129,12 +145,12 @@ fn counted(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &str, &[Classes; 
     own.chain(others)
 }
 
-/// One sample for every interface and direction.
-fn cleartext<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>, value: fn(&Counter) -> u64) {
-    let clear = || Class::ALL.iter().filter(|class| class.protection() == Protection::Cleartext);
+/// One sample for every interface and direction: what all classes of one protection come to.
+fn summed<'a>(snapshot: &'a Snapshot, sample: Sample<'_, 'a>, of: Protection, value: fn(&Counter) -> u64) {
+    let classes = || Class::ALL.iter().filter(|class| class.protection() == of);
     for (netns, name, traffic) in counted(snapshot) {
         for direction in Direction::ALL {
-            let sum = clear().map(|class| value(&traffic[direction as usize][*class as usize])).sum();
+            let sum = classes().map(|class| value(&traffic[direction as usize][*class as usize])).sum();
             sample(&[netns, name, direction.name()], Value::Integer(sum));
         }
     }
@@ -192,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_clear_has_a_sum_before_there_is_any() {
+    fn there_are_sums_before_there_is_any_packet() {
         let mut leaking = interface("a", true, None);
         for (class, bytes) in
             [(Class::Esp, 1000), (Class::Tcp, 60), (Class::Udp, 40), (Class::Decrypted, 900), (Class::Arp, 42)]
@@ -200,9 +216,12 @@ mod tests {
             leaking.traffic[Direction::Tx as usize][class as usize] = Counter { packets: 1, bytes, l3_bytes: bytes };
         }
         let snapshot = Snapshot { interfaces: vec![leaking, interface("b", false, None)], ..Snapshot::empty() };
-        let mut seen = Vec::new();
-        cleartext(&snapshot, &mut |labels, value| seen.push((labels.join(" "), value)), |counter| counter.bytes);
-        assert_eq!(seen, [(" a rx".to_owned(), Value::Integer(0)), (" a tx".to_owned(), Value::Integer(100))]);
+        for (protection, sent) in [(Protection::Cleartext, 100), (Protection::Encrypted, 1000)] {
+            let mut seen = Vec::new();
+            let mut sample = |labels: &[&str], value| seen.push((labels.join(" "), value));
+            summed(&snapshot, &mut sample, protection, |counter| counter.bytes);
+            assert_eq!(seen, [(" a rx".to_owned(), Value::Integer(0)), (" a tx".to_owned(), Value::Integer(sent))]);
+        }
     }
 
     #[test]

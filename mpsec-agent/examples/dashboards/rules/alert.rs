@@ -2,7 +2,7 @@
 
 use mpsec_common::maps::Event;
 
-use super::record::{coverage, min_coverage};
+use super::record::{cleartext, coverage, min_coverage};
 use super::{Annotations, Group, JOB, Labels, Rule, multipath, yaml};
 use crate::metric::{
     ATTACHED, ATTACHMENTS_LOST, COLLECTOR_SUCCESS, CONFIG_GOOD, CONTROL_ACTUAL, CONTROL_DESIRED, CONTROL_FAILURES,
@@ -35,11 +35,24 @@ fn rules() -> Vec<Rule> {
         alert(
             "MpsecCleartextOnProtectedInterface",
             "critical",
-            "0s",
+            "5m",
             coverage().now().op_many_to_one("<", &["job", "instance", "interface"], min_coverage().now()),
             "{{ $labels.interface }} of {{ $labels.instance }} carries cleartext ({{ $labels.direction }})",
             "Only {{ $value | humanizePercentage }} of its bytes are encrypted, less than mpsec-protected.yml asks \
              for. The dashboard MPSec / Host shows which class leaks; ip xfrm policy and ipsec's or WireGuard's \
+             state on the host show why.",
+        ),
+        alert(
+            "MpsecCleartextWhereNoneMayBe",
+            "critical",
+            "0s",
+            cleartext()
+                .now()
+                .op(">", number(0))
+                .where_there_is(&["job", "instance", "interface"], min_coverage().now().op("==", number(1))),
+            "{{ $labels.interface }} of {{ $labels.instance }} carried cleartext ({{ $labels.direction }})",
+            "One packet is enough for this alert, where mpsec-protected.yml asks for 1; it ends five minutes behind the \
+             last. mpsec_interface_bytes_total by class says what it was; ip xfrm policy and ipsec's or WireGuard's \
              state on the host show why.",
         ),
         alert(

@@ -5,7 +5,7 @@ use mpsec_common::traffic::Protection::{Cleartext, Encrypted, Exempt};
 use super::{Group, WINDOW, multipath, record, yaml};
 use crate::class;
 use crate::host::INNER;
-use crate::metric::{ATTACHED, BYTES, CLEARTEXT_BYTES, CLEARTEXT_PACKETS, PACKETS};
+use crate::metric::{ATTACHED, BYTES, CLEARTEXT_BYTES, CLEARTEXT_PACKETS, ENCRYPTED_BYTES, ENCRYPTED_PACKETS, PACKETS};
 use crate::promql::{Expr, Select, TARGET, number, of, recorded, share};
 
 const BYTE_RATE: &str = "mpsec:interface_bytes:rate5m";
@@ -23,6 +23,11 @@ pub fn coverage() -> Select {
     recorded(COVERAGE, &FLOW)
 }
 
+/// The rate of what an interface sends or receives in clear, in bytes.
+pub fn cleartext() -> Select {
+    recorded(BYTE_RATE, &PROTECTED_FLOW).is("protection", Cleartext.name())
+}
+
 /// The least that it may be, where an operator has said so.
 pub fn min_coverage() -> Select {
     recorded(MIN_COVERAGE, &["interface"])
@@ -31,14 +36,20 @@ pub fn min_coverage() -> Select {
 /// The text of mpsec-recording.yml.
 pub fn recording() -> anyhow::Result<String> {
     let mut rules = Vec::new();
-    for (name, metric, in_clear) in [(BYTE_RATE, BYTES, CLEARTEXT_BYTES), (PACKET_RATE, PACKETS, CLEARTEXT_PACKETS)] {
+    for (name, metric, encrypted, in_clear) in [
+        (BYTE_RATE, BYTES, ENCRYPTED_BYTES, CLEARTEXT_BYTES),
+        (PACKET_RATE, PACKETS, ENCRYPTED_PACKETS, CLEARTEXT_PACKETS),
+    ] {
         for protection in [Encrypted, Cleartext, Exempt] {
             let rate = |select: Select| select.rate(WINDOW).sum_by(&FLOW);
+            let by_class = || rate(of(metric).like("class", &class::of(protection)));
+            // A class has no series before its first packet, whose rise no rate sees: the agent sums classes up. By the classes,
+            // where it is older than that.
             let rate = match protection {
-                // A class has no series before its first packet, whose rise no rate sees. Of an agent that is older than
-                // the sum, and of a class that is younger than these rules: by the classes.
+                Encrypted => rate(of(encrypted)).op("or", by_class()),
+                // A class that is younger than these rules is taken for cleartext.
                 Cleartext => rate(of(in_clear)).op("or", rate(of(metric).unlike("class", &class::not_cleartext()))),
-                other => rate(of(metric).like("class", &class::of(other))),
+                _ => by_class(),
             };
             rules.push(record(name, &rate, Some(protection.name())));
         }
@@ -82,6 +93,7 @@ pub fn protected() -> anyhow::Result<String> {
                    As it is, none: put a regular expression on the whole name between the quotes, such as\n\
                    interface=~\"wan.*|eth0\", and instance=~\"...\" beside it for some hosts only. The number is the\n\
                    least encrypted share of bytes, from 0 to 1, that is good enough. Ping and name resolution are\n\
-                   cleartext, too: 1 is for links that carry tunnels and nothing else.";
+                   cleartext, too: 1 is for links that carry tunnels and nothing else, where one packet is enough for\n\
+                   MpsecCleartextWhereNoneMayBe.";
     yaml(comment, Group { name: "mpsec-protected", rules })
 }
