@@ -152,7 +152,8 @@ fn restart() -> Result<()> {
         ensure!(stats.counters.subflows_joined == 1 && stats.established == 40, "{stats:?}");
         Ok(())
     })?;
-    talks[3].joined(4)
+    // Linux 6.1 keeps the first socket on the list of the connection when it is closed, and counts it.
+    has(&paths.client, talks[3].token()?, 4).map(drop)
 }
 
 fn lost_meanwhile() -> Result<()> {
