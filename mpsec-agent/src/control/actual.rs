@@ -29,7 +29,7 @@ pub struct Actual {
     pub addresses: Vec<Address>,
     /// Default routes that somebody else made, best first.
     pub exits: Vec<Exit>,
-    /// What is on its links, as its main table has it.
+    /// What is on its links, as its main table has it; not looked at where no routes are wanted.
     pub on_links: Vec<OnLink>,
     /// Routes that bear our mark.
     pub routes: Vec<SourceRoute>,

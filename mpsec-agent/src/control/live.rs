@@ -68,6 +68,8 @@ pub struct Live<'a> {
     modules: Vec<String>,
     /// What the numbers of our tables begin at.
     route_table: u32,
+    /// Whether routes are wanted, which take knowing what is on links.
+    manages_routes: bool,
 }
 
 impl<'a> Live<'a> {
@@ -84,7 +86,8 @@ impl<'a> Live<'a> {
         };
         let by_path = settings.path_congestion_control.iter().map(|one| &one.value);
         let modules = settings.congestion_control.iter().chain(by_path).map(|name| format!("tcp_{name}")).collect();
-        Ok(Live { rtnl, manager, agency, modules, route_table: settings.route_table })
+        let MultipathConfig { route_table, manage_routes: manages_routes, .. } = *settings;
+        Ok(Live { rtnl, manager, agency, modules, route_table, manages_routes })
     }
 
     fn manager(&mut self) -> Result<&mut PathManager, String> {
@@ -243,7 +246,7 @@ impl Host for Live<'_> {
                 .collect(),
             addresses: address::list().map_err(|error| format!("addresses: {error}"))?,
             exits: self.exits()?,
-            on_links: self.on_links()?,
+            on_links: if self.manages_routes { self.on_links()? } else { Vec::new() },
             routes: self.own_routes()?,
             rules: self.own_rules()?,
             agent: self.agency.as_ref().map(|agency| agency.doings()),
