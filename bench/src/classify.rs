@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use mpsec_agent::kernel::ebpf::Kernel;
 use mpsec_common::{Class, Direction};
+use mpsec_tests::cpu::{cpus, pin};
 
 use crate::frames::{self, Frame};
-use crate::measure::{cpus, interleave, median, pairs, pin};
+use crate::measure::{interleave, median, pairs};
 use crate::program::{self, Anchors, counted, load_agent, prove};
 use crate::report::{Row, Section};
 use crate::{Options, net};

@@ -6,9 +6,10 @@ use std::{io, mem, ptr};
 
 use anyhow::{Context as _, Result, ensure};
 use mpsec_common::{Class, Direction};
+use mpsec_tests::cpu::{cpus, pin};
 
 use crate::Options;
-use crate::measure::{cpu_time, cpus, interleave, median, pairs, pin};
+use crate::measure::{cpu_time, interleave, median, pairs};
 use crate::peers::{Peer, Stage};
 use crate::program::counted;
 use crate::report::{Row, Section};

@@ -6,10 +6,11 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use mpsec_agent::kernel::ebpf::Kernel;
 use mpsec_common::mptcp::SubflowKey;
 use mpsec_common::{Class, Direction};
+use mpsec_tests::cpu::{cpus, pin};
 
 use crate::classify::per_packet;
 use crate::frames::{self, Frame};
-use crate::measure::{cpu_time, cpus, interleave, median, pairs, pin};
+use crate::measure::{cpu_time, interleave, median, pairs};
 use crate::program::{Anchors, Walk, load_agent_for, walked};
 use crate::report::{Row, Section};
 use crate::{Options, net};

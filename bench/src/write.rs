@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use mpsec_tests::cpu::cpus;
 
 use crate::Options;
-use crate::measure::cpus;
 use crate::report::Section;
 
 /// Writes all that was found, with what is needed to read it.

@@ -6,7 +6,7 @@
 //! | declare a test, skip it with its reason | [`trial`], [`need`] |
 //! | make namespaces, devices and networks | [`netns`], [`link`], [`topology`] |
 //! | know frames and what must be said of them | [`frames`] |
-//! | send and receive them | [`send`], [`capture`], [`tuntap`] |
+//! | send and receive them, on a chosen CPU | [`send`], [`capture`], [`tuntap`], [`cpu`] |
 //! | make bulk traffic of known size | [`bulk`] |
 //! | make several paths, and talk MPTCP over them | [`paths`], [`mptcp`], [`crowd`] |
 //! | make long lines that fail, and time a stream over them | [`wan`], [`stream`] |
@@ -31,6 +31,7 @@ pub mod capture;
 pub mod cgroup;
 pub mod charon;
 pub mod counted;
+pub mod cpu;
 pub mod crowd;
 pub mod exposition;
 pub mod frames;
