@@ -335,12 +335,15 @@ shared! {
         /// Not kept for what is sent, of which [`SubflowInfo::bytes_retrans`] tells.
         pub retransmitted_bytes: u64,
         /// What comes behind the last byte received: a sequence number in the lower half, how often they have begun anew in
-        /// the upper one, so that what an idle CPU knows is known to be old. 0 for unknown.
+        /// the upper one, so that the later of two is known. 0 for unknown: on all CPUs but the one that has the latest
+        /// segments, or two that have them at once.
         pub next_sequence: u64,
+        /// What this CPU knew of [`Self::next_sequence`] on any when it last looked; 0 for nothing.
+        pub known_sequence: u64,
         /// Index of the interface that the last packet came by on, the same on all CPUs; 0 for none.
         pub ifindex: u32,
         /// Always 0.
-        pub reserved: [u32; 5],
+        pub reserved: [u32; 3],
     }
 }
 const _: () = assert!(size_of::<SubflowCounter>() == 64);

@@ -84,9 +84,9 @@ const _: () = assert!(std::mem::offset_of!(SubflowInfo, state).is_multiple_of(8)
 const COUNTER_WORDS: usize = size_of::<SubflowCounter>() / 8;
 /// The counts among those of one direction: packets, bytes, payload and retransmitted bytes.
 const COUNTS: usize = 4;
-/// Words behind the counts: the sequence number, and the interface.
-const SEQUENCE_WORD: usize = COUNTS;
-const INTERFACE_WORD: usize = COUNTS + 1;
+/// Words behind the counts: two sequence numbers, and the interface.
+const SEQUENCE_WORDS: std::ops::Range<usize> = COUNTS..COUNTS + 2;
+const INTERFACE_WORD: usize = COUNTS + 2;
 
 /// The counts of both directions.
 type Counts = [u64; 2 * COUNTS];
@@ -178,7 +178,7 @@ impl Subflows {
         self.base[slot as usize] = counts;
         for cpu in 0..self.shape.cpus {
             for counter in self.counters(slot, cpu)?.chunks_exact(COUNTER_WORDS) {
-                counter[SEQUENCE_WORD].store(0, Ordering::Relaxed);
+                counter[SEQUENCE_WORDS].iter().for_each(|word| word.store(0, Ordering::Relaxed));
                 counter[INTERFACE_WORD].store(0, Ordering::Relaxed);
             }
         }

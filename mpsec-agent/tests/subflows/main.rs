@@ -1,6 +1,7 @@
 //! MPTCP subflows as the kernel side registers and counts them, on real connections between two namespaces: the sums must be
 //! the wire's own, from the first SYN to the last ACK.
 
+mod cpus;
 mod host;
 mod signals;
 
@@ -37,7 +38,7 @@ const DOWN: usize = 2_000_003;
 
 fn main() {
     let arguments = Arguments::from_args();
-    let tests: [(&str, Body); 13] = [
+    let tests: [(&str, Body); 14] = [
         ("ipv4_segments_one_by_one", || one_connection(V4, Offload::Off)),
         ("ipv4_super_packets", || one_connection(V4, Offload::Full)),
         ("ipv6_segments_one_by_one", || one_connection(V6, Offload::Off)),
@@ -46,6 +47,7 @@ fn main() {
         ("what_is_no_subflow", plain),
         ("a_socket_that_connects_to_itself", itself),
         ("segments_sent_again", sent_again),
+        ("segments_sent_again_where_the_cpu_changed", cpus::sent_again_where_the_cpu_changed),
         ("the_same_addresses_and_ports_again", the_same_again),
         ("an_adopted_subflow", adopted),
         ("an_adopted_subflow_that_is_gone", adopted_and_gone),

@@ -341,6 +341,32 @@ pub extern "C" fn mpsec_subflow_out_of_order(slot: u32, sequence: u32, payload: 
     if is_known_here(slot, sequence, payload) {
         return 0;
     }
+    let latest = latest_sequence(slot);
+    let (start, known) = if latest == 0 {
+        (first_sequence(sequence), 0)
+    } else {
+        let start = extend_sequence(latest, sequence);
+        (start, latest.saturating_sub(start))
+    };
+    let end = start + payload as u64;
+    let is_latest = end > latest;
+    if is_latest {
+        forget_sequences(slot);
+    }
+    let Some(counter) = counter(slot, this_cpu(), Direction::Rx) else { return 0 };
+    // SAFETY: as in `count`.
+    let counter = unsafe { &mut *counter };
+    counter.retransmitted_bytes += if known < payload as u64 { known } else { payload as u64 };
+    counter.known_sequence = if is_latest { end } else { latest };
+    if is_latest || counter.next_sequence != latest {
+        counter.next_sequence = if is_latest { end } else { 0 };
+    }
+    0
+}
+
+/// What comes behind the last byte that any CPU received; 0 for unknown.
+#[inline(always)]
+fn latest_sequence(slot: u32) -> u64 {
     let mut latest = 0;
     for cpu in 0..CPUS.load() {
         if let Some(counter) = counter(slot, cpu, Direction::Rx) {
@@ -349,34 +375,40 @@ pub extern "C" fn mpsec_subflow_out_of_order(slot: u32, sequence: u32, payload: 
             latest = if next > latest { next } else { latest };
         }
     }
-    let Some(counter) = counter(slot, this_cpu(), Direction::Rx) else { return 0 };
-    // SAFETY: as in `count`.
-    let counter = unsafe { &mut *counter };
-    if latest == 0 {
-        counter.next_sequence = first_sequence(sequence) + payload as u64;
-        return 0;
-    }
-    let start = extend_sequence(latest, sequence);
-    let end = start + payload as u64;
-    if start < latest {
-        counter.retransmitted_bytes += (if end < latest { end } else { latest }) - start;
-    }
-    counter.next_sequence = if end > latest { end } else { latest };
-    0
+    latest
 }
 
-/// So far below what a CPU expects next, in bytes, a segment is taken for one that came before. What a CPU knows may be old,
-/// and the sequence numbers may have come round since; but then they are hardly ever as close as this, and not for long.
+/// Has all CPUs forget what they expect. Where one of them was when another took over may be just where the peer begins to
+/// send anew, and what comes again would pass for the next segment there.
+#[inline(always)]
+fn forget_sequences(slot: u32) {
+    for cpu in 0..CPUS.load() {
+        if let Some(counter) = counter(slot, cpu, Direction::Rx) {
+            // SAFETY: the map returned a pointer to a whole value; volatile, because others write it.
+            unsafe {
+                let next = &raw mut (*counter).next_sequence;
+                if next.read_volatile() != 0 {
+                    next.write_volatile(0);
+                }
+            }
+        }
+    }
+}
+
+/// So far below what a CPU knows, in bytes, a segment is taken for one that came before. What a CPU knows may be old, and the
+/// sequence numbers may have come round since; but then they are hardly ever as close as this, and not for long.
 const RECENT: u32 = 1 << 20;
 
-/// Counts a segment of which this CPU has seen the end itself: nobody else need be asked, whose counters are being written.
+/// Counts a segment of which this CPU knows that all of it has come: nobody else need be asked, whose counters are being
+/// written.
 #[inline(always)]
 fn is_known_here(slot: u32, sequence: u32, payload: u32) -> bool {
     let Some(counter) = counter(slot, this_cpu(), Direction::Rx) else { return true };
     // SAFETY: as in `count`.
     let counter = unsafe { &mut *counter };
-    let below = (counter.next_sequence as u32).wrapping_sub(sequence.wrapping_add(payload));
-    let known = counter.next_sequence != 0 && below < RECENT;
+    let latest = if counter.next_sequence != 0 { counter.next_sequence } else { counter.known_sequence };
+    let below = (latest as u32).wrapping_sub(sequence.wrapping_add(payload));
+    let known = latest != 0 && below < RECENT;
     if known {
         counter.retransmitted_bytes += payload as u64;
     }
