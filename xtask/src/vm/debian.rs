@@ -58,8 +58,17 @@ impl Apt {
         if same && age.is_some_and(|age| age < FRESH) {
             return Ok(());
         }
+        if !same && stamp.exists() {
+            fs::remove_file(&stamp)?;
+        }
         fs::write(&list, sources)?;
-        let (done, text) = command::quietly(self.get().arg("update"))?;
+        // What may be better in a moment is a warning to apt by itself, and its lists are then the old ones, or none.
+        let any = ["-o", "APT::Update::Error-Mode=any", "-o", "Acquire::Retries=3"];
+        let (done, text) = command::quietly(self.get().args(any).arg("update"))?;
+        if !done && same && age.is_some() {
+            eprintln!("xtask: the package lists could not be fetched, and older ones are used: {}", text.trim());
+            return Ok(());
+        }
         ensure!(done, "the package lists could not be fetched: {}", text.trim());
         fs::write(stamp, "").context("noting when the lists were fetched")
     }

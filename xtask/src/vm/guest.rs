@@ -24,8 +24,12 @@ pub const BRIEF: &[&str] = &[
     "ipsec::by_hand_tunnel_ipv4",
     "ipsec::strongswan_tunnel_ipv4",
     "ipsec::tcpdump_agrees_tunnel_ipv4",
+    "ipsec::by_hand_udp_tunnel_ipv4",
     "ways::tp_btf_reads_why_a_join_is_refused",
+    "ways::fentry_reads_every_reason_of_a_reset",
+    "ways::kprobe_counts_what_is_sent_again",
     "force::curl_and_a_web_server_speak_mptcp_ipv4",
+    "force::a_stop_gives_tcp_back",
 ];
 /// The longest limit that a test has in such a machine, where limits are five times as long: `flood`'s of 300 s.
 pub const LONGEST: Duration = Duration::from_secs(5 * 300);
@@ -33,8 +37,18 @@ pub const LONGEST: Duration = Duration::from_secs(5 * 300);
 pub const LONGEST_IN_BRIEF: Duration = Duration::from_secs(5 * 180);
 /// Folders of the source tree that tests read, which the guest has under the same path.
 const DATA: &[&str] = &["docs", "grafana", "tests/fuzz/corpus"];
+
 /// A folder for them, apart from the host's own programs, which are linked otherwise.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// What is not asked where only these programs (or, if there are none here, all) are asked in brief.
+#[must_use]
+pub fn left_out_in_brief(asked: &[String]) -> String {
+    let others = TESTS.iter().filter(|test| !asked.is_empty() && asked.iter().all(|name| name != *test));
+    let others: Vec<_> = others.copied().collect();
+    let others = if others.is_empty() { String::new() } else { format!(", and the programs {}", others.join(", ")) };
+    format!("in brief: of the program `system` only {}; left out: its other tests{others}", BRIEF.join(", "))
+}
 
 /// Programs for the guest.
 #[derive(Debug)]

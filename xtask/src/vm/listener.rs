@@ -20,6 +20,8 @@ pub struct Listener {
     kept: Option<String>,
     /// Whether the guest has said a word.
     pub booted: bool,
+    /// Whether a program that runs no test has failed: its filter is the name of none then.
+    pub needs_tests: bool,
     release: String,
     summary: Summary,
     reader: Reader,
@@ -40,6 +42,7 @@ impl Listener {
         Self {
             kept: (!at_once).then(String::new),
             booted: false,
+            needs_tests: false,
             release: release.to_owned(),
             summary: Summary::default(),
             reader: Reader::default(),
@@ -115,6 +118,9 @@ impl Listener {
         };
         let results = &self.summary.results[self.results_before..];
         if matches!((results, expected), ([only], Some(expected)) if only.starts_with(expected)) {
+            if self.needs_tests && results[0].contains(" 0 passed; 0 failed; 0 ignored;") {
+                self.fail(&format!("{label} has no test of that name"));
+            }
             return;
         }
         let said = if results.is_empty() { "no result".to_owned() } else { results.join("; ") };
@@ -184,6 +190,21 @@ mod tests {
         let mut listener = Listener::new("6.1.0", true);
         lines.iter().for_each(|line| listener.hear(line));
         listener
+    }
+
+    #[test]
+    fn a_filter_that_is_the_name_of_no_test_is_a_failure_where_there_must_be_one() {
+        let ended = |needs_tests, result: &str| {
+            let mut listener = Listener::new("6.1.0", true);
+            listener.needs_tests = needs_tests;
+            for line in ["@vm boot 6.1.0", "@vm start system", result, "@vm end system exit=0 1.0"] {
+                listener.hear(line);
+            }
+            listener.summary.failed
+        };
+        let nothing = "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out; finished in 0.1s";
+        let skipped = "test result: ok. 0 passed; 0 failed; 1 ignored; 0 measured; 8 filtered out; finished in 0.1s";
+        assert_eq!([ended(true, nothing), ended(false, nothing), ended(true, skipped)], [1, 0, 0]);
     }
 
     const BEGUN: &[&str] = &["@vm boot 6.1.0", "@vm start system", "test a ... ok", "test b ... FAILED"];

@@ -48,9 +48,10 @@ pub struct Args {
     /// A shell in the virtual machine instead of the tests (Ctrl-A X ends it)
     #[arg(long)]
     shell: bool,
-    /// Minutes for one kernel, after which the machine is switched off and what is missing has failed
-    #[arg(long, default_value_t = 30)]
-    minutes: u64,
+    /// Minutes for one kernel, after which the machine is switched off and what is missing has failed [default: 30; with
+    /// --report, 600]
+    #[arg(long)]
+    minutes: Option<u64>,
     /// Minutes for all kernels: what they do not suffice for is left out, and the log says so; what hung has failed
     #[arg(long)]
     budget: Option<u64>,
@@ -70,6 +71,18 @@ pub struct Args {
     /// Filters for the tests' names, of which each is a run of its own, and arguments of the test programs
     #[arg(last = true)]
     harness: Vec<String>,
+}
+
+impl Args {
+    /// How long one kernel may take. All tests take hours, and what is cut off would be written down as failed.
+    fn limit(&self) -> Duration {
+        Duration::from_secs(60 * self.minutes.unwrap_or(if self.report { 600 } else { 30 }))
+    }
+
+    /// Whether all that runs must have a test to run: its filters are this program's own.
+    fn is_brief_alone(&self) -> bool {
+        self.brief && self.harness.iter().all(|word| word.starts_with('-'))
+    }
 }
 
 /// MiB of the guest: its whole file system lies there, and the lab's buffers.
@@ -99,6 +112,12 @@ pub fn main(root: &Path, args: &Args) -> Result<ExitCode> {
     }
     if args.report {
         report::write(root, seen)?;
+    }
+    if total.passed + total.failed + total.skipped == 0 && !args.prepare && !args.shell && !args.rest {
+        total.fail(&format!("no test has a name with {}", args.harness.join(" or ")));
+    }
+    if args.brief {
+        total.remark(&guest::left_out_in_brief(&args.program));
     }
     print!("\nAll tests in virtual machines, summed up:\n{total}");
     std::io::stdout().flush()?;
@@ -214,6 +233,7 @@ impl Bench<'_> {
         }
         let (start, day) = (Instant::now(), today()?);
         let mut listener = Listener::new(&kernel.release, args.jobs < 2);
+        listener.needs_tests = args.is_brief_alone();
         listener.show(&format!("\nLinux {}:", kernel.release));
         let (ended, in_a_hurry) = boot_within(&mut machine, left, &mut listener)?;
         let longest = if args.brief { guest::LONGEST_IN_BRIEF } else { guest::LONGEST };
@@ -236,7 +256,7 @@ impl Bench<'_> {
             disk: None,
             memory_mib: MEMORY_MIB,
             append: TELLING.to_owned(),
-            timeout: Duration::from_secs(args.minutes * 60),
+            timeout: args.limit(),
             console: home.join("console.log"),
             extra: Vec::new(),
         })
@@ -328,7 +348,7 @@ fn runs(name: &str, args: &Args, known: &[&str]) -> Vec<Program> {
     let filters: Vec<_> = if filters.is_empty() { vec![None] } else { filters.into_iter().map(Some).collect() };
     let run = |filter: Option<&String>| Program {
         label: name.to_owned(),
-        limit_seconds: args.minutes * 60,
+        limit_seconds: args.limit().as_secs(),
         // The lines are read as well as shown, and a serial port passes for a terminal.
         words: [guest::place(name), "--color=never".to_owned()]
             .into_iter()
