@@ -45,6 +45,10 @@ pub enum Esp {
 impl Esp {
     /// charon with what it takes for this.
     pub fn needed(self) -> Result<()> {
+        need::certain(self.there())
+    }
+
+    fn there(self) -> Result<()> {
         need::root()?;
         need::command("swanctl")?;
         need::file(PROGRAM)?;

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 use std::{env, fs};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::netns::Netns;
 use crate::trial::Skip;
@@ -25,6 +25,16 @@ pub fn is_emulated() -> bool {
 /// A machine that keeps time, as comparing rates and short times needs it.
 pub fn native() -> Result<()> {
     if is_emulated() { Err(Skip::because("needs a machine that keeps time: this one is emulated")) } else { Ok(()) }
+}
+
+/// A need that the virtual machines meet for certain, whose kernels and programs are chosen so: there a lack is no skip.
+pub fn certain(met: Result<()>) -> Result<()> {
+    match met {
+        Err(lack) if is_emulated() && lack.is::<Skip>() => {
+            Err(anyhow!("every one of these machines should have it: {lack}"))
+        }
+        met => met,
+    }
 }
 
 /// A limit for what costs processor time or waits for it, longer where that is emulated.
@@ -81,7 +91,8 @@ pub fn mptcp() -> Result<()> {
     root()?;
     command("ip")?;
     let limits = Netns::new()?.ip("mptcp limits show");
-    limits.map(drop).map_err(|error| Skip::because(format!("this kernel has no MPTCP: {}", error.root_cause())))
+    let lack = |error: anyhow::Error| Skip::because(format!("this kernel has no MPTCP: {}", error.root_cause()));
+    certain(limits.map(drop).map_err(lack))
 }
 
 /// A counter of MPTCP that this kernel has.
@@ -97,7 +108,8 @@ pub fn netem() -> Result<()> {
     root()?;
     command("tc")?;
     let given = Netns::new()?.tc("qdisc add dev lo root netem delay 1ms");
-    given.map(drop).map_err(|error| Skip::because(format!("this kernel has no netem: {}", error.root_cause())))
+    let lack = |error: anyhow::Error| Skip::because(format!("this kernel has no netem: {}", error.root_cause()));
+    certain(given.map(drop).map_err(lack))
 }
 
 /// The agent's program: the one that `MPSEC_BIN` names, else the one that cargo built beside this test.

@@ -84,7 +84,7 @@ impl Mode {
         match (self, family) {
             (Self::Interface, _) => {
                 let made = Netns::new()?.ip("link add probe type xfrm dev lo if_id 1");
-                made.map(drop).map_err(|error| Skip::because(format!("no xfrm interfaces: {}", error.root_cause())))
+                need::certain(made.map(drop).map_err(|error| lack("no xfrm interfaces", &error)))
             }
             (Self::Vti, Family::V4) => kind("vti local 192.0.2.1 remote 192.0.2.2 key 1"),
             (Self::Vti, Family::V6) => kind("vti6 local 2001:db8::1 remote 2001:db8::2 key 1"),
@@ -95,7 +95,11 @@ impl Mode {
 
 fn kind(words: &str) -> Result<()> {
     let made = Netns::new()?.ip(&format!("link add probe type {words}"));
-    made.map(drop).map_err(|error| Skip::because(format!("no vti interfaces: {}", error.root_cause())))
+    need::certain(made.map(drop).map_err(|error| lack("no vti interfaces", &error)))
+}
+
+fn lack(what: &str, error: &anyhow::Error) -> anyhow::Error {
+    Skip::because(format!("{what}: {}", error.root_cause()))
 }
 
 /// Why the kernel dropped packets for IPsec's sake in these namespaces: what of /proc/net/xfrm_stat is not 0.
@@ -114,7 +118,7 @@ pub fn esp() -> Result<()> {
     need::command("ip")?;
     let state = format!("xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 1 mode transport {}", cipher());
     let made = Netns::new()?.ip(&state);
-    made.map(drop).map_err(|error| Skip::because(format!("this kernel has no ESP: {}", error.root_cause())))
+    need::certain(made.map(drop).map_err(|error| lack("this kernel has no ESP", &error)))
 }
 
 pub(crate) fn cipher() -> String {
