@@ -6,6 +6,7 @@ use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 use std::{env, fs};
 
@@ -19,16 +20,17 @@ use mpsec_tests::cgroup::{self, Group};
 use mpsec_tests::mptcp_socket::{Protocol, ipv4_socket, protocol_of};
 use mpsec_tests::need;
 use mpsec_tests::netns::Netns;
-use mpsec_tests::trial::{Skip, trial};
+use mpsec_tests::trial::{Skip, run_independent, trial};
 
 /// Set for the ordinary program, which is this one: it makes sockets and prints what they are.
 const ORDINARY: &str = "MPSEC_TEST_ORDINARY";
 const TCP: i32 = libc::IPPROTO_TCP;
 const MPTCP: i32 = libc::IPPROTO_MPTCP;
 
-fn main() {
+fn main() -> ExitCode {
     if env::var_os(ORDINARY).is_some() {
-        return ordinary().expect("an ordinary program works");
+        ordinary().expect("an ordinary program works");
+        return ExitCode::SUCCESS;
     }
     let trials = vec![
         trial("force::scope", Duration::from_secs(60), scope),
@@ -37,7 +39,7 @@ fn main() {
         trial("force::anew", Duration::from_secs(60), anew),
         trial("force::pause", Duration::from_secs(60), pause),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    run_independent(&Arguments::from_args(), trials)
 }
 
 /// Listens, connects, accepts, as the standard library does it.
@@ -124,8 +126,9 @@ fn foreign() -> Result<()> {
     let netns = Netns::new()?;
     let group = Group::make("foreign")?;
     let _force = load(&netns, &[(group.name(), flags::ALL)])?;
-    let script = "busybox nc -l -p 5000 >/dev/null </dev/null & sleep 1; echo x | busybox nc -w 5 127.0.0.1 5000; wait";
-    let inside = format!("echo 0 >{}/cgroup.procs; {script}", group.path().display());
+    let script = "busybox nc -l -p 5000 >/dev/null </dev/null &
+        until echo x | busybox nc -w 5 127.0.0.1 5000; do sleep 0.2; done; wait";
+    let inside = format!("echo 0 >{}/cgroup.procs\n{script}", group.path().display());
     for (script, handshakes, case) in [(script, 0, "outside"), (&inside, 1, "inside")] {
         netns.output("busybox", &["sh", "-c", script])?;
         let mib = netns.run(mib::read)?.mptcp;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
@@ -14,19 +14,19 @@ use libtest_mimic::Arguments;
 use mpsec_agent::conflicts::{Conflict, Manager, Stops, conflicts};
 use mpsec_agent::kernel::{link, managers};
 use mpsec_tests::netns::Netns;
-use mpsec_tests::trial::{Skip, trial};
+use mpsec_tests::trial::{Skip, run_independent, trial};
 use mpsec_tests::{need, privilege};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn main() {
+fn main() -> ExitCode {
     let trials = vec![
         trial("managers::names", LIMIT, names),
         trial("managers::networkd", LIMIT, networkd),
         trial("managers::network_manager", LIMIT, network_manager),
         trial("managers::mptcpd", LIMIT, mptcpd),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    run_independent(&Arguments::from_args(), trials)
 }
 
 /// A process that ends with the test.

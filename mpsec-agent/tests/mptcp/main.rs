@@ -9,9 +9,12 @@ mod speed;
 mod userspace;
 mod watcher;
 
-use libtest_mimic::Arguments;
+use std::process::ExitCode;
 
-fn main() {
+use libtest_mimic::Arguments;
+use mpsec_tests::trial::run_independent;
+
+fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let trials = [
         endpoints::trials(),
@@ -22,5 +25,5 @@ fn main() {
         captures::trials(),
         speed::trials(),
     ];
-    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
+    run_independent(&arguments, trials.into_iter().flatten().collect())
 }

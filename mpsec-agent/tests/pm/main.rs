@@ -6,10 +6,13 @@ mod ndiffports;
 mod running;
 mod trouble;
 
-use libtest_mimic::Arguments;
+use std::process::ExitCode;
 
-fn main() {
+use libtest_mimic::Arguments;
+use mpsec_tests::trial::run_independent;
+
+fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let trials = [ndiffports::trials(), trouble::trials(), addresses::trials(), many::trials()];
-    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
+    run_independent(&arguments, trials.into_iter().flatten().collect())
 }

@@ -6,16 +6,19 @@ mod routes;
 mod rules;
 mod settings;
 
+use std::process::ExitCode;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::Arguments;
 use mpsec_agent::kernel::netlink::{Client, NetlinkError};
 use mpsec_tests::need;
 use mpsec_tests::netns::Netns;
+use mpsec_tests::trial::run_independent;
 
-fn main() {
+fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let trials = [events::trials(), interfaces::trials(), routes::trials(), rules::trials(), settings::trials()];
-    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
+    run_independent(&arguments, trials.into_iter().flatten().collect())
 }
 
 /// Two ends of a wire in one namespace, `west` and `east`, with addresses, and a socket to ask the kernel there.

@@ -15,7 +15,7 @@ use mpsec_tests::netns::Netns;
 use mpsec_tests::wait;
 
 /// What a boot and an end may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// Makes a machine of a folder, and becomes its first process.
 const BOOT: &str = include_str!("boot.sh");
 /// Into the control group, before its namespace is made: it becomes the root of what the machine sees.

@@ -118,6 +118,8 @@ impl Tower {
             ("HOST_KEY_CHECKING", "False"),
             ("NOCOLOR", "True"),
             ("DEPRECATION_WARNINGS", "False"),
+            // A login waits for processor time.
+            ("TIMEOUT", "60"),
         ] {
             command.env(format!("ANSIBLE_{setting}"), value);
         }

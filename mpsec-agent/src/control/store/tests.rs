@@ -150,7 +150,7 @@ fn a_command_that_has_it_for_a_moment_is_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path(), place("a")).unwrap();
     let other = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(50));
         drop(store);
     });
     assert!(Store::open(folder.path(), place("a")).is_ok());
