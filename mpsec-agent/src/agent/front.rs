@@ -64,6 +64,8 @@ impl Front {
                 let _ = stopped.wait_for(|stopped| *stopped).await;
             }))
         });
+        // What is started behind the agent finds what it keeps in force: programs that are given MPTCP, for one.
+        agent.reconcile();
         agent.announce(&addresses);
         let result = tokio::select! {
             () = self.socket.serve(self.commands) => Ok(()),
