@@ -1,9 +1,14 @@
 //! Changes go through the sandbox: settings of the kernel, endpoints, rules and routes, by root and by the group.
 
-use anyhow::{Result, ensure};
-use libtest_mimic::Trial;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::thread;
 
-use super::guest::{fails, metric, sh, tell};
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use mpsec_tests::need;
+
+use super::guest::{answers_anew, fails, metric, scrape, sh, tell};
 use super::net;
 
 /// What is asked for in these trials and kept for those after them.
@@ -16,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
         tell("control_group", control_group),
         tell("reload_good", reload_good),
         tell("reload_bad", reload_bad),
+        tell("forced_unit", forced_unit),
     ]
 }
 
@@ -79,4 +85,50 @@ fn reload_bad() -> Result<()> {
     sh("mpsec config default >/etc/mpsec/mpsec.toml && systemctl reload mpsec")?;
     ensure!(metric("mpsec_config_last_reload_successful", &[])? == 1.0, "a good file does not mend it");
     in_force()
+}
+
+/// The program of a unit is given MPTCP through the sandbox, and has TCP while the service is stopped.
+fn forced_unit() -> Result<()> {
+    need::linux(6, 6, "programs can be given MPTCP")?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    // It ends with the test program.
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
+        }
+    });
+    // Its control group is made with it; the agent has heard of that when the program begins.
+    let fetch = || {
+        sh(&format!(
+            "systemd-run --quiet --wait --unit fetch sh -c \
+             'sleep 5; exec curl --silent --fail --max-time 60 http://127.0.0.1:{port}/'"
+        ))
+    };
+    let begun_by_mptcp = || -> Result<u64> {
+        let before = handshakes()?;
+        fetch()?;
+        Ok(handshakes()? - before)
+    };
+    sh("printf '[mptcp.force]\\nclients = [\"system.slice/fetch.service\"]\\n' >/etc/mpsec/mpsec.toml
+        systemctl reload mpsec")?;
+    ensure!(begun_by_mptcp()? == 1, "it was not given MPTCP: {}", sh("mpsec status")?);
+    let counted = scrape()?.sum("mpsec_control_forced_sockets_total", &[("listed", "clients")])?;
+    ensure!(counted == 1, "{counted} sockets are told of");
+    sh("systemctl stop mpsec")?;
+    ensure!(begun_by_mptcp()? == 0, "it is given MPTCP by nobody");
+    sh("systemctl start mpsec")?;
+    answers_anew(None)?;
+    ensure!(begun_by_mptcp()? == 1, "it was not given MPTCP again: {}", sh("mpsec status")?);
+    sh("mpsec config default >/etc/mpsec/mpsec.toml && systemctl reload mpsec")?;
+    ensure!(begun_by_mptcp()? == 0, "it is given MPTCP though that is not wanted any more");
+    in_force()
+}
+
+/// Connections that this host began with MPTCP.
+fn handshakes() -> Result<u64> {
+    let said = sh("nstat --ignore --noupdate --zeros MPTcpExtMPCapableSYNTX")?;
+    let count = said.lines().rev().find_map(|line| line.strip_prefix("MPTcpExtMPCapableSYNTX"));
+    Ok(count.and_then(|words| words.split_whitespace().next()).context(said.clone())?.parse()?)
 }
