@@ -104,9 +104,11 @@ fn resets() -> Result<()> {
     wait::until(SHOWN, || {
         let (sent, received) = (resets_of(server, "sent")?, resets_of(client, "received")?);
         let counted = resets_sent(paths)? - before;
-        // Linux 6.1 resets one of the two, and the other just ends.
-        ensure!(counted >= 1 && sent.values().sum::<u64>() == counted, "{counted} were sent: {sent:?}");
-        ensure!(received.values().sum::<u64>() == counted.min(2), "{received:?}, sent {sent:?}");
+        // Linux 6.1 resets one of the two, and the other just ends. What comes for a subflow that is gone is answered by a reset
+        // of no socket.
+        let told = counted.min(2);
+        ensure!(told >= 1 && sent.values().sum::<u64>() == told, "{counted} were sent: {sent:?}");
+        ensure!(received.values().sum::<u64>() == told, "{received:?}, sent {sent:?}");
         ensure!(!sent.contains_key("other") && !received.contains_key("unknown"), "{sent:?}, {received:?}");
         Ok(())
     })
