@@ -31,10 +31,11 @@ use crate::watch::SHOWN;
 const LIMIT: Duration = Duration::from_secs(90);
 /// How long a program may take.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// What is fetched: at [`SLOWLY`] it takes long enough to be stopped in the middle.
-const LEN: usize = 1_500_000;
+/// What is fetched: at [`SLOWLY`] it takes long enough to be stopped in the middle. curl 7.88 looks at the rate only after 100 of
+/// its buffers of 16 KiB, if they come quickly.
+const LEN: usize = 4_000_000;
 /// As curl takes it.
-const SLOWLY: &str = "150k";
+const SLOWLY: &str = "500k";
 const PORT: u16 = 8080;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -138,7 +139,10 @@ impl Hosts {
     /// Starts a download on the client's host, and has it stand still in the middle until it is to end.
     fn held(&self, group: Option<&Path>, family: Family, from: u16) -> Result<Download<'_>> {
         let download = self.curl(group, family, from, true)?;
-        connected(self, Host::Client, from)?;
+        if let Err(lack) = connected(self, Host::Client, from) {
+            // It may say why.
+            return download.program.finish(Duration::ZERO).map_or_else(Err, |_| Ok(())).and(Err(lack));
+        }
         download.program.signal(libc::SIGSTOP)?;
         Ok(download)
     }
