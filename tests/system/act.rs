@@ -45,6 +45,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("act::what_was_begun_and_not_done_is_somebody_elses_later", LIMIT, state_file::somebody_elses),
         trial("act::what_was_away_when_the_agent_was_killed_comes_back", LIMIT, state_file::killed_while_away),
         trial("act::what_needs_a_restart_is_told_and_not_taken_over", LIMIT, restart::told),
+        trial("act::what_is_wanted_is_in_force_before_the_agent_is_ready", LIMIT, restart::ready),
         trial("act::addresses_that_change_all_the_time_can_be_looked_at", LIMIT, churn::addresses),
         trial("act::what_belongs_to_others_is_left_alone", LIMIT, foreign),
         trial("act::what_this_kernel_lacks_is_refused_with_the_reason", LIMIT, refused),

@@ -1,9 +1,11 @@
-//! What only a restart changes is left as it is, and told.
+//! What a start does first, and what only a restart changes, which is left as it is and told.
 
 use std::fs;
+use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use mpsec_tests::need;
+use mpsec_tests::netns::Netns;
 use mpsec_tests::paths::{Paths, Plan};
 
 use super::{mpsec, start};
@@ -29,5 +31,17 @@ pub(super) fn told() -> Result<()> {
     ensure!(code == 0, "{code}: {text}");
     let (code, text) = mpsec(&agent, &["plan", "--check"])?;
     ensure!(code == 0 && !text.contains("Waiting"), "{code}: {text}");
+    Ok(())
+}
+
+/// Who starts behind the agent finds it so. The agent tells both, in the order in which it does them.
+pub(super) fn ready() -> Result<()> {
+    need::mpsec()?;
+    let netns = Arc::new(Netns::new()?);
+    let agent = start(&netns, "[mptcp]\nreordering = 9\n")?;
+    let said = agent.stderr();
+    let line = |what: &str| said.lines().position(|line| line.contains(what));
+    let [done, started] = ["net.ipv4.tcp_reordering: 3 -> 9", " started "].map(line);
+    ensure!(done.is_some() && done < started, "{said}");
     Ok(())
 }

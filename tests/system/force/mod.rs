@@ -31,8 +31,8 @@ use crate::watch::SHOWN;
 const LIMIT: Duration = Duration::from_secs(90);
 /// How long a program may take.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// What is fetched: at [`SLOWLY`] it takes long enough to be stopped in the middle. curl 7.88 looks at the rate only after 100 of
-/// its buffers of 16 KiB, if they come quickly.
+/// What is fetched: at [`SLOWLY`] it takes long enough to be stopped in the middle. curl 7.88 was seen to take 1.5 MB at once, before
+/// it looked at the rate.
 const LEN: usize = 4_000_000;
 /// As curl takes it.
 const SLOWLY: &str = "500k";
@@ -140,8 +140,8 @@ impl Hosts {
     fn held(&self, group: Option<&Path>, family: Family, from: u16) -> Result<Download<'_>> {
         let download = self.curl(group, family, from, true)?;
         if let Err(lack) = connected(self, Host::Client, from) {
-            // It may say why.
-            return download.program.finish(Duration::ZERO).map_or_else(Err, |_| Ok(())).and(Err(lack));
+            let ended = download.program.finish(Duration::ZERO);
+            return Err(lack.context(format!("its program: {ended:?}")));
         }
         download.program.signal(libc::SIGSTOP)?;
         Ok(download)

@@ -37,7 +37,6 @@ pub const LONGEST: Duration = Duration::from_secs(5 * 300);
 pub const LONGEST_IN_BRIEF: Duration = Duration::from_secs(5 * 180);
 /// Folders of the source tree that tests read, which the guest has under the same path.
 const DATA: &[&str] = &["docs", "grafana", "tests/fuzz/corpus"];
-
 /// A folder for them, apart from the host's own programs, which are linked otherwise.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
